@@ -1,0 +1,25 @@
+"""Who is asking."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+
+class Role(StrEnum):
+    """What a member of a tenant may do: each includes the ones before it."""
+
+    VIEWER = "viewer"
+    MEMBER = "member"
+    ADMIN = "admin"
+
+
+@dataclass(frozen=True)
+class Actor:
+    """An authenticated caller, acting for one tenant."""
+
+    tenant_id: str
+    user_id: str
+    role: Role
+    key_id: str | None = None
+    request_id: str | None = None

@@ -1,0 +1,174 @@
+"""Storage on a local folder: atomic writes with fsync, no way out of the root."""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+import stat
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, BinaryIO
+from uuid import uuid4
+
+from luthier.errors import StorageFull
+from luthier.seams import NotStored
+
+_FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
+_TEMPORARY = ".tmp-"
+
+
+class LocalStorage:
+    """Objects are files below `root`."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root.resolve()
+
+    @property
+    def url(self) -> str:
+        return self.root.as_uri()
+
+    def read(self, name: str) -> bytes:
+        with self.open(name) as file:
+            return file.read()
+
+    def open(self, name: str) -> BinaryIO:
+        try:
+            # O_NONBLOCK: opening a FIFO that somebody put here must fail below, not hang.
+            descriptor = os.open(self._path(name), os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        except (FileNotFoundError, NotADirectoryError) as error:
+            raise NotStored(name) from error
+        except OSError as error:
+            if error.errno == errno.ELOOP:
+                raise NotStored(name) from error
+            raise
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            os.close(descriptor)
+            raise NotStored(name)
+        return os.fdopen(descriptor, "rb")
+
+    def size(self, name: str) -> int | None:
+        try:
+            status = os.lstat(self._path(name))
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        return status.st_size if stat.S_ISREG(status.st_mode) else None
+
+    def write(self, name: str, data: bytes) -> None:
+        with self._replacing(name) as file:
+            file.write(data)
+
+    def create(self, name: str, data: bytes) -> bool:
+        path = self._prepared(name)
+        temporary = _temporary(path)
+        try:
+            with _full_is_told(), temporary.open("xb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            os.link(temporary, path)
+        except FileExistsError:
+            return False
+        finally:
+            temporary.unlink(missing_ok=True)
+        _sync_folder(path.parent)
+        return True
+
+    def append(self, name: str, data: bytes) -> None:
+        with _full_is_told(), self._prepared(name).open("ab") as file:
+            file.write(data)
+
+    def put_file(self, name: str, source: Path) -> None:
+        path = self._prepared(name)
+        temporary = _temporary(path)
+        try:
+            with _full_is_told():
+                _link_or_copy(source, temporary)
+            with temporary.open("rb") as file:
+                os.fsync(file.fileno())
+            os.replace(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)
+        _sync_folder(path.parent)
+
+    def fetch_file(self, name: str, target: Path) -> None:
+        with self.open(name):
+            target.parent.mkdir(parents=True, exist_ok=True)
+            _link_or_copy(self._path(name), target)
+
+    def names(self, prefix: str) -> Iterator[str]:
+        top = self._path(prefix) if prefix else self.root
+        found: list[str] = []
+        for folder, _, files in os.walk(top, followlinks=False):
+            found += [str(Path(folder, file).relative_to(self.root)) for file in files if _TEMPORARY not in file]
+        yield from sorted(name.replace(os.sep, "/") for name in found)
+
+    def delete(self, prefix: str) -> None:
+        path = self._path(prefix)
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
+
+    @contextmanager
+    def _replacing(self, name: str) -> Generator[IO[bytes]]:
+        path = self._prepared(name)
+        temporary = _temporary(path)
+        try:
+            with _full_is_told(), temporary.open("xb") as file:
+                yield file
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)
+        _sync_folder(path.parent)
+
+    def _prepared(self, name: str) -> Path:
+        path = self._path(name)
+        with _full_is_told():
+            path.parent.mkdir(parents=True, exist_ok=True)
+        return path
+
+    def _path(self, name: str) -> Path:
+        """The file of a name. Raises: ValueError for a name that leads out of the root, by dots or by a link."""
+        parts = name.split("/")
+        if not name or "\x00" in name or any(part in ("", ".", "..") for part in parts):
+            raise ValueError("not a storage name")
+        path = self.root
+        for part in parts[:-1]:
+            path = path / part
+            if path.is_symlink():
+                raise ValueError("a storage name never passes a symbolic link")
+        return path / parts[-1]
+
+
+def _temporary(path: Path) -> Path:
+    return path.with_name(f"{_TEMPORARY}{uuid4().hex}")
+
+
+def _link_or_copy(source: Path, target: Path) -> None:
+    target.unlink(missing_ok=True)
+    try:
+        os.link(source, target)
+    except OSError:  # another file system, or one without hard links
+        shutil.copyfile(source, target)
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def _full_is_told() -> Generator[None]:
+    try:
+        yield
+    except OSError as error:
+        if error.errno in _FULL:
+            raise StorageFull from error
+        raise

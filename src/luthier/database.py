@@ -1,0 +1,141 @@
+"""The database: three engines on one SQLite file, and one filter that keeps tenants apart.
+
+`read` never writes, `write` is durable when it returns (fsync), `beat` may lose its last moments in a power cut.
+Services open a session for their tenant; the supervisor opens one for `EVERY_TENANT`.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Generator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Final
+
+from sqlalchemy import BigInteger, Engine, create_engine, event
+from sqlalchemy.exc import OperationalError
+from sqlalchemy.orm import DeclarativeBase, Mapped, ORMExecuteState, Session, mapped_column, with_loader_criteria
+from sqlalchemy.types import TypeDecorator
+
+from luthier.errors import DatabaseBusy, StorageFull
+
+EVERY_TENANT: Final = "*"
+_BUSY_TIMEOUT_MS = 2500
+
+
+class Row(DeclarativeBase):
+    """The base of all tables. Rows stay inside `store.py`; what crosses a border is a value of `types.py`."""
+
+
+class TenantOwned:
+    """A table whose rows belong to a tenant: every query through a session sees only that tenant's."""
+
+    tenant_id: Mapped[str] = mapped_column(index=True)
+
+
+class UtcTime(TypeDecorator[datetime]):
+    """A moment, stored as integer milliseconds since 1970 UTC, read as an aware datetime."""
+
+    impl = BigInteger
+    cache_ok = True
+
+    def process_bind_param(self, value: datetime | None, dialect: Any) -> int | None:
+        return None if value is None else to_ms(value)
+
+    def process_result_value(self, value: int | None, dialect: Any) -> datetime | None:
+        return None if value is None else from_ms(value)
+
+
+def to_ms(moment: datetime) -> int:
+    """Milliseconds since 1970 UTC. Raises: ValueError for a naive datetime."""
+    if moment.tzinfo is None:
+        raise ValueError("a moment needs its time zone")
+    return int(moment.timestamp() * 1000)
+
+
+def from_ms(milliseconds: int) -> datetime:
+    """The moment that many milliseconds after 1970 UTC."""
+    return datetime.fromtimestamp(milliseconds / 1000, UTC)
+
+
+class Database:
+    """Sessions on one SQLite file. Safe to share between threads; open it once a process."""
+
+    def __init__(self, path: Path) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self.path = path
+        self._read = _engine(path, begin="BEGIN", pragmas=("query_only=ON",))
+        self._write = _engine(path, begin="BEGIN IMMEDIATE", pragmas=("synchronous=FULL",))
+        self._beat = _engine(path, begin="BEGIN IMMEDIATE", pragmas=("synchronous=NORMAL",))
+
+    @contextmanager
+    def read(self, tenant_id: str) -> Generator[Session]:
+        """A consistent snapshot of what `tenant_id` owns. Raises: DatabaseBusy."""
+        with _session(self._read, tenant_id) as session:
+            yield session
+
+    @contextmanager
+    def write(self, tenant_id: str) -> Generator[Session]:
+        """One transaction, on disk when the block ends; an exception undoes all of it. Raises: DatabaseBusy, StorageFull."""
+        with _session(self._write, tenant_id) as session:
+            yield session
+
+    @contextmanager
+    def beat(self) -> Generator[Session]:
+        """A transaction for heartbeats: consistent, but its last moments may be lost in a power cut."""
+        with _session(self._beat, EVERY_TENANT) as session:
+            yield session
+
+    @property
+    def engine(self) -> Engine:
+        """The durable engine, for migrations."""
+        return self._write
+
+    def close(self) -> None:
+        for engine in (self._read, self._write, self._beat):
+            engine.dispose()
+
+
+@contextmanager
+def _session(engine: Engine, tenant_id: str) -> Generator[Session]:
+    with _explained(), Session(engine, expire_on_commit=False, info={"tenant_id": tenant_id}) as session, session.begin():
+        yield session
+
+
+@contextmanager
+def _explained() -> Generator[None]:
+    try:
+        yield
+    except OperationalError as error:
+        text = str(error.orig)
+        if "locked" in text or "busy" in text:
+            raise DatabaseBusy from error
+        if "full" in text:
+            raise StorageFull from error
+        raise
+
+
+@event.listens_for(Session, "do_orm_execute")
+def _only_the_tenants_own(state: ORMExecuteState) -> None:  # pyright: ignore[reportUnusedFunction]  # called by the event
+    tenant_id = state.session.info.get("tenant_id")
+    if tenant_id is None:
+        raise RuntimeError("a session needs a tenant; open it with Database.read or Database.write")
+    if tenant_id != EVERY_TENANT and not state.is_column_load and not state.is_relationship_load:
+        state.statement = state.statement.options(
+            with_loader_criteria(TenantOwned, lambda table: table.tenant_id == tenant_id, include_aliases=True)
+        )
+
+
+def _engine(path: Path, *, begin: str, pragmas: tuple[str, ...]) -> Engine:
+    engine = create_engine(f"sqlite:///{path}", connect_args={"check_same_thread": False}, pool_size=16, pool_timeout=3)
+
+    def on_connect(connection: sqlite3.Connection, _record: Any) -> None:
+        # The driver must not open transactions by itself: `begin` below decides how each one starts.
+        connection.isolation_level = None
+        for pragma in (f"busy_timeout={_BUSY_TIMEOUT_MS}", "journal_mode=WAL", "foreign_keys=ON", *pragmas):
+            connection.execute(f"PRAGMA {pragma}")
+
+    event.listen(engine, "connect", on_connect)
+    event.listen(engine, "begin", lambda connection: connection.exec_driver_sql(begin))
+    return engine

@@ -1,0 +1,301 @@
+"""Every error that a caller can see. What happened, with numbers; then what to do next.
+
+```text
+LuthierError
+├── BadRequest          400  cannot be parsed
+│   └── IdempotencyKeyInvalid, CursorInvalid
+├── Unauthenticated     401  who is asking is not known
+├── PaymentRequired     402  the money is not there
+│   └── BudgetExceeded
+├── Forbidden           403  known, but the role lacks it
+├── NotFound            404  unknown, or somebody else's: the answer is the same
+├── Conflict            409  the thing is in another state
+│   └── WrongState, InUse, EvaluationNeeded, KeyInFlight, ArtifactCorrupt, DatasetNotReady
+├── Gone                410  it was here, and was deleted
+├── TooLarge            413
+├── UnsupportedType     415
+├── RangeInvalid        416
+├── Invalid             422  understood, and wrong
+│   └── FieldInvalid, ForbiddenField, ModelNotAllowed, DatasetRejected, WillNotFit, KeyReused
+├── TooMany             429  later, or less at a time
+├── Unavailable         503  something this needs does not answer now
+│   └── DatabaseBusy, EngineUnavailable, BaseUnavailable
+├── StorageFull         507
+├── SetupError          exit 78: the process must not start like this
+└── ClientError         only in the SDK and CLI: the server could not be reached, or did not speak our protocol
+```
+
+Which status code each branch gets stands in one place: `faces/rest/errors.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from decimal import Decimal
+from typing import Any, ClassVar
+
+
+class LuthierError(Exception):
+    """The root. `message` says what happened, `hint` what to do next; both are safe to show to the caller."""
+
+    code: ClassVar[str] = "error"
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        hint: str | None = None,
+        param: str | None = None,
+        details: Mapping[str, Any] | Sequence[Any] | None = None,
+        code: str | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+        self.param = param
+        self.details = details
+        self.error_code = code or self.code
+
+    def __str__(self) -> str:
+        return f"{self.message} {self.hint}" if self.hint else self.message
+
+
+class BadRequest(LuthierError):
+    """The request cannot be parsed."""
+
+    code = "bad_request"
+
+
+class IdempotencyKeyInvalid(BadRequest):
+    """An `Idempotency-Key` is 1 to 255 visible ASCII characters."""
+
+    code = "idempotency_key_invalid"
+
+
+class CursorInvalid(BadRequest):
+    """The `after` cursor is not one that a list answer gave to this caller."""
+
+    code = "cursor_invalid"
+
+    def __init__(self) -> None:
+        super().__init__(
+            "The cursor is not one that this list gave out.",
+            hint="Start without `after`, then pass on `next_cursor` of each answer.",
+            param="after",
+        )
+
+
+class Unauthenticated(LuthierError):
+    """No valid key came with the request."""
+
+    code = "unauthenticated"
+
+    def __init__(self, message: str = "This needs an API key, and none that is valid was sent.") -> None:
+        super().__init__(
+            message,
+            hint="Send `Authorization: Bearer <key>` or `X-API-Key: <key>`. A local start writes one to <data>/admin.key.",
+        )
+
+
+class PaymentRequired(LuthierError):
+    """The money is not there."""
+
+    code = "payment_required"
+
+
+class BudgetExceeded(PaymentRequired):
+    """The job would cost more than its own limit, or than its owner has left."""
+
+    code = "budget_exceeded"
+
+    def __init__(self, needed_usd: Decimal, limit_usd: Decimal) -> None:
+        super().__init__(
+            f"This job needs about ${needed_usd:.2f}, but its limit is ${limit_usd:.2f}.",
+            hint="Lower `epochs`, pick cheaper hardware (`tune pricing`), or raise `limits.max_cost_usd`.",
+            param="limits.max_cost_usd",
+        )
+
+
+class Forbidden(LuthierError):
+    """The caller is known, but the role lacks this right."""
+
+    code = "forbidden"
+
+
+class NotFound(LuthierError):
+    """Unknown, or another tenant's: both get this answer."""
+
+    code = "not_found"
+
+    def __init__(self, noun: str = "thing", *, hint: str | None = None) -> None:
+        super().__init__(f"No such {noun}.", hint=hint or f"List what is there with `GET /api/{noun}s`.")
+
+
+class Conflict(LuthierError):
+    """The thing is in a state in which this cannot be done."""
+
+    code = "conflict"
+
+
+class WrongState(Conflict):
+    """The state machine has no such step."""
+
+    code = "wrong_state"
+
+
+class DatasetNotReady(Conflict):
+    """The dataset is still being validated, or was rejected."""
+
+    code = "dataset_not_ready"
+
+
+class InUse(Conflict):
+    """Something else still needs it."""
+
+    code = "in_use"
+
+
+class EvaluationNeeded(Conflict):
+    """Only a model that was measured against its base, and is no worse, goes to Production."""
+
+    code = "evaluation_needed"
+
+
+class KeyInFlight(Conflict):
+    """The first request with this `Idempotency-Key` has not ended yet."""
+
+    code = "idempotency_key_in_flight"
+
+
+class ArtifactCorrupt(Conflict):
+    """A stored file no longer matches the checksum that was written with it."""
+
+    code = "artifact_corrupt"
+
+
+class Gone(LuthierError):
+    """It was here, and its owner deleted it."""
+
+    code = "deleted"
+
+    def __init__(self, noun: str) -> None:
+        super().__init__(f"This {noun} was deleted.", hint=f"List what is there with `GET /api/{noun}s`.")
+
+
+class TooLarge(LuthierError):
+    """More bytes than this accepts."""
+
+    code = "too_large"
+
+
+class UnsupportedType(LuthierError):
+    """The body is of a type that this route does not read."""
+
+    code = "unsupported_media_type"
+
+
+class RangeInvalid(LuthierError):
+    """The byte range lies outside the file."""
+
+    code = "range_invalid"
+
+
+class Invalid(LuthierError):
+    """Understood, and wrong."""
+
+    code = "invalid"
+
+
+class FieldInvalid(Invalid):
+    """One field or more of the request has a value that is not allowed; `details` lists each."""
+
+    code = "invalid_field"
+
+
+class ForbiddenField(Invalid):
+    """A field that only the platform sets."""
+
+    code = "forbidden_field"
+
+
+class ModelNotAllowed(Invalid):
+    """The base model is not on the allow-list."""
+
+    code = "model_not_allowed"
+
+
+class DatasetRejected(Invalid):
+    """The data holds errors; `details` is the report, `code` the first finding's code."""
+
+    code = "dataset_rejected"
+
+
+class WillNotFit(Invalid):
+    """The job needs more memory than the hardware has."""
+
+    code = "will_not_fit"
+
+
+class KeyReused(Invalid):
+    """The `Idempotency-Key` was used before, with another request."""
+
+    code = "idempotency_key_reused"
+
+
+class TooMany(LuthierError):
+    """Later, or less at a time."""
+
+    code = "too_many_requests"
+
+    def __init__(self, message: str, *, retry_after_s: int, hint: str | None = None) -> None:
+        super().__init__(message, hint=hint or f"Try again in {retry_after_s} s.")
+        self.retry_after_s = retry_after_s
+
+
+class Unavailable(LuthierError):
+    """Something that this needs does not answer now."""
+
+    code = "unavailable"
+    retry_after_s = 2
+
+
+class DatabaseBusy(Unavailable):
+    """The database did not answer in time. Nothing was changed."""
+
+    code = "database_busy"
+
+    def __init__(self) -> None:
+        super().__init__("The database did not answer in time.", hint="Try again in 2 s, with the same Idempotency-Key.")
+
+
+class EngineUnavailable(Unavailable):
+    """The process that holds the models is starting, or cannot start."""
+
+    code = "engine_unavailable"
+
+
+class BaseUnavailable(Unavailable):
+    """The base model is not on this machine and could not be fetched."""
+
+    code = "base_unavailable"
+
+
+class StorageFull(LuthierError):
+    """The disk is full. Nothing was changed."""
+
+    code = "storage_full"
+
+    def __init__(self) -> None:
+        super().__init__("The disk is full; nothing was changed.", hint="Free space in the data folder, then try again.")
+
+
+class SetupError(LuthierError):
+    """The process must not start like this. Exit status 78, one line that names what to mend."""
+
+    code = "setup"
+
+
+class ClientError(LuthierError):
+    """The server could not be reached, or what answered does not speak Luthier's protocol."""
+
+    code = "connection"

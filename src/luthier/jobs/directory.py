@@ -1,0 +1,262 @@
+"""The job directory: all that a trainer gets and all that it leaves. The same tree on a folder, GCS or S3.
+
+```text
+run.yaml       the spec, written once                              by the platform
+control.json   what the platform wants of the trainer              by the supervisor
+status.json    projection of row and attempt, with seed fields     by the supervisor
+attempts/<n>/  owner.json status.json job.log events/ checkpoints/ results/     by the trainer of attempt n alone
+```
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator
+from datetime import datetime
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from luthier.seams import NotStored, Storage
+
+EXIT_FENCED = 75
+"""Another attempt owns this job now: nothing more may be written."""
+EXIT_SETUP = 78
+"""The job directory cannot be used as it is."""
+
+AttemptState = Literal["starting", "running", "saving", "succeeded", "failed", "stopped", "preempted"]
+LAST_WORDS = frozenset[AttemptState]({"succeeded", "failed", "stopped", "preempted"})
+FailureCode = Literal[
+    "out_of_memory", "diverged", "bad_data", "no_effect", "crashed", "storage", "device", "budget", "spec_tampered", "base_unavailable"
+]
+WORTH_RETRYING = frozenset[FailureCode]({"crashed", "storage", "device"})
+"""Failures that may pass by themselves. Bad data stays bad, and what did not fit will not fit again."""
+
+
+class Record(BaseModel):
+    """A JSON file of the directory. Readers ignore fields that a newer writer added."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore", allow_inf_nan=False)
+
+
+class CheckpointRef(Record):
+    """A complete checkpoint of an earlier attempt. sha256 is that of its manifest's bytes."""
+
+    attempt: int
+    step: int
+    sha256: str
+
+
+class Control(Record):
+    """`control.json`: what the platform wants. An attempt other than the reader's own means: fenced, exit 75."""
+
+    attempt: int
+    want: Literal["run", "pause", "stop"] = "run"
+    resume_from: CheckpointRef | None = None
+    spec_sha256: str
+    members: tuple[str, ...] = ()
+
+
+class Failure(Record):
+    """Why an attempt failed, and what to do about it."""
+
+    code: FailureCode
+    message: str
+    hint: str
+
+
+class AttemptStatus(Record):
+    """`attempts/<n>/status.json`: where this attempt stands. Rewritten at most once a second."""
+
+    attempt: int
+    state: AttemptState = "starting"
+    phase: str = Field(default="starting", description="For people: fetching base, tokenising, training, evaluating, saving, ...")
+    step: int = 0
+    total_steps: int | None = None
+    epoch: float = 0.0
+    loss: float | None = None
+    eval_loss: float | None = None
+    learning_rate: float | None = None
+    tokens_seen: int = 0
+    tokens_per_second: float | None = None
+    eta_seconds: float | None = None
+    phase_done: float | None = Field(default=None, description="Share of the current phase that is done, 0 to 1.")
+    device: str | None = None
+    peak_memory_bytes: int | None = None
+    last_checkpoint_step: int | None = None
+    resumed_from: CheckpointRef | None = None
+    updated_at: datetime | None = None
+    failure: Failure | None = None
+
+
+class Event(Record):
+    """One thing that happened. Its id on the wire is `<attempt>-<seq>`."""
+
+    attempt: int
+    seq: int
+    at: datetime
+    kind: Literal["state", "phase", "step", "eval", "checkpoint", "warning", "error"]
+    level: Literal["info", "warning", "error"] = "info"
+    step: int = 0
+    message: str = ""
+    data: dict[str, Any] = {}
+
+    @property
+    def id(self) -> str:
+        return f"{self.attempt}-{self.seq}"
+
+
+class ManifestFile(Record):
+    """One file of a checkpoint."""
+
+    bytes: int
+    sha256: str
+
+
+class Manifest(Record):
+    """`COMPLETE.json`, written last: a checkpoint without one that verifies does not count."""
+
+    step: int
+    files: dict[str, ManifestFile]
+
+
+class JobDirectory:
+    """Names and records of one job directory. `root` is its storage name: `users/<tenant>/jobs/<job>`."""
+
+    def __init__(self, storage: Storage, root: str) -> None:
+        self.storage = storage
+        self.root = root.rstrip("/")
+
+    @property
+    def url(self) -> str:
+        return f"{self.storage.url}/{self.root}" if self.root else self.storage.url
+
+    def name(self, *parts: str) -> str:
+        """The storage name of a file of this directory."""
+        return "/".join([self.root, *parts] if self.root else parts)
+
+    # -- platform's side -------------------------------------------------------------------------------------------
+
+    def write_spec(self, spec: dict[str, Any]) -> str:
+        """Write `run.yaml` once (JSON is YAML) and return the sha256 of its bytes."""
+        data = (json.dumps(spec, indent=2, ensure_ascii=False) + "\n").encode()
+        self.storage.write(self.name("run.yaml"), data)
+        return hashlib.sha256(data).hexdigest()
+
+    def read_spec(self) -> bytes:
+        """The bytes of `run.yaml`. Raises: NotStored."""
+        return self.storage.read(self.name("run.yaml"))
+
+    def write_control(self, control: Control) -> None:
+        self.storage.write(self.name("control.json"), control.model_dump_json().encode())
+
+    def control(self) -> Control | None:
+        """What the platform wants, or None in a run by hand."""
+        data = self._read("control.json")
+        return None if data is None else Control.model_validate_json(data)
+
+    # -- both sides ------------------------------------------------------------------------------------------------
+
+    def attempt(self, number: int) -> AttemptDirectory:
+        return AttemptDirectory(self, number)
+
+    def attempts(self) -> list[int]:
+        """Numbers of all attempts that left something, ascending."""
+        prefix = self.name("attempts") + "/"
+        parts = {name[len(prefix) :].split("/", 1)[0] for name in self.storage.names(self.name("attempts"))}
+        return sorted(int(part) for part in parts if part.isdecimal())
+
+    def newest_checkpoint(self) -> CheckpointRef | None:
+        """The complete checkpoint with the highest step of all attempts (the latest attempt among equals)."""
+        found = [(ref.step, ref.attempt, ref) for number in self.attempts() for ref in self.attempt(number).checkpoints()]
+        return max(found, key=lambda item: item[:2])[2] if found else None
+
+    def events(self) -> Iterator[Event]:
+        """The history in order, without what an older attempt did beyond the step that the next one resumed from."""
+        numbers = self.attempts()
+        for number, following in zip(numbers, [*numbers[1:], None], strict=True):
+            last = None
+            if following is not None:
+                after = self.attempt(following).status()
+                if after is None:
+                    last = None  # the next attempt has said nothing yet, so nothing is superseded
+                else:
+                    last = after.resumed_from.step if after.resumed_from else 0
+            for event in self.attempt(number).events():
+                if last is None or event.step <= last or event.kind == "state":
+                    yield event
+
+    def _read(self, *parts: str) -> bytes | None:
+        try:
+            return self.storage.read(self.name(*parts))
+        except NotStored:
+            return None
+
+
+class AttemptDirectory:
+    """`attempts/<n>/`: written by the trainer that owns attempt n, by nobody else."""
+
+    def __init__(self, job: JobDirectory, number: int) -> None:
+        self.job = job
+        self.number = number
+        self.storage = job.storage
+
+    def name(self, *parts: str) -> str:
+        return self.job.name("attempts", str(self.number), *parts)
+
+    def own(self, owner: dict[str, Any]) -> bool:
+        """Become the one trainer of this attempt; False for whoever comes second."""
+        return self.storage.create(self.name("owner.json"), json.dumps(owner).encode())
+
+    def write_status(self, status: AttemptStatus) -> None:
+        self.storage.write(self.name("status.json"), status.model_dump_json().encode())
+
+    def status(self) -> AttemptStatus | None:
+        """What the trainer last said, or None where it has said nothing (readable) yet."""
+        try:
+            return AttemptStatus.model_validate_json(self.storage.read(self.name("status.json")))
+        except (NotStored, ValidationError):
+            return None
+
+    def events(self) -> Iterator[Event]:
+        """All events of this attempt in order. Chunks are named by their first sequence number."""
+        for name in self.storage.names(self.name("events")):
+            if name.endswith(".jsonl"):
+                yield from _events_of(self.storage.read(name))
+
+    def checkpoints(self) -> Iterator[CheckpointRef]:
+        """Every checkpoint of this attempt whose manifest and file sizes verify, ascending by step."""
+        for name in self.storage.names(self.name("checkpoints")):
+            if name.endswith("/COMPLETE.json"):
+                ref = self._verified(name)
+                if ref is not None:
+                    yield ref
+
+    def _verified(self, manifest_name: str) -> CheckpointRef | None:
+        data = self.storage.read(manifest_name)
+        folder = manifest_name.rsplit("/", 1)[0]
+        try:
+            manifest = Manifest.model_validate_json(data)
+        except ValidationError:
+            return None
+        if any(self.storage.size(f"{folder}/{file}") != facts.bytes for file, facts in manifest.files.items()):
+            return None
+        return CheckpointRef(attempt=self.number, step=manifest.step, sha256=hashlib.sha256(data).hexdigest())
+
+
+def checkpoint_folder(step: int) -> str:
+    """Folder of a checkpoint below `checkpoints/`; padded, so that names sort by step.
+
+    >>> checkpoint_folder(200)
+    'step-00000200'
+    """
+    return f"step-{step:08d}"
+
+
+def _events_of(data: bytes) -> Iterator[Event]:
+    for line in data.split(b"\n")[:-1]:  # an unterminated last line is still being written
+        try:
+            yield Event.model_validate_json(line)
+        except ValidationError:
+            continue

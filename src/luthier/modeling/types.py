@@ -1,0 +1,110 @@
+"""What crosses the border of the engine: packed tokens in, log-probabilities of the loss tokens out, gradients back.
+
+Nothing here imports torch at run time, so that batches can be made and tested without it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from torch.nn import Parameter
+
+
+@dataclass(frozen=True)
+class LoraShape:
+    """The form of one adapter. `targets` are suffixes of linear modules, or None for all of them but the head."""
+
+    rank: int
+    alpha: int
+    dropout: float = 0.0
+    targets: tuple[str, ...] | None = None
+    rslora: bool = False
+
+    @property
+    def scale(self) -> float:
+        """alpha / rank, or alpha / sqrt(rank) for rank-stabilised LoRA."""
+        return self.alpha / (self.rank**0.5 if self.rslora else self.rank)
+
+
+@dataclass(frozen=True)
+class Packed:
+    """Rows laid end to end; attention never crosses from one to the next.
+
+    ids_T: T token ids. lengths: tokens of each row, their sum is T. loss_at_N: positions t (ascending) whose NEXT token,
+    `ids_T[t + 1]`, carries loss; never a row's last position. All plain ints.
+    """
+
+    ids_T: Sequence[int]
+    lengths: Sequence[int]
+    loss_at_N: Sequence[int]
+
+
+class TrainingEngine(Protocol):
+    """A frozen base and one adapter. `logprobs` then `backward`, once a micro-batch; the caller owns the optimiser."""
+
+    @property
+    def parameters(self) -> dict[str, Parameter]:
+        """The adapter's trainable fp32 weights by PEFT name without prefix, in a fixed order."""
+        ...
+
+    def logprobs(self, packed: Packed, *, training: bool) -> Tensor:
+        """Natural-log probability of each loss token, shape (N,), fp32. With `training`, dropout is on and what
+        `backward` needs is kept; the result is detached from the graph either way."""
+        ...
+
+    def backward(self, grad_N: Tensor) -> None:
+        """Add to each parameter's `.grad` the gradient of sum(grad_N * logprobs) of the last `logprobs(training=True)`."""
+        ...
+
+    def logits(self, ids: Sequence[int]) -> Tensor:
+        """Logits of one row alone, shape (T, V), fp32, no gradient, adapter on."""
+        ...
+
+    def adapter_off(self) -> AdapterOff:
+        """A context in which the bare base answers."""
+        ...
+
+    def save_adapter(self, folder: Path, *, base_model: str, revision: str) -> None:
+        """Write `adapter_model.safetensors` and `adapter_config.json` in PEFT's format."""
+        ...
+
+    def load_adapter(self, folder: Path) -> None:
+        """Replace the adapter's weights by those saved. Raises: ValueError where shapes or targets differ."""
+        ...
+
+
+class AdapterOff(Protocol):
+    def __enter__(self) -> None: ...
+    def __exit__(self, *details: object) -> None: ...
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How tokens are chosen. temperature 0 takes the most likely one."""
+
+    max_new_tokens: int
+    temperature: float = 0.0
+    top_p: float = 1.0
+    seed: int | None = None
+    stop_ids: frozenset[int] = frozenset()
+
+
+@dataclass(frozen=True)
+class Completion:
+    """One generated answer, without its stop token."""
+
+    token_ids: tuple[int, ...]
+    finish_reason: str  # "stop" | "length"
+
+
+class Generator(Protocol):
+    """Answers prompts with the model as it is now (adapter on or off)."""
+
+    def generate(self, prompts: Sequence[Sequence[int]], sampling: Sampling) -> Iterable[Completion]:
+        """One completion a prompt, in order; prompts are batched inside, and greedy answers do not depend on the batch."""
+        ...

@@ -1,0 +1,153 @@
+"""The seams: the few protocols behind which a technology can be swapped. Each has one contract suite in tests/backends."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any, BinaryIO, Protocol
+
+Clock = Callable[[], datetime]
+"""Now, as an aware UTC datetime. A parameter everywhere, so that tests need no real clock."""
+
+
+class NotStored(Exception):
+    """No object has this name. For callers of `Storage`; faces see the feature's own error."""
+
+
+class Storage(Protocol):
+    """Objects under names like `users/<tenant>/jobs/<id>/run.yaml`: the same tree on a folder, GCS or S3.
+
+    A name is relative, `/`-separated, made by the platform and never from what a user typed; a backend refuses `..`,
+    absolute names and symbolic links (ValueError). Writes are atomic and durable when they return: a reader sees the
+    old bytes or the new ones, never a part.
+    """
+
+    @property
+    def url(self) -> str:
+        """Where the root lies, e.g. `file:///srv/luthier`; `<url>/<name>` is what a trainer is given."""
+        ...
+
+    def read(self, name: str) -> bytes:
+        """All bytes. Raises: NotStored."""
+        ...
+
+    def open(self, name: str) -> BinaryIO:
+        """A readable, seekable stream on the bytes as they are now; a later write does not change it. Raises: NotStored."""
+        ...
+
+    def size(self, name: str) -> int | None:
+        """Bytes, or None where nothing is stored."""
+        ...
+
+    def write(self, name: str, data: bytes) -> None:
+        """Create or replace, atomically. Raises: StorageFull."""
+        ...
+
+    def create(self, name: str, data: bytes) -> bool:
+        """Create only if absent: True for the one caller that made it, False for all others. Raises: StorageFull."""
+        ...
+
+    def append(self, name: str, data: bytes) -> None:
+        """Add at the end. Not atomic: readers ignore an unterminated last line. Raises: StorageFull."""
+        ...
+
+    def put_file(self, name: str, source: Path) -> None:
+        """Store a local file's bytes, atomically (a copy or a hard link; the source stays). Raises: StorageFull."""
+        ...
+
+    def fetch_file(self, name: str, target: Path) -> None:
+        """Write the bytes to a local file (a hard link where that is possible). Raises: NotStored."""
+        ...
+
+    def names(self, prefix: str) -> Iterator[str]:
+        """Every stored name below the folder `prefix`, sorted."""
+        ...
+
+    def delete(self, prefix: str) -> None:
+        """Remove the object `prefix` and everything below it; fine if nothing is there."""
+        ...
+
+
+@dataclass(frozen=True)
+class Launch:
+    """What an executor needs to start one trainer process."""
+
+    job_urls: tuple[str, ...]
+    log_path: str
+    """Storage name of the file that takes the process's output."""
+    bases_url: str
+    """Where base models are cached, shared by all jobs."""
+    label: str
+    """For people: shows up in process lists and dashboards."""
+
+
+class Executor(Protocol):
+    """Starts the one command `python -m luthier.training <job-url> ...` somewhere, and tells whether it still runs."""
+
+    def start(self, launch: Launch) -> str:
+        """Start and return a handle at once. Raises: Unavailable."""
+        ...
+
+    def poll(self, handle: str) -> int | None:
+        """None while it runs, else its exit status (negative = the signal). An unknown handle has ended: -9."""
+        ...
+
+    def terminate(self, handle: str) -> None:
+        """Ask it to save and exit (SIGTERM)."""
+        ...
+
+    def kill(self, handle: str) -> None:
+        """End it and everything it started, now. Returns when it is gone."""
+        ...
+
+    def close(self) -> None:
+        """Let go of everything: what still runs saves and exits by itself (its pipe closes)."""
+        ...
+
+
+@dataclass(frozen=True)
+class ServedModel:
+    """A model as an engine loads it."""
+
+    id: str
+    """`model_...`, or a base id for the bare base."""
+    base_folder: Path
+    adapter_folder: Path | None
+
+
+@dataclass(frozen=True)
+class Generation:
+    """One request to an engine, already rendered to tokens."""
+
+    prompt_ids: tuple[int, ...]
+    max_tokens: int
+    temperature: float = 0.0
+    top_p: float = 1.0
+    seed: int | None = None
+    stop_ids: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A part of an answer. The last one carries `finish_reason` (`stop` or `length`) and may have no tokens."""
+
+    token_ids: tuple[int, ...]
+    finish_reason: str | None = None
+
+
+class InferenceEngine(Protocol):
+    """A client of an engine process (OpenAI wire format). Starts the process when it is first needed."""
+
+    def generate(self, model: ServedModel, request: Generation) -> Iterator[Piece]:
+        """Stream the answer. Closing the iterator stops the generation. Raises: EngineUnavailable, TooMany."""
+        ...
+
+    def state(self) -> Mapping[str, Any]:
+        """For /health and doctor: `{"state": "idle" | "starting" | "ready" | "failed", ...}`."""
+        ...
+
+    def close(self) -> None:
+        """End the process."""
+        ...

@@ -1,0 +1,79 @@
+"""Settings: the only place that reads the environment. Own names are `LUTHIER_*`; secrets have no default.
+
+The seeds' names (`BUDGET_LIMIT_USD`, `API_KEY`, ...) are aliases as the features that read them arrive.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+from pathlib import Path
+
+from pydantic import Field, ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from luthier.errors import SetupError
+
+_MIB = 1024 * 1024
+
+
+class Settings(BaseSettings):
+    """What a server process runs with. Frozen; `Settings.load()` reads the environment and refuses the unknown."""
+
+    model_config = SettingsConfigDict(env_prefix="LUTHIER_", frozen=True, extra="forbid")
+
+    data: Path = Field(default=Path("data"), description="The data folder: database, job directories, models, bases.")
+    host: str = Field(default="127.0.0.1", description="Address that `luthier up` listens on.")
+    port: int = Field(default=8000, ge=0, le=65535, description="Port that `luthier up` listens on; 0 takes a free one.")
+    slots: int = Field(default=1, ge=1, le=64, description="How many jobs one supervisor trains at a time.")
+    tick_s: float = Field(default=0.5, gt=0, le=10, description="Pause between two ticks of the supervisor, in seconds.")
+    heartbeat_s: float = Field(default=10, gt=0, le=60, description="How often a supervisor proves a job alive, in seconds.")
+    reap_after_s: float = Field(default=30, gt=0, le=600, description="A job whose heartbeat stands still this long is taken over.")
+    max_attempts: int = Field(default=4, ge=1, le=20, description="How often a crashed job is started before it fails.")
+    max_upload_bytes: int = Field(default=10 * 1024 * _MIB, ge=1, description="Largest dataset upload.")
+    inline_upload_bytes: int = Field(default=16 * _MIB, ge=0, description="Up to this size an upload answers with its report.")
+    engine_idle_s: float = Field(default=600, gt=0, description="An engine process without requests for this long ends.")
+    engine_start_s: float = Field(default=60, gt=0, description="How long a first request waits for its engine.")
+    bases: str = Field(default="", description="More allowed base models: `hub/id@40-hex-commit`, separated by commas.")
+    hub_url: str = Field(default="https://huggingface.co", description="Where base models are fetched from.")
+    api_url: str = Field(default="http://127.0.0.1:8000", description="Client: the server that the SDK and the commands talk to.")
+    api_key: str | None = Field(default=None, description="Client: the key. Without it the commands read <data>/admin.key.")
+
+    @classmethod
+    def load(cls, **overrides: object) -> Settings:
+        """The environment, with `overrides` (command-line flags; None means not given) on top.
+
+        Raises: SetupError naming the variable, for an unknown `LUTHIER_*` or a value that is not allowed.
+        """
+        _refuse_unknown(set(os.environ))
+        given = {name: value for name, value in overrides.items() if value is not None}
+        try:
+            return cls(**given)  # pyright: ignore[reportArgumentType]  # checked by pydantic
+        except ValidationError as error:
+            first = error.errors()[0]
+            name = str(first["loc"][0]) if first["loc"] else "?"
+            raise SetupError(
+                f"LUTHIER_{name.upper()}: {first['msg']}.", hint=f"It is: {cls.model_fields[name].description}"
+            ) from None
+
+    @property
+    def database_path(self) -> Path:
+        return self.data / "luthier.db"
+
+    @property
+    def key_path(self) -> Path:
+        return self.data / "admin.key"
+
+
+def child_environment() -> dict[str, str]:
+    """What a trainer or an engine inherits: the machine's environment without anything of ours that is secret."""
+    return {name: value for name, value in os.environ.items() if not name.startswith("LUTHIER_")}
+
+
+def _refuse_unknown(names: set[str]) -> None:
+    known = {f"LUTHIER_{name.upper()}" for name in Settings.model_fields}
+    for name in sorted(names):
+        if name.startswith("LUTHIER_") and name not in known:
+            near = difflib.get_close_matches(name, known, n=1)
+            hint = f"Did you mean {near[0]}?" if near else "See docs/reference/settings.md for all names."
+            raise SetupError(f"Unknown setting {name}.", hint=hint)
