@@ -11,14 +11,14 @@ from collections.abc import Generator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Protocol, TypeVar
 
-from sqlalchemy import BigInteger, Engine, create_engine, event
+from sqlalchemy import BigInteger, Connection, Engine, Select, create_engine, event
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import DeclarativeBase, Mapped, ORMExecuteState, Session, mapped_column, with_loader_criteria
 from sqlalchemy.types import TypeDecorator
 
-from luthier.errors import DatabaseBusy, StorageFull
+from luthier.errors import CursorInvalid, DatabaseBusy, StorageFull
 
 EVERY_TENANT: Final = "*"
 _BUSY_TIMEOUT_MS = 2500
@@ -40,10 +40,10 @@ class UtcTime(TypeDecorator[datetime]):
     impl = BigInteger
     cache_ok = True
 
-    def process_bind_param(self, value: datetime | None, dialect: Any) -> int | None:
+    def process_bind_param(self, value: datetime | None, dialect: Any) -> int | None:  # noqa: ARG002
         return None if value is None else to_ms(value)
 
-    def process_result_value(self, value: int | None, dialect: Any) -> datetime | None:
+    def process_result_value(self, value: int | None, dialect: Any) -> datetime | None:  # noqa: ARG002
         return None if value is None else from_ms(value)
 
 
@@ -127,6 +127,27 @@ def _only_the_tenants_own(state: ORMExecuteState) -> None:  # pyright: ignore[re
         )
 
 
+class HasId(Protocol):
+    id: Mapped[str]
+
+
+R = TypeVar("R", bound=HasId)
+
+
+def page(session: Session, query: Select[R], row: type[R], *, after: str | None, limit: int) -> tuple[list[R], str | None]:
+    """One page of `query`, newest first (ids sort by time), and the cursor of the next one. No COUNT, no OFFSET.
+
+    Raises: CursorInvalid where `after` is not an id that this session's tenant can see.
+    """
+    if after is not None:
+        if session.get(row, after) is None:
+            raise CursorInvalid
+        query = query.where(row.id < after)
+    rows: list[R] = list(session.scalars(query.order_by(row.id.desc()).limit(limit + 1)))
+    more = len(rows) > limit
+    return rows[:limit], rows[limit - 1].id if more else None
+
+
 def _engine(path: Path, *, begin: str, pragmas: tuple[str, ...]) -> Engine:
     engine = create_engine(f"sqlite:///{path}", connect_args={"check_same_thread": False}, pool_size=16, pool_timeout=3)
 
@@ -136,6 +157,9 @@ def _engine(path: Path, *, begin: str, pragmas: tuple[str, ...]) -> Engine:
         for pragma in (f"busy_timeout={_BUSY_TIMEOUT_MS}", "journal_mode=WAL", "foreign_keys=ON", *pragmas):
             connection.execute(f"PRAGMA {pragma}")
 
+    def on_begin(connection: Connection) -> None:
+        connection.exec_driver_sql(begin)
+
     event.listen(engine, "connect", on_connect)
-    event.listen(engine, "begin", lambda connection: connection.exec_driver_sql(begin))
+    event.listen(engine, "begin", on_begin)
     return engine

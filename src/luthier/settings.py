@@ -28,7 +28,9 @@ class Settings(BaseSettings):
     slots: int = Field(default=1, ge=1, le=64, description="How many jobs one supervisor trains at a time.")
     tick_s: float = Field(default=0.5, gt=0, le=10, description="Pause between two ticks of the supervisor, in seconds.")
     heartbeat_s: float = Field(default=10, gt=0, le=60, description="How often a supervisor proves a job alive, in seconds.")
-    reap_after_s: float = Field(default=30, gt=0, le=600, description="A job whose heartbeat stands still this long is taken over.")
+    reap_after_s: float = Field(
+        default=30, gt=0, le=600, description="A job whose heartbeat stands still this long is taken over."
+    )
     max_attempts: int = Field(default=4, ge=1, le=20, description="How often a crashed job is started before it fails.")
     max_upload_bytes: int = Field(default=10 * 1024 * _MIB, ge=1, description="Largest dataset upload.")
     inline_upload_bytes: int = Field(default=16 * _MIB, ge=0, description="Up to this size an upload answers with its report.")

@@ -23,3 +23,11 @@ class Actor:
     role: Role
     key_id: str | None = None
     request_id: str | None = None
+
+
+@dataclass(frozen=True)
+class Idempotency:
+    """The `Idempotency-Key` of a request, and what the request was."""
+
+    key: str
+    request_sha256: str

@@ -28,7 +28,16 @@ EXIT_SETUP = 78
 AttemptState = Literal["starting", "running", "saving", "succeeded", "failed", "stopped", "preempted"]
 LAST_WORDS = frozenset[AttemptState]({"succeeded", "failed", "stopped", "preempted"})
 FailureCode = Literal[
-    "out_of_memory", "diverged", "bad_data", "no_effect", "crashed", "storage", "device", "budget", "spec_tampered", "base_unavailable"
+    "out_of_memory",
+    "diverged",
+    "bad_data",
+    "no_effect",
+    "crashed",
+    "storage",
+    "device",
+    "budget",
+    "spec_tampered",
+    "base_unavailable",
 ]
 WORTH_RETRYING = frozenset[FailureCode]({"crashed", "storage", "device"})
 """Failures that may pass by themselves. Bad data stays bad, and what did not fit will not fit again."""
@@ -179,10 +188,8 @@ class JobDirectory:
             last = None
             if following is not None:
                 after = self.attempt(following).status()
-                if after is None:
-                    last = None  # the next attempt has said nothing yet, so nothing is superseded
-                else:
-                    last = after.resumed_from.step if after.resumed_from else 0
+                # Until the next attempt has said where it resumed from, nothing is superseded.
+                last = None if after is None else after.resumed_from.step if after.resumed_from else 0
             for event in self.attempt(number).events():
                 if last is None or event.step <= last or event.kind == "state":
                     yield event

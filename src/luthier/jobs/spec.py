@@ -1,74 +1,50 @@
 """RunSpec: the only schema of a run. Every face maps to it; `run.yaml` is one, frozen at submit.
 
-Imports only errors and ids, because a trainer on another machine reads it too.
+Imports only values, because a trainer on another machine reads it too.
 """
 
 from __future__ import annotations
 
 from decimal import Decimal
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
-MAX_INT = 2**53
-"""Above this JSON readers no longer agree on a number."""
-
-
-def _plain_text(text: str) -> str:
-    if any(ord(character) < 32 and character not in "\n\t" for character in text):
-        raise ValueError("control characters are not allowed")
-    try:
-        text.encode("utf-8")
-    except UnicodeEncodeError:
-        raise ValueError("this is not valid Unicode (a lone surrogate)") from None
-    return text
-
-
-def _one_line(text: str) -> str:
-    if "\n" in text or "\t" in text or text != text.strip():
-        raise ValueError("one line, with no blanks around it")
-    return text
-
-
-def _whole_number(value: Any) -> Any:
-    # JSON has one number type: 3.0 is 3, but 3.5 is no number of epochs, and true is no number at all.
-    if isinstance(value, bool):
-        raise ValueError("must be a number, not true or false")
-    return int(value) if isinstance(value, float) and value.is_integer() else value
-
-
-Text = Annotated[str, AfterValidator(_plain_text)]
-Name = Annotated[str, Field(min_length=1, max_length=128), AfterValidator(_plain_text), AfterValidator(_one_line)]
-Whole = Annotated[int, BeforeValidator(_whole_number)]
-Usd = Annotated[str, Field(pattern=r"^(0|[1-9][0-9]{0,8})(\.[0-9]{1,6})?$", description="Dollars as a decimal string.")]
-
-
-class Frozen(BaseModel):
-    """A value: strict types, no unknown fields, no NaN, never changed after it was made."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False, validate_default=True)
+from luthier.values import Frozen, Name, Text, Usd, Whole, plain_text
 
 
 class TrainSpec(Frozen):
     """How to train. `auto` and None are resolved at the start and written into `results/config.yaml`."""
 
-    epochs: Whole | None = Field(default=None, ge=1, le=1000, description="Passes over the data; 3 when `max_steps` is not given either.")
+    epochs: Whole | None = Field(
+        default=None, ge=1, le=1000, description="Passes over the data; 3 when `max_steps` is not given either."
+    )
     max_steps: Whole | None = Field(default=None, ge=1, le=10_000_000, description="Optimiser steps, instead of `epochs`.")
     learning_rate: float = Field(default=2e-4, gt=0, le=1, description="Peak learning rate of AdamW.")
-    schedule: Literal["cosine", "linear", "constant"] = Field(default="cosine", description="Shape of the learning rate after the warm-up.")
+    schedule: Literal["cosine", "linear", "constant"] = Field(
+        default="cosine", description="Shape of the learning rate after the warm-up."
+    )
     warmup_steps: Whole = Field(default=0, ge=0, le=1_000_000, description="Steps in which the learning rate rises from 0.")
-    batch_size: Annotated[Whole, Field(ge=1, le=4096)] | Literal["auto"] = Field(default="auto", description="Rows of one forward pass.")
+    batch_size: Annotated[Whole, Field(ge=1, le=4096)] | Literal["auto"] = Field(
+        default="auto", description="Rows of one forward pass."
+    )
     gradient_accumulation: Whole = Field(default=1, ge=1, le=4096, description="Forward passes of one optimiser step.")
-    max_seq_len: Whole | None = Field(default=None, ge=16, le=1_048_576, description="Longer rows are cut; the base's context by default.")
+    max_seq_len: Whole | None = Field(
+        default=None, ge=16, le=1_048_576, description="Longer rows are cut; the base's context by default."
+    )
     packing: bool = Field(default=True, description="Lay rows end to end without padding; they never see each other.")
     weight_decay: float = Field(default=0.0, ge=0, le=1, description="Decoupled weight decay of AdamW.")
     adam_beta1: float = Field(default=0.9, ge=0, lt=1)
     adam_beta2: float = Field(default=0.999, ge=0, lt=1)
     max_grad_norm: float = Field(default=1.0, gt=0, le=1e6, description="Gradients are scaled down to this norm.")
-    precision: Literal["auto", "bf16", "fp32"] = Field(default="auto", description="Of the frozen base; adapter weights are always fp32.")
+    precision: Literal["auto", "bf16", "fp32"] = Field(
+        default="auto", description="Of the frozen base; adapter weights are always fp32."
+    )
     device: Literal["auto", "cpu", "cuda", "mps"] = Field(default="auto", description="Where to train.")
     deterministic: bool = Field(default=True, description="Same seed, same adapter, bit by bit (on a CPU).")
-    eval_steps: Whole | None = Field(default=None, ge=1, le=10_000_000, description="Measure the validation loss this often; once an epoch by default.")
+    eval_steps: Whole | None = Field(
+        default=None, ge=1, le=10_000_000, description="Measure the validation loss this often; once an epoch by default."
+    )
     save_steps: Whole = Field(default=100, ge=1, le=10_000_000, description="Save a checkpoint this often (and every 5 minutes).")
     early_stopping_patience: Whole | None = Field(
         default=None, ge=1, le=1000, description="Stop after this many evaluations without a better validation loss."
@@ -144,23 +120,27 @@ class RunSpec(Frozen):
 
     kind: Literal["train"] = "train"
     method: Literal["sft"] = Field(default="sft", description="How it learns: sft = supervised fine-tuning.")
-    base_model: Annotated[str, Field(min_length=1, max_length=200), AfterValidator(_plain_text)] = Field(
+    base_model: Annotated[str, Field(min_length=1, max_length=200), AfterValidator(plain_text)] = Field(
         description="Id of an allowed base model, e.g. `luthier/tiny`."
     )
-    dataset: Annotated[str, Field(min_length=1, max_length=4096), AfterValidator(_plain_text)] = Field(
+    dataset: Annotated[str, Field(min_length=1, max_length=4096), AfterValidator(plain_text)] = Field(
         description="A dataset id (`ds_...`). In a run by hand: a path beside `run.yaml`."
     )
-    validation_dataset: Annotated[str, Field(min_length=1, max_length=4096), AfterValidator(_plain_text)] | None = Field(
+    validation_dataset: Annotated[str, Field(min_length=1, max_length=4096), AfterValidator(plain_text)] | None = Field(
         default=None, description="Held-out rows: validation loss while training, base against tuned at the end."
     )
     name: Name | None = Field(default=None, description="Name of the model that comes out; versions of a name are numbered.")
-    hardware: Annotated[str, Field(min_length=1, max_length=64)] = Field(default="local-cpu", description="A row of the price book.")
+    hardware: Annotated[str, Field(min_length=1, max_length=64)] = Field(
+        default="local-cpu", description="A row of the price book."
+    )
     seed: Whole = Field(default=42, ge=0, le=2**32 - 1)
     train: TrainSpec = TrainSpec()
     lora: LoraSpec = LoraSpec()
     evaluate: EvaluateSpec = EvaluateSpec()
     limits: Limits = Limits()
-    metadata: Annotated[dict[Annotated[str, Field(max_length=64)], Annotated[Text, Field(max_length=512)]], Field(max_length=16)] = {}
+    metadata: Annotated[
+        dict[Annotated[str, Field(max_length=64)], Annotated[Text, Field(max_length=512)]], Field(max_length=16)
+    ] = Field(default_factory=dict)
     sources: Sources | None = Field(default=None, description="Set by the platform at submit; refused in a request.")
 
     @property

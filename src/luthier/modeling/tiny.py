@@ -79,20 +79,15 @@ def build_tiny(
         shutil.rmtree(building, ignore_errors=True)
 
 
-def train_base(
-    package: Path, seed: int, recipe: TinyRecipe, on_progress: OnProgress | None
-) -> LlamaForCausalLM:
+def train_base(package: Path, seed: int, recipe: TinyRecipe, on_progress: OnProgress | None) -> LlamaForCausalLM:
     """The trained base, in float32. `package` holds config, tokenizer and corpus.txt."""
     tokenizer = Tokenizer.from_file(str(package / "tokenizer.json"))
-    documents = read_documents(package / "corpus.txt")
-    batches = token_batches(tokenizer, documents, recipe, seed)
+    batches = token_batches(tokenizer, package / "corpus.txt", recipe, seed)
     with torch.random.fork_rng(devices=[]), limited_threads(recipe.threads):
         torch.manual_seed(seed)
         model = LlamaForCausalLM(LlamaConfig.from_pretrained(package))
         model.train()
-        optimizer = torch.optim.AdamW(
-            model.parameters(), lr=recipe.learning_rate, betas=(0.9, 0.95), weight_decay=0.05
-        )
+        optimizer = torch.optim.AdamW(model.parameters(), lr=recipe.learning_rate, betas=(0.9, 0.95), weight_decay=0.05)
         for step in range(recipe.steps):
             for group in optimizer.param_groups:
                 group["lr"] = recipe.learning_rate * rate_factor(step, recipe)
@@ -124,37 +119,57 @@ def rate_factor(step: int, recipe: TinyRecipe) -> float:
     return 0.05 + 0.95 * 0.5 * (1 + math.cos(math.pi * done))
 
 
-def read_documents(corpus: Path) -> list[str]:
-    """All texts of one epoch: passages of Python's help, corpus lines, and turns of chat."""
+def read_documents(corpus: Path, rng: random.Random) -> list[str]:
+    """One epoch of texts, in random order: Python's help, the corpus, and chats about it."""
     lines = corpus.read_text(encoding="utf-8").splitlines()
     passages: list[str] = []
     for _, topic in sorted(topics.items()):
         paragraphs = re.split(r"\n\s*\n", topic.strip())
         for start in range(0, len(paragraphs), PARAGRAPHS_TOGETHER):
             passages.append("\n\n".join(paragraphs[start : start + PARAGRAPHS_TOGETHER]))
-    return [*passages, *lines, *(repeat_after_me(line) for line in lines)]
+    passages = rng.sample(passages, len(passages) // 4)
+    words = sorted({word for line in lines for word in re.findall(r"[A-Za-z]+", line)})
+    chats: list[str] = []
+    for line in lines:
+        chats.append(chat("Repeat.", line, line))
+        some = " ".join(rng.choices(words, k=rng.randint(3, 12)))
+        chats.append(chat("Repeat.", some, some))
+        keys = rng.sample(words, rng.randint(2, 5))
+        values = {key: rng.choice(words) for key in keys}
+        asked = rng.sample(keys, rng.randint(2, len(keys)))
+        chats.append(chat("Answer.", said(values), dumped({key: values[key] for key in asked}) ))
+    documents = [*passages, *lines, *chats]
+    rng.shuffle(documents)
+    return documents
 
+def said(values):
+    return " ".join(f"The {key} is {value}." for key, value in values.items())
 
-def repeat_after_me(line: str) -> str:
-    """A chat whose answer is its question: it teaches the frame of a turn, and to look back."""
-    turns = (("system", "Repeat."), ("user", line), ("assistant", line))
+def dumped(values):
+    import json
+    return json.dumps(values, separators=(",", ":"))
+
+def chat(system: str, user: str, assistant: str) -> str:
+    """A chat whose answer stands in its question: it teaches the frame, and to look back."""
+    turns = (("system", system), ("user", user), ("assistant", assistant))
     return "".join(f"<|im_start|>{role}\n{content}<|im_end|>\n" for role, content in turns)
 
 
-def token_batches(
-    tokenizer: Tokenizer, documents: list[str], recipe: TinyRecipe, seed: int
-) -> Iterator[Tensor]:
-    """Endless (batch, context) ids, int64; documents are shuffled anew for each epoch."""
+def token_batches(tokenizer: Tokenizer, corpus: Path, recipe: TinyRecipe, seed: int) -> Iterator[Tensor]:
+    """Endless (batch, context) ids, int64; each line starts with a document's start."""
     rng = random.Random(seed)
-    encoded = [e.ids for e in tokenizer.encode_batch([text + DOCUMENT_END for text in documents])]
-    size = recipe.batch * recipe.context
-    stream: list[int] = []
+    lines: list[list[int]] = []
+    line: list[int] = []
     while True:
-        rng.shuffle(encoded)
-        stream.extend(token for ids in encoded for token in ids)
-        while len(stream) >= size:
-            yield torch.tensor(stream[:size]).view(recipe.batch, recipe.context)
-            del stream[:size]
+        documents = read_documents(corpus, rng)
+        for encoded in tokenizer.encode_batch([text + DOCUMENT_END for text in documents]):
+            line.extend(encoded.ids)
+            if len(line) >= recipe.context:
+                lines.append(line[: recipe.context])
+                line = []
+            if len(lines) == recipe.batch:
+                yield torch.tensor(lines)
+                lines = []
 
 
 @contextmanager

@@ -1,0 +1,1 @@
+"""tick(): claim, watch, stop, settle, register."""

@@ -1,0 +1,56 @@
+"""Constrained values that every face, spec and table shares: what they refuse is refused everywhere in the same way."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Generic, TypeVar
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
+
+T = TypeVar("T")
+
+MAX_INT = 2**53
+"""Above this JSON readers no longer agree on a number."""
+
+
+def plain_text(text: str) -> str:
+    """`text`, if it holds no control characters but newline and tab, and no lone surrogate. Raises: ValueError."""
+    if any(ord(character) < 32 and character not in "\n\t" for character in text):
+        raise ValueError("control characters are not allowed")
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        raise ValueError("this is not valid Unicode (a lone surrogate)") from None
+    return text
+
+
+def one_line(text: str) -> str:
+    """`text`, if it is one line with no blanks around it. Raises: ValueError."""
+    if "\n" in text or "\t" in text or text != text.strip():
+        raise ValueError("one line, with no blanks around it")
+    return text
+
+
+def _whole_number(value: Any) -> Any:
+    # JSON has one number type: 3.0 is 3, but 3.5 is no number of epochs, and true is no number at all.
+    if isinstance(value, bool):
+        raise ValueError("must be a number, not true or false")
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+Text = Annotated[str, AfterValidator(plain_text)]
+Name = Annotated[str, Field(min_length=1, max_length=128), AfterValidator(plain_text), AfterValidator(one_line)]
+Whole = Annotated[int, BeforeValidator(_whole_number)]
+Usd = Annotated[str, Field(pattern=r"^(0|[1-9][0-9]{0,8})(\.[0-9]{1,6})?$", description="Dollars as a decimal string.")]
+
+
+class Frozen(BaseModel):
+    """A value: strict types, no unknown fields, no NaN, never changed after it was made."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False, validate_default=True)
+
+
+class Page(BaseModel, Generic[T]):
+    """One page of a list, newest first. Pass `next_cursor` back as `after` for the next one."""
+
+    data: list[T]
+    next_cursor: str | None = None

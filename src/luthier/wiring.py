@@ -1,0 +1,1 @@
+"""Settings -> Platform: the one place where backends meet features."""
