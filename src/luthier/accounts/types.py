@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 
+from luthier.values import Frozen
+
 
 class Role(StrEnum):
     """What a member of a tenant may do: each includes the ones before it."""
@@ -31,3 +33,12 @@ class Idempotency:
 
     key: str
     request_sha256: str
+
+
+class Me(Frozen):
+    """The caller as the platform sees them."""
+
+    user_id: str
+    tenant_id: str
+    email: str
+    role: Role

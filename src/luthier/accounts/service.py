@@ -1,0 +1,126 @@
+"""Who is asking, and whether they asked the same before."""
+
+from __future__ import annotations
+
+import hashlib
+import secrets
+import threading
+from collections.abc import Generator
+from contextlib import contextmanager
+from datetime import timedelta
+
+from sqlalchemy.orm import Session
+
+from luthier import ids
+from luthier.accounts import store
+from luthier.accounts.types import Actor, Idempotency, Me, Role
+from luthier.database import EVERY_TENANT, Database
+from luthier.errors import KeyInFlight, KeyReused, Unauthenticated
+from luthier.seams import Clock
+
+_KEY_PREFIX = "lk_"
+_REPLAY_FOR = timedelta(hours=48)
+
+
+class Accounts:
+    """Tenants, users and keys."""
+
+    def __init__(self, database: Database, now: Clock) -> None:
+        self._database = database
+        self._now = now
+        self._in_flight: set[tuple[str, str]] = set()
+        self._in_flight_lock = threading.Lock()
+
+    def first_start(self) -> str | None:
+        """On an empty database make a tenant, its admin and a key, and return the key: it is never shown again.
+
+        Returns None where somebody exists already, so that two starts at once make one admin.
+        """
+        with self._database.write(EVERY_TENANT) as session:
+            if store.anyone(session):
+                return None
+            tenant = store.TenantRow(id=ids.new(ids.TENANT), name="Home", created_at=self._now())
+            user = store.UserRow(id=ids.new(ids.USER), email="admin@localhost", created_at=self._now())
+            session.add_all([tenant, user])
+            session.flush()
+            session.add(store.MembershipRow(tenant_id=tenant.id, user_id=user.id, role=Role.ADMIN))
+            return self._new_key(session, tenant.id, user.id, name="first start")
+
+    def authenticate(self, key: str) -> Actor:
+        """Who holds this key. Looked up anew on each request, so that a revoked key is refused at once.
+
+        Raises: Unauthenticated, with the same words whatever is wrong with the key.
+        """
+        if not key.startswith(_KEY_PREFIX) or len(key) > 128:
+            raise Unauthenticated
+        with self._database.read(EVERY_TENANT) as session:
+            found = store.by_key(session, _sha256(key))
+        if found is None:
+            raise Unauthenticated
+        row, role = found
+        if row.revoked_at is not None or (row.expires_at is not None and row.expires_at <= self._now()):
+            raise Unauthenticated
+        return Actor(tenant_id=row.tenant_id, user_id=row.user_id, role=Role(role), key_id=row.id)
+
+    def me(self, actor: Actor) -> Me:
+        """The caller as the platform sees them."""
+        with self._database.read(EVERY_TENANT) as session:
+            email = store.email_of(session, actor.user_id)
+        return Me(user_id=actor.user_id, tenant_id=actor.tenant_id, email=email or "", role=actor.role)
+
+    @contextmanager
+    def in_flight(self, actor: Actor, idempotency: Idempotency | None) -> Generator[None]:
+        """Hold a key while its request runs. Raises: KeyInFlight for a second request with it meanwhile."""
+        if idempotency is None:
+            yield
+            return
+        mark = (actor.tenant_id, idempotency.key)
+        with self._in_flight_lock:
+            if mark in self._in_flight:
+                raise KeyInFlight(
+                    "A request with this Idempotency-Key is still running.", hint="Wait for its answer, or ask again in a second."
+                )
+            self._in_flight.add(mark)
+        try:
+            yield
+        finally:
+            self._in_flight.discard(mark)
+
+    def replay(self, session: Session, actor: Actor, idempotency: Idempotency) -> str | None:
+        """The id of what an earlier request with this key made, or None. Call it inside the transaction that makes it.
+
+        Raises: KeyReused where the earlier request was another one.
+        """
+        row = store.remembered(session, actor.tenant_id, idempotency.key)
+        if row is None:
+            return None
+        if row.request_sha256 != idempotency.request_sha256:
+            raise KeyReused("This Idempotency-Key came before, with another request.", hint="Use a new key for a new request.")
+        return row.resource_id
+
+    def remember(self, session: Session, actor: Actor, idempotency: Idempotency, resource_id: str) -> None:
+        """Keep, in the transaction that made it, what this key stands for; older than 48 h is forgotten."""
+        store.forget_before(session, self._now() - _REPLAY_FOR)
+        session.add(
+            store.IdempotencyRow(
+                tenant_id=actor.tenant_id,
+                key=idempotency.key,
+                request_sha256=idempotency.request_sha256,
+                resource_id=resource_id,
+                created_at=self._now(),
+            )
+        )
+
+    def _new_key(self, session: Session, tenant_id: str, user_id: str, *, name: str) -> str:
+        key = _KEY_PREFIX + secrets.token_urlsafe(32)
+        session.add(
+            store.KeyRow(
+                id=ids.new(ids.KEY), tenant_id=tenant_id, user_id=user_id, name=name, sha256=_sha256(key), created_at=self._now()
+            )
+        )
+        return key
+
+
+def _sha256(key: str) -> str:
+    # A plain hash is right here: the key is 256 random bits, so there is nothing to guess and nothing to salt.
+    return hashlib.sha256(key.encode()).hexdigest()
