@@ -1,0 +1,38 @@
+"""Settings: the unknown stops the start, and each one is documented."""
+
+from pathlib import Path
+
+import pytest
+
+from luthier.errors import SetupError
+from luthier.settings import Settings, child_environment
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_an_unknown_variable_stops_the_start_and_names_the_nearest(monkeypatch):
+    monkeypatch.setenv("LUTHIER_SLOT", "2")
+    with pytest.raises(SetupError, match=r"LUTHIER_SLOT.*Did you mean LUTHIER_SLOTS\?"):
+        Settings.load()
+
+
+@pytest.mark.parametrize(("name", "value"), [("PORT", "70000"), ("SLOTS", "two"), ("SLOTS", "0"), ("TICK_S", "nan")])
+def test_a_bad_value_names_its_variable(monkeypatch, name, value):
+    monkeypatch.setenv(f"LUTHIER_{name}", value)
+    with pytest.raises(SetupError, match=f"LUTHIER_{name}"):
+        Settings.load()
+
+
+def test_a_flag_wins_over_the_environment(monkeypatch):
+    monkeypatch.setenv("LUTHIER_PORT", "1234")
+    assert Settings.load(port=4321, host=None).port == 4321
+
+
+def test_children_inherit_nothing_of_ours(monkeypatch):
+    monkeypatch.setenv("LUTHIER_API_KEY", "lk_secret")
+    assert "lk_secret" not in child_environment().values()
+
+
+def test_every_setting_is_documented():
+    page = (ROOT / "docs/reference/settings.md").read_text("utf-8")
+    assert [name for name in Settings.model_fields if f"`LUTHIER_{name.upper()}`" not in page] == []
