@@ -31,11 +31,20 @@ def test_no_platform_module_loads_a_machine_learning_library(imported):
     assert modules_after(f"import {imported}").isdisjoint(HEAVY)
 
 
+HELP = """
+import sys
+from luthier.faces.cli.{command} import main
+sys.argv = ["{command}", "--help"]
+try:
+    main()
+except SystemExit:
+    pass
+"""
+
+
 @pytest.mark.parametrize("command", ["tune", "model", "dataset"])
 def test_help_loads_no_library_that_it_does_not_need(command):
-    loaded = modules_after(
-        f"import sys; sys.argv = ['{command}', '--help']\nfrom luthier.faces.cli.{command} import main\ntry:\n    main()\nexcept SystemExit:\n    pass"
-    )
+    loaded = modules_after(HELP.format(command=command))
     assert loaded.isdisjoint({*HEAVY, "httpx", "pydantic", "sqlalchemy", "fastapi", "uvicorn", "tokenizers", "jinja2"})
 
 
