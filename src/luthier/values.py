@@ -49,6 +49,22 @@ class Frozen(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False, validate_default=True)
 
 
+class Source(Frozen):
+    """A file that a trainer fetches, pinned by its content. Filled in by the platform at submit."""
+
+    id: str
+    url: str
+    sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
+
+
+class BaseSource(Frozen):
+    """A base model at one exact revision. Filled in by the platform at submit."""
+
+    id: str
+    revision: str
+    url: str = Field(description="`luthier:tiny` is built on the spot, `hub:<id>` is fetched from the hub.")
+
+
 class Page(BaseModel, Generic[T]):
     """One page of a list, newest first. Pass `next_cursor` back as `after` for the next one."""
 

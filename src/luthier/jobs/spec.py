@@ -10,7 +10,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, Field, model_validator
 
-from luthier.values import Frozen, Name, Text, Usd, Whole, plain_text
+from luthier.values import BaseSource, Frozen, Name, Source, Text, Usd, Whole, plain_text
 
 
 class TrainSpec(Frozen):
@@ -89,22 +89,6 @@ class Limits(Frozen):
 
     max_cost_usd: Usd | None = None
     max_seconds: Whole | None = Field(default=None, ge=1, le=31_536_000)
-
-
-class Source(Frozen):
-    """A file that a trainer fetches, pinned by its content. Filled in by the platform at submit."""
-
-    id: str
-    url: str
-    sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
-
-
-class BaseSource(Frozen):
-    """A base model at one exact revision. Filled in by the platform at submit."""
-
-    id: str
-    revision: str
-    url: str = Field(description="`luthier:tiny` is built on the spot, `hub:<id>` is fetched from the hub.")
 
 
 class Sources(Frozen):
