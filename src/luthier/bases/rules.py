@@ -17,7 +17,10 @@ _COMMIT = re.compile(r"[0-9a-f]{40}", re.ASCII)
 def parameter_count(shape: BaseShape) -> int:
     """Weights of a model of the Llama family with these sizes.
 
-    >>> parameter_count(BaseShape(hidden=576, intermediate=1536, layers=30, heads=9, kv_heads=3, head_dim=64, vocab=49152, context=8192))
+    >>> smollm = BaseShape(
+    ...     hidden=576, intermediate=1536, layers=30, heads=9, kv_heads=3, head_dim=64, vocab=49152, context=8192
+    ... )
+    >>> parameter_count(smollm)
     134515008
     """
     query, key = shape.heads * shape.head_dim, shape.kv_heads * shape.head_dim

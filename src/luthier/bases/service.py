@@ -91,8 +91,8 @@ class Bases:
             return None
         about = {name: value for name, value in entry.items() if name != "shape"}
         lists = {name: tuple(about.get(name, ())) for name in ("languages", "aliases")}
-        facts = {**shape.model_dump(), **about, **lists, "parameters": rules.parameter_count(shape)}
-        return Base(**facts, ready=self._ready(base_id))
+        counted = {"parameters": rules.parameter_count(shape), "ready": self._ready(base_id)}
+        return Base.model_validate({**shape.model_dump(), **about, **lists, **counted})
 
     def _shape(self, base_id: str, entry: Mapping[str, Any]) -> BaseShape | None:
         if "shape" in entry:

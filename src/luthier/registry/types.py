@@ -1,0 +1,148 @@
+"""Models as values: what came out of a job, where it stands, and what is known about it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from luthier.jobs.spec import RunSpec
+from luthier.values import Frozen
+
+
+class Stage(StrEnum):
+    """Where a version stands. One version of a name is in Production; promoting another archives it."""
+
+    NONE = "None"
+    STAGING = "Staging"
+    PRODUCTION = "Production"
+    ARCHIVED = "Archived"
+
+
+class Scores(Frozen):
+    """What was measured on held-out rows."""
+
+    model_config = ConfigDict(extra="ignore", strict=False)
+
+    loss: float
+    perplexity: float | None = None
+    exact_match: float | None = None
+
+
+class Sample(Frozen):
+    """One held-out row, answered by both models."""
+
+    model_config = ConfigDict(extra="ignore", strict=False)
+
+    prompt: str
+    expected: str
+    base: str
+    tuned: str
+
+
+class Evaluation(Frozen):
+    """Base against tuned model on the same held-out rows (`results/evaluation.json`)."""
+
+    model_config = ConfigDict(extra="ignore", strict=False)
+
+    rows: int
+    base: Scores
+    tuned: Scores
+    samples: tuple[Sample, ...] = ()
+
+
+class Lineage(Frozen):
+    """From what a model was made: enough to make it again."""
+
+    job_id: str
+    base_revision: str
+    dataset: str
+    dataset_sha256: str
+    validation_dataset: str | None = None
+    method: str
+    seed: int
+    template_fingerprint: str | None = Field(default=None, description="Of tokenizer and chat template together.")
+
+
+class ModelCard(Frozen):
+    """What is known about a model; also written to `model_registry/<id>.json`."""
+
+    id: str
+    name: str
+    version: str
+    base_model: str
+    language: tuple[str, ...] = ()
+    task: str = "text-generation"
+    description: str = ""
+    metrics: dict[str, float] = Field(default_factory=dict)
+    tags: tuple[str, ...] = ()
+    lineage: Lineage
+    evaluation: Evaluation | None = None
+    warnings: tuple[str, ...] = Field(default=(), description="What to know before it is used, e.g. worse than its base.")
+    created_at: datetime
+
+
+class ModelFile(Frozen):
+    """One file of a model's weights folder."""
+
+    name: str
+    bytes: int
+    sha256: str
+
+
+class Model(Frozen):
+    """One immutable version of a tuned model: an adapter and the base that it belongs to."""
+
+    id: str
+    name: str
+    version: str = Field(description="1, 2, 3, ... within its name.")
+    stage: Stage
+    base_model: str
+    base_revision: str
+    job_id: str
+    dataset: str
+    bytes: int = Field(description="Of all its files.")
+    card: ModelCard
+    created_by: str
+    created_at: datetime
+    updated_at: datetime
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A job that succeeded, as the supervisor hands it over. Metrics and evaluation are read from its results."""
+
+    tenant_id: str
+    created_by: str
+    job_id: str
+    spec: RunSpec
+    """With `sources` filled in; `name` may be None, then the base and the job name the model."""
+    results: str
+    """Storage name of the results folder: `users/<tenant>/jobs/<job>/attempts/<n>/results`."""
+
+
+@dataclass(frozen=True)
+class Archive:
+    """A download of all files of a model as one tar, uncompressed: its size is known before the first byte."""
+
+    file_name: str
+    bytes: int
+    chunks: Any
+    """Iterator of bytes, constant memory."""
+
+
+class StoredModel(BaseModel):
+    """`metadata.json` of a model's folder: all that is needed to make the row again."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    id: str
+    tenant_id: str
+    created_by: str
+    stage: Stage
+    files: tuple[ModelFile, ...]
+    card: ModelCard
+    updated_at: datetime

@@ -1,0 +1,56 @@
+"""Questions to a model, and its answers."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, Field
+
+from luthier.values import Frozen, Text, Whole, plain_text
+
+
+class ChatMessage(Frozen):
+    """One turn of a conversation."""
+
+    role: Literal["system", "user", "assistant", "tool"]
+    content: Annotated[Text | None, Field(max_length=1_000_000)] = None
+    name: Annotated[Text | None, Field(max_length=256)] = None
+    tool_calls: tuple[dict[str, Any], ...] | None = Field(default=None, strict=False)
+    tool_call_id: Annotated[Text | None, Field(max_length=256)] = None
+
+
+class ChatRequest(Frozen):
+    """What to answer, by which model, and how tokens are chosen."""
+
+    model: Annotated[str, Field(min_length=1, max_length=300), AfterValidator(plain_text)] = Field(
+        description="A model id, a name (its Production version), `name@3`, or a base id."
+    )
+    messages: Annotated[tuple[ChatMessage, ...], Field(min_length=1, max_length=1000, strict=False)]
+    tools: Annotated[tuple[dict[str, Any], ...], Field(max_length=128, strict=False)] | None = None
+    max_tokens: Whole = Field(default=256, ge=1, le=131_072, description="Longest answer, in tokens.")
+    temperature: float = Field(default=0.0, ge=0, le=2, description="0 takes the most likely token each time.")
+    top_p: float = Field(default=1.0, gt=0, le=1)
+    seed: Whole | None = Field(default=None, ge=0, le=2**63 - 1)
+
+
+FinishReason = Literal["stop", "length"]
+
+
+class ChatDelta(Frozen):
+    """A piece of an answer. The last one has a `finish_reason` and both counts, and may have no text."""
+
+    text: str = ""
+    finish_reason: FinishReason | None = None
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    model: str = Field(description="The exact version that answers: a model id, or a base id.")
+
+
+class ChatAnswer(Frozen):
+    """A whole answer."""
+
+    text: str
+    finish_reason: FinishReason
+    prompt_tokens: int
+    completion_tokens: int
+    model: str
