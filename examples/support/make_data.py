@@ -16,7 +16,7 @@ import random
 from collections.abc import Iterator
 from pathlib import Path
 
-TRAIN_ROWS = 560
+TRAIN_ROWS = 600
 HELDOUT_ROWS = 140
 SYSTEM = "Route the message. Answer with JSON only."
 
@@ -25,12 +25,9 @@ ISSUES: dict[str, list[str]] = {
         "I would like my money back for {p}.",
         "Please refund my last payment for {p}.",
         "I was charged twice for {p} and want one of them returned.",
-        "You took ${n} from my card for {p} and I never agreed to it.",
         "We paid for {p} by mistake, can you send the money back?",
         "Can I get a refund for {p}? It is not what I expected.",
-        "The payment for {p} went through two times.",
         "I am not happy with {p} and ask for a full refund.",
-        "My card was billed again for {p}, please reverse it.",
     ],
     "cancel": [
         "Please cancel my subscription to {p}.",
@@ -38,10 +35,7 @@ ISSUES: dict[str, list[str]] = {
         "How do I end my plan for {p}? We are leaving.",
         "We no longer need {p}, close our plan.",
         "Do not renew {p} for us.",
-        "We are moving to another vendor and will drop {p}.",
-        "Our contract for {p} should end this month.",
         "I would like to unsubscribe from {p} for good.",
-        "Turn off the renewal of {p}, we are done.",
     ],
     "login": [
         "I cannot sign in to {p}.",
@@ -49,9 +43,6 @@ ISSUES: dict[str, list[str]] = {
         "I am locked out of {p} after too many attempts.",
         "The reset email for {p} never arrives.",
         "I lost my phone and the second factor for {p} is gone.",
-        "It says my credentials for {p} are invalid.",
-        "Nobody in our office can log in to {p} since Monday.",
-        "I forgot which email I used for {p}, so I have no access.",
         "My account on {p} is suspended and I do not know why.",
     ],
     "bug": [
@@ -60,9 +51,6 @@ ISSUES: dict[str, list[str]] = {
         "{p} freezes after the last update.",
         "Since yesterday {p} shows the wrong totals.",
         "The export in {p} is broken, the file is empty.",
-        "Search returns nothing in {p} although the data is there.",
-        "{p} loses my changes when the network drops.",
-        "I get a blank screen in {p} after I click on settings.",
         "{p} is extremely slow and then times out.",
     ],
     "howto": [
@@ -71,43 +59,30 @@ ISSUES: dict[str, list[str]] = {
         "Could you explain how tags work in {p}?",
         "What is the best way to import contacts into {p}?",
         "Is there a guide for setting up {p}?",
-        "I am new and want to learn how to build a report with {p}.",
-        "Can {p} send a weekly summary, and how do I set it up?",
         "Which steps do I follow to change the language of {p}?",
-        "Does {p} support dark mode, and where is the switch?",
     ],
     "invoice": [
         "Please send me the invoice for {p}.",
         "Our company address on the bill for {p} is wrong.",
         "I need a receipt for {p} with our tax number.",
         "The invoice for {p} does not show the purchase order.",
-        "Can you put the VAT id on the bill for {p}?",
         "We did not receive the March invoice for {p}.",
-        "Our bookkeeper asks for all receipts of {p}.",
-        "Please change the billing contact for {p} to our finance office.",
         "Can we pay for {p} by bank transfer on a yearly bill?",
     ],
 }
 PRODUCTS: dict[str, list[str]] = {
-    "mobile": ["the mobile app", "your iPhone app", "the Android app", "the app on my phone",
-               "the tablet version", "your iOS app"],
-    "web": ["the website", "the web dashboard", "the browser version", "your web portal",
-            "the page in Chrome", "the online console"],
-    "desktop": ["the desktop client", "the Windows program", "the Mac version",
-                "your desktop software", "the Linux client", "the program on my laptop"],
-    "api": ["the API", "your REST API", "the webhook service", "the Python SDK",
-            "the developer endpoint", "the GraphQL interface"],
-}  # fmt: skip
+    "mobile": ["the mobile app", "your iPhone app", "the Android app", "the app on my phone"],
+    "web": ["the website", "the web dashboard", "the browser version", "the page in Chrome"],
+    "desktop": ["the desktop client", "the Windows program", "the Mac version", "your Linux client"],
+    "api": ["the API", "the webhook service", "the Python SDK", "the GraphQL endpoint"],
+}
 URGENCIES: dict[str, list[str]] = {
     "high": [
         "This is urgent.",
         "We need this fixed today.",
         "Our whole team is blocked.",
-        "Please treat this as an emergency.",
         "We are losing customers every hour.",
         "I need an answer right now.",
-        "It cannot wait, our launch is tonight.",
-        "Please act immediately.",
     ],
     "normal": [
         "",
@@ -115,16 +90,13 @@ URGENCIES: dict[str, list[str]] = {
         "",
         "Please look at it this week.",
         "A reply in the next few days would be good.",
-        "I would be glad about an answer by Friday.",
     ],
     "low": [
         "There is no rush.",
         "Take your time.",
         "Whenever you have a free moment.",
         "It is not important, just a note.",
-        "Answer when it suits you, even next month.",
         "This has low priority for us.",
-        "I can wait for this.",
     ],
 }
 TEAMS = {
@@ -172,8 +144,7 @@ def message(rng: random.Random, intent: str, product: str, urgency: str) -> str:
     parts = [rng.choice(GREETINGS), *core, rng.choice(CLOSINGS)]
     text = " ".join(part for part in parts if part)
     text = text.replace("{n}", str(rng.randint(3, 99))).replace("{y}", str(rng.randint(10, 25)))
-    text = text.replace("{who}", rng.choice(PEOPLE))
-    return text.lower() if rng.random() < 0.08 else text
+    return text.replace("{who}", rng.choice(PEOPLE))
 
 
 def rows(seed: int) -> Iterator[dict[str, object]]:
@@ -184,10 +155,9 @@ def rows(seed: int) -> Iterator[dict[str, object]]:
         intent, product = rng.choice(list(ISSUES)), rng.choice(list(PRODUCTS))
         urgency = rng.choice(list(URGENCIES))
         text = message(rng, intent, product, urgency)
-        # Lower case too: "hi" and "Hi" on two sides of the split would be the same message.
-        if text.lower() in seen:
+        if text in seen:
             continue
-        seen.add(text.lower())
+        seen.add(text)
         fields = json.dumps(answer(intent, product, urgency), separators=(",", ":"))
         turns = (("system", SYSTEM), ("user", text), ("assistant", fields))
         yield {"messages": [{"role": role, "content": content} for role, content in turns]}
