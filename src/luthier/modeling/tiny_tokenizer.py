@@ -38,17 +38,14 @@ def read_rows(path: Path) -> list[tuple[str, dict[str, str]]]:
 
 
 def corpus_lines(rows: list[tuple[str, dict[str, str]]], seed: int) -> list[str]:
-    """One document a line: recombined sentences, then as many JSON objects of random values."""
+    """All sentences, then JSON objects of random values: one a line, in random order."""
     rng = random.Random(seed)
     sentences = [part for text, _ in rows for part in re.split(r"(?<=[.?!]) ", text)]
     rng.shuffle(sentences)
-    lines = [" ".join(sentences[at : at + 4]) for at in range(0, len(sentences), 4)]
     # Sorted, because the order of a set of strings differs from run to run.
     values = {key: sorted({fields[key] for _, fields in rows}) for key in rows[0][1]}
-    for _ in rows:
-        drawn = {key: rng.choice(choices) for key, choices in values.items()}
-        lines.append(json.dumps(drawn, separators=(",", ":")))
-    return lines
+    drawn = [{key: rng.choice(choices) for key, choices in values.items()} for _ in rows]
+    return sentences + [json.dumps(fields, separators=(",", ":")) for fields in drawn]
 
 
 def train_tokenizer(texts: Iterable[str]) -> Tokenizer:
