@@ -20,10 +20,11 @@ from typing import Any
 
 import torch
 import yaml
-from luthier.modeling.tiny import build_tiny, limited_threads
 from peft import LoraConfig, get_peft_model
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from luthier.modeling.tiny import build_tiny, limited_threads
 
 EXAMPLE = Path(__file__).parent.parent / "examples" / "support"
 PACK_TOKENS = 512
@@ -65,11 +66,9 @@ def read_rows(path: Path, tokenizer: Any) -> list[Row]:
     rows: list[Row] = []
     for line in path.read_text(encoding="utf-8").splitlines():
         messages = json.loads(line)["messages"]
-        prompt = tokenizer.apply_chat_template(
-            messages[:-1], add_generation_prompt=True, return_dict=False
-        )
+        prompt = tokenizer.apply_chat_template(messages[:-1], add_generation_prompt=True, return_dict=False)
         content = messages[-1]["content"]
-        answer = tokenizer.encode(content) + [tokenizer.eos_token_id]
+        answer = [*tokenizer.encode(content), tokenizer.eos_token_id]
         rows.append(Row(prompt, answer, content))
     return rows
 
@@ -148,8 +147,8 @@ def exact_match(model: Any, tokenizer: Any, rows: list[Row]) -> float:
         some = rows[start : start + EVALUATED_AT_ONCE]
         width = max(len(row.prompt) for row in some)
         gaps = [width - len(row.prompt) for row in some]
-        ids = [[tokenizer.pad_token_id] * gap + row.prompt for gap, row in zip(gaps, some)]
-        seen = [[0] * gap + [1] * len(row.prompt) for gap, row in zip(gaps, some)]
+        ids = [[tokenizer.pad_token_id] * gap + row.prompt for gap, row in zip(gaps, some, strict=True)]
+        seen = [[0] * gap + [1] * len(row.prompt) for gap, row in zip(gaps, some, strict=True)]
         out = model.generate(
             input_ids=torch.tensor(ids),
             attention_mask=torch.tensor(seen),
@@ -157,7 +156,7 @@ def exact_match(model: Any, tokenizer: Any, rows: list[Row]) -> float:
             do_sample=False,
         )
         texts = tokenizer.batch_decode(out[:, width:], skip_special_tokens=True)
-        right += sum(text == row.content for text, row in zip(texts, some))
+        right += sum(text == row.content for text, row in zip(texts, some, strict=True))
     return right / len(rows)
 
 
