@@ -1,0 +1,82 @@
+"""Money as values. Inside it is integer micro-dollars and integer milliseconds; on the wire it is decimal strings."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from decimal import Decimal
+
+from pydantic import Field
+
+from luthier.values import Frozen, Usd
+
+
+class Price(Frozen):
+    """What an hour of one kind of hardware costs now, and how much that hardware can hold."""
+
+    hardware: str = Field(description="The name that a run gives as `hardware`.")
+    description: str = ""
+    hourly_usd: Usd = Field(description="Dollars per hour; billed by the millisecond.")
+    memory_bytes: int | None = Field(default=None, description="Memory that training may use; null where it is not known.")
+    assumed_flops: float = Field(description="Operations per second that an estimate assumes before anything was measured.")
+    valid_from: datetime
+
+    @property
+    def micro_usd_per_hour(self) -> int:
+        """The same price in integer micro-dollars."""
+        return int(Decimal(self.hourly_usd) * 1_000_000)
+
+
+class JobCost(Frozen):
+    """What one job has cost so far, to the micro-dollar."""
+
+    job_id: str
+    hardware: str
+    hourly_usd: Usd = Field(description="The price of the latest usage; earlier usage keeps the price it began with.")
+    elapsed_seconds: float = Field(description="Billed time of all attempts together.")
+    elapsed_hours: float
+    cost_usd: Usd
+    held_usd: Usd = Field(description="Set aside for what the job may still cost; 0.00 once it is settled.")
+    settled: bool = Field(description="Whether the cost is final and stands in the ledger.")
+
+
+class HardwareUsage(Frozen):
+    """Time and money of one kind of hardware in a period."""
+
+    seconds: float
+    cost_usd: Usd
+
+
+class UsageReport(Frozen):
+    """What the caller's tenant used in the current month (UTC)."""
+
+    period: str = Field(description="`YYYY-MM`.")
+    cost_usd: Usd = Field(description="All usage, settled or not.")
+    held_usd: Usd = Field(description="Set aside for jobs that are not settled yet.")
+    by_hardware: dict[str, HardwareUsage]
+
+
+class Charge(Frozen):
+    """One line of the ledger: final, never changed; a correction would be a further line."""
+
+    id: str
+    job_id: str
+    attempt: int
+    period: str = Field(description="The month that it counts for, `YYYY-MM`.")
+    hardware: str
+    seconds: float
+    amount_usd: str = Field(description="Dollars; negative in a refund.")
+    at: datetime
+
+
+@dataclass(frozen=True)
+class Segment:
+    """A stretch of usage as its supervisor measured it. Sent again and again while it grows; the longest one counts."""
+
+    tenant_id: str
+    job_id: str
+    attempt: int
+    seq: int
+    hardware: str
+    started_at: datetime
+    ms: int

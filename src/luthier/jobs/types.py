@@ -1,0 +1,136 @@
+"""Jobs as values: what faces show."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from enum import StrEnum
+from typing import Literal
+
+from pydantic import Field
+
+from luthier.jobs.spec import RunSpec
+from luthier.values import Frozen, Usd
+
+
+class JobState(StrEnum):
+    """Where a job stands. `rules.TRANSITIONS` says which steps there are."""
+
+    QUEUED = "queued"
+    STARTING = "starting"
+    RUNNING = "running"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    STOPPED = "stopped"
+    CANCELLED = "cancelled"
+
+
+class JobError(Frozen):
+    """Why a job failed, and what to do about it."""
+
+    code: str = Field(description="`out_of_memory`, `diverged`, `bad_data`, `no_effect`, `crashed`, `storage`, `device`, `budget`, ...")
+    message: str
+    hint: str
+
+
+class MemoryEstimate(Frozen):
+    """Bytes that training will need at its peak, by what needs them."""
+
+    base_bytes: int = Field(description="The frozen base model.")
+    adapter_bytes: int = Field(description="The adapter's weights and gradients.")
+    optimizer_bytes: int = Field(description="Two moments of AdamW for each adapter weight.")
+    activation_bytes: int = Field(description="What the backward pass needs of one micro-batch.")
+    logits_bytes: int = Field(description="Logits of one micro-batch and their gradient.")
+    runtime_bytes: int = Field(description="The process itself.")
+    total_bytes: int
+    available_bytes: int | None = Field(description="What the hardware has; null where it is not known.")
+
+
+class Estimate(Frozen):
+    """What a run will take, before it is submitted. Nothing is reserved by asking."""
+
+    rows: int = Field(description="Rows that will be trained on.")
+    tokens_per_epoch: int
+    tokens: int = Field(description="Tokens of the whole run.")
+    epochs: float
+    steps: int = Field(description="Optimiser steps.")
+    batch_size: int = Field(description="Rows of one forward pass.")
+    tokens_per_second: float
+    seconds: int = Field(description="Billed seconds, start and evaluation included.")
+    basis: Literal["measured", "assumed"] = Field(description="Whether the speed was measured on earlier jobs or is a stated guess.")
+    basis_note: str = Field(description="Where the speed comes from, for people.")
+    hardware: str
+    hourly_usd: Usd
+    cost_usd: Usd = Field(description="Set aside at submit, replaced by the exact cost at the end.")
+    memory: MemoryEstimate
+    fits: bool
+    advice: tuple[str, ...] = Field(default=(), description="Where it does not fit: what to change, most effective first.")
+
+
+class Job(Frozen):
+    """One run and how far it is."""
+
+    id: str
+    name: str | None = Field(description="Name of the model that comes out.")
+    state: JobState
+    wish: Literal["stop", "cancel"] | None = Field(default=None, description="Asked for and under way.")
+    kind: str
+    method: str
+    base_model: str
+    dataset: str
+    validation_dataset: str | None = None
+    hardware: str
+    attempt: int = Field(description="0 until it is first started; each restart is one more.")
+    phase: str | None = Field(default=None, description="For people: fetching base, training, evaluating, ...")
+    step: int = 0
+    total_steps: int | None = None
+    epoch: float = 0.0
+    loss: float | None = None
+    eval_loss: float | None = None
+    tokens_per_second: float | None = None
+    eta_seconds: float | None = None
+    peak_memory_bytes: int | None = None
+    cost_usd: Usd = Field(description="So far; final once the job has ended.")
+    estimated_cost_usd: Usd
+    model_id: str | None = None
+    error: JobError | None = None
+    created_by: str
+    created_at: datetime
+    updated_at: datetime
+    started_at: datetime | None = Field(default=None, description="When the latest attempt was claimed.")
+    finished_at: datetime | None = None
+    spec: RunSpec = Field(description="The request, as it was frozen at submit.")
+
+    @property
+    def finished(self) -> bool:
+        """Whether it will not move by itself any more."""
+        return self.state in FINISHED
+
+
+FINISHED = frozenset({JobState.SUCCEEDED, JobState.FAILED, JobState.STOPPED, JobState.CANCELLED})
+
+
+class Submitted(Frozen):
+    """The answer to a submit: the job, and what it is expected to take."""
+
+    job: Job
+    estimate: Estimate
+    replayed: bool = Field(default=False, description="This Idempotency-Key came before: the job is the one it made then.")
+
+
+class LogTail(Frozen):
+    """The end of a job's log."""
+
+    attempt: int
+    text: str
+    total_bytes: int
+    truncated: bool = Field(description="Whether there is more before it.")
+
+
+class Transition(Frozen):
+    """One step of a job's state machine, as it happened."""
+
+    attempt: int
+    from_state: JobState | None
+    to_state: JobState
+    at: datetime
+    reason: str
