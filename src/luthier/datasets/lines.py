@@ -1,0 +1,180 @@
+"""From bytes to raw records, in constant memory: lines, or the elements of one JSON array, found by content."""
+
+from __future__ import annotations
+
+import codecs
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import BinaryIO
+
+from luthier.datasets.examples import MAX_DEPTH, MAX_RECORD_BYTES, BadRow
+
+_CHUNK = MAX_RECORD_BYTES
+_WHITESPACE = b" \t\r\n"
+_TOO_LONG = f"A line is longer than {MAX_RECORD_BYTES:,} bytes"
+_MAGIC = (
+    (b"\x1f\x8b", "encoding", "gzip"),
+    (b"\x28\xb5\x2f\xfd", "encoding", "zstd"),
+    (b"PK\x03\x04", "type", "a zip archive"),
+    (b"PAR1", "type", "Parquet"),
+    (b"\x7fELF", "type", "a program (ELF)"),
+    (b"\x89PNG", "type", "a PNG image"),
+    (b"%PDF", "type", "a PDF"),
+    (b"\x80\x04", "type", "a Python pickle"),
+    (b"\x80\x05", "type", "a Python pickle"),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Raw:
+    """The bytes of one record, as they stand in the file."""
+
+    line: int
+    data: bytes
+
+
+class _Input:
+    """A stream without its byte order mark, whose first bytes can be looked at."""
+
+    def __init__(self, stream: BinaryIO) -> None:
+        self._stream = stream
+        self.head = stream.read(_CHUNK)
+        self.marked = self.head.startswith(codecs.BOM_UTF8)
+        if self.marked:
+            self.head = self.head[3:]
+
+    def read(self) -> bytes:
+        head, self.head = self.head, b""
+        return head or self._stream.read(_CHUNK)
+
+
+def is_array(head: bytes) -> bool:
+    """Whether a file that starts like this is one JSON array and not lines."""
+    return head.lstrip(codecs.BOM_UTF8).lstrip(_WHITESPACE).startswith(b"[")
+
+
+def raw_records(stream: BinaryIO) -> Iterator[Raw | BadRow]:
+    """The records of a file in order; a `BadRow` is the last one, because nothing can be found after it."""
+    source = _Input(stream)
+    wrong = _not_text(source.head)
+    if wrong is not None:
+        yield wrong
+    elif is_array(source.head):
+        yield from _Elements(source).records()
+    else:
+        yield from _lines(source)
+
+
+def _not_text(head: bytes) -> BadRow | None:
+    utf16 = head.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) or head[:2] in (b"{\0", b"\0{", b"[\0", b"\0[")
+    if utf16:
+        return BadRow(1, "encoding", "The file is UTF-16.", "Save it as UTF-8 (`iconv -f utf-16 -t utf-8`).", fatal=True)
+    for magic, code, noun in _MAGIC:
+        if head.startswith(magic):
+            return BadRow(1, code, f"The file is {noun}, not JSON lines.", "Unpack or convert it to JSON lines.", fatal=True)
+    if head[:512].lstrip().lower().startswith((b"<!doctype", b"<html")):
+        return BadRow(1, "type", "The file is a web page, not JSON lines.", "Download the data itself.", fatal=True)
+    return None
+
+
+def _lines(source: _Input) -> Iterator[Raw | BadRow]:
+    number, rest = 0, b""
+    while chunk := source.read():
+        *complete, rest = (rest + chunk).split(b"\n")
+        for line in complete:
+            number += 1
+            if len(line) > MAX_RECORD_BYTES:
+                yield _too_long(number)
+                return
+            if line and not line.isspace():
+                yield Raw(number, line)
+        if len(rest) > MAX_RECORD_BYTES:
+            yield _too_long(number + 1)
+            return
+    if rest.strip():
+        yield Raw(number + 1, rest)
+
+
+def _too_long(number: int) -> BadRow:
+    return BadRow(number, "line_too_long", f"{_TOO_LONG}.", "Split the row, or put one row on each line.", fatal=True)
+
+
+_TOKEN = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"|["\[\]{},]', re.DOTALL)
+
+
+class _Elements:
+    """Cuts one array into the bytes of its elements without reading them: only brackets, commas and strings matter."""
+
+    def __init__(self, source: _Input) -> None:
+        self._source = source
+        self._buffer = source.read()
+        self._at = self._buffer.index(b"[") + 1
+        self._number = 0
+        self._newlines = self._buffer.count(b"\n", 0, self._at)
+
+    def records(self) -> Iterator[Raw | BadRow]:
+        try:
+            yield from self._elements()
+            self._nothing_more()
+        except BadRow as bad:
+            bad.fatal = True
+            yield bad
+
+    def _elements(self) -> Iterator[Raw]:
+        while True:
+            data, separator = self._next()
+            if data.strip(_WHITESPACE):
+                self._number += 1
+                yield Raw(self._number, data)
+            elif separator == b"," or self._number:
+                raise BadRow(
+                    self._number + 1, "json_syntax", "A comma of the array has no row beside it.", "Remove the extra comma."
+                )
+            if separator == b"]":
+                return
+
+    def _next(self) -> tuple[bytes, bytes]:
+        """The bytes up to the comma or bracket that ends this element, and which of the two it was."""
+        start = scanned = self._at
+        depth = 0
+        while True:
+            for match in _TOKEN.finditer(self._buffer, scanned):
+                token = match.group()
+                if token == b'"':
+                    break  # its end has not been read yet
+                if depth == 0 and token in (b",", b"]"):
+                    self._at = match.end()
+                    return self._buffer[start : match.start()], token
+                depth += (token in (b"[", b"{")) - (token in (b"]", b"}"))
+                if depth >= MAX_DEPTH:
+                    raise BadRow(
+                        self._number + 1, "too_deep", f"Objects and lists nest deeper than {MAX_DEPTH} levels.", "Flatten the row."
+                    )
+                if depth < 0:
+                    raise self._cut("A bracket closes what was never opened")
+                scanned = match.end()
+            start, scanned = self._more(start, scanned)
+
+    def _more(self, start: int, scanned: int) -> tuple[int, int]:
+        """Read on, keeping only the element that is being cut. Returns where it and the scan stand now."""
+        if len(self._buffer) - start > MAX_RECORD_BYTES:
+            raise _too_long(self._number + 1)
+        chunk = self._source.read()
+        if not chunk:
+            raise self._cut("The array has no end")
+        self._newlines += self._buffer.count(b"\n", 0, start)
+        self._buffer = self._buffer[start:] + chunk
+        return 0, scanned - start
+
+    def _cut(self, what: str) -> BadRow:
+        line = self._newlines + self._buffer.count(b"\n") + 1
+        return BadRow(self._number + 1, "json_syntax", f"{what} (line {line} of the file).", "Is the file cut off?")
+
+    def _nothing_more(self) -> None:
+        rest = self._buffer[self._at :]
+        while not rest.strip(_WHITESPACE):
+            rest = self._source.read()
+            if not rest:
+                return
+        raise BadRow(1, "row_not_object", "Line 1 is a list, and more follows after it.", "Write one object a line.")

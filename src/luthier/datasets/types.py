@@ -1,0 +1,112 @@
+"""Datasets as values."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field
+
+from luthier.values import Frozen
+
+DatasetState = Literal["validating", "ready", "rejected"]
+Severity = Literal["error", "warning"]
+SchemaName = Literal["chat", "prompt_completion", "alpaca"]
+
+
+class Finding(Frozen):
+    """Something that is wrong with one line (or with the file: then `line` is null), and how to mend it."""
+
+    line: int | None = Field(description="Physical line, counted from 1; in a JSON array the number of the record.")
+    code: str = Field(description="Stable name of what is wrong, e.g. `json_syntax`.")
+    severity: Severity = Field(description="One error rejects the file; a warning does not.")
+    message: str
+    fix: str = Field(description="What to do about it.")
+
+
+class Bin(Frozen):
+    """Rows whose length lies in `low` to `high`, both included."""
+
+    low: int
+    high: int
+    rows: int
+
+
+class Lengths(Frozen):
+    """How long rows are. Percentiles are exact over the measured rows."""
+
+    unit: Literal["tokens", "characters"]
+    min: int
+    mean: float
+    median: int
+    p95: int
+    max: int
+    histogram: tuple[Bin, ...] = ()
+
+
+class Report(Frozen):
+    """What validation saw. Findings list at most 20 a code; `counts` counts them all."""
+
+    format: Literal["jsonl", "json"] | None = Field(description="By content: JSON lines, or one JSON array.")
+    schema_name: SchemaName | None = Field(description="What the rows are; Alpaca rows are stored as chat.")
+    bytes: int
+    rows: int = Field(description="Records seen, good or bad.")
+    usable_rows: int = Field(description="Records without an error.")
+    tokenizer: str | None = Field(default=None, description="Base whose tokenizer counted; null when none was there.")
+    tokens: int | None = Field(default=None, description="Tokens of one epoch, with the chat template.")
+    loss_tokens: int | None = Field(default=None, description="How many of them the model learns to write.")
+    measured_rows: int = Field(default=0, description="Rows that were tokenised; fewer than usable means scaled up.")
+    lengths: Lengths | None = None
+    context: int | None = Field(default=None, description="The base's context, in tokens.")
+    over_context: int | None = Field(default=None, description="Rows longer than it: training would cut them.")
+    duplicates: int = Field(default=0, description="Rows equal to an earlier one.")
+    roles: dict[str, int] = Field(default_factory=dict, description="Messages by role.")
+    errors: int = 0
+    warnings: int = 0
+    counts: dict[str, int] = Field(default_factory=dict, description="Findings by code, all of them.")
+    findings: tuple[Finding, ...] = ()
+
+
+class Dataset(Frozen):
+    """One immutable version of a named dataset."""
+
+    id: str
+    tenant_id: str
+    name: str = Field(description="Whatever its owner called it: show it escaped.")
+    version: int = Field(description="1, 2, 3, ... within the name.")
+    state: DatasetState
+    bytes: int = Field(description="Size of the file as it was uploaded.")
+    sha256: str = Field(description="Of the file as it was uploaded.")
+    rows_sha256: str | None = Field(default=None, description="Of the canonical rows that a trainer reads; null until ready.")
+    rows: int | None = Field(default=None, description="Rows to train on; null until ready.")
+    tokens: int | None = None
+    created_by: str
+    created_at: datetime
+    report: Report | None = Field(default=None, description="Null while it is being validated.")
+
+
+@dataclass(frozen=True)
+class Upload:
+    """A file on its way in. `chunks` is read once, from front to end."""
+
+    chunks: Iterable[bytes]
+    name: str | None = None
+    """Without one the file's name serves, without its folder and ending."""
+    file_name: str | None = None
+    sha256: str | None = None
+    """What the sender says that the bytes hash to; checked."""
+    base_model: str | None = None
+    """Whose tokenizer and context the report is measured with; the shipped base by default."""
+
+
+@dataclass(frozen=True)
+class Room:
+    """Where uploads may be put while they arrive, and how large they may be."""
+
+    scratch: Path
+    """On the file system of the data folder, so that a finished upload is moved, not copied."""
+    max_upload_bytes: int
+    inline_upload_bytes: int
