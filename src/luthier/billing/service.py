@@ -2,59 +2,252 @@
 
 from __future__ import annotations
 
+import difflib
+import json
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+from pydantic import TypeAdapter, ValidationError
+from sqlalchemy import select
 from sqlalchemy.orm import Session
 
+from luthier import ids
 from luthier.accounts.types import Actor
-from luthier.billing.types import Charge, JobCost, Price, Segment, UsageReport
-from luthier.database import Database
+from luthier.billing import rules, store
+from luthier.billing.machine import Machine, this_machine
+from luthier.billing.types import Charge, HardwareUsage, Hold, JobCost, Price, Segment, UsageReport
+from luthier.database import EVERY_TENANT, Database, page
+from luthier.errors import FieldInvalid, NotFound
 from luthier.seams import Clock
-from luthier.values import Page
+from luthier.values import Page, Usd
+
+_BOOK = Path(__file__).parent / "prices.json"
+_DOLLARS = TypeAdapter[str](Usd)
 
 
 class Billing:
     """What usage costs. Prices a running job by the price that its usage segment began with."""
 
-    def __init__(self, database: Database, now: Clock, machine_memory_bytes: int | None = None) -> None: ...
+    def __init__(self, database: Database, now: Clock, machine: Machine | None = None) -> None:
+        self._database = database
+        self._now = now
+        self._machine = machine or this_machine()
 
     def first_start(self) -> None:
         """Fill an empty price table from the shipped price book; afterwards the table is the truth. Safe to repeat."""
-        raise NotImplementedError
+        with self._database.write(EVERY_TENANT) as session:
+            if not store.any_price(session):
+                session.add_all(self._shipped(entry) for entry in json.loads(_BOOK.read_text("utf-8")))
 
     def prices(self) -> list[Price]:
         """All prices that are valid now, cheapest first."""
-        raise NotImplementedError
+        with self._database.read(EVERY_TENANT) as session:
+            return [self._price(row) for row in store.prices(session)]
 
     def price(self, hardware: str) -> Price:
         """The price of this hardware now. Raises: FieldInvalid."""
-        raise NotImplementedError
+        with self._database.read(EVERY_TENANT) as session:
+            row = store.price(session, hardware)
+        if row is None:
+            raise self._unknown(hardware)
+        return self._price(row)
 
     def set_price(self, hardware: str, hourly_usd: str) -> Price:
         """From now on this hardware costs that much; usage that has begun keeps its price to the end of its segment.
 
         Raises: FieldInvalid.
         """
-        raise NotImplementedError
+        try:
+            micro_usd = rules.micro_usd(_DOLLARS.validate_python(hourly_usd))
+        except ValidationError:
+            raise FieldInvalid(
+                "A price is dollars per hour, with at most 6 places.", hint='For example "1.50".', param="hourly_usd"
+            ) from None
+        with self._database.write(EVERY_TENANT) as session:
+            old = store.price(session, hardware)
+            if old is None:
+                raise self._unknown(hardware)
+            old.valid_until = self._now()
+            session.flush()  # the index allows one open price a hardware: the old one ends first
+            session.add(new := self._successor(old, micro_usd))
+        return self._price(new)
 
     def job_cost(self, actor: Actor, job_id: str) -> JobCost:
         """What a job has cost so far. Raises: NotFound."""
-        raise NotImplementedError
+        with self._database.read(actor.tenant_id) as session:
+            hold = store.hold_of(session, job_id)
+            if hold is None:
+                raise NotFound("job")
+            used = store.segments(session, job_id)
+            price = used[-1].micro_usd_per_hour if used else self._now_costs(session, hold.hardware)
+        ms = sum(segment.ms for segment in used)
+        return JobCost(
+            job_id=job_id,
+            hardware=hold.hardware,
+            hourly_usd=rules.usd(price),
+            elapsed_seconds=ms / 1000,
+            elapsed_hours=ms / rules.MS_PER_HOUR,
+            cost_usd=rules.usd(rules.charge(_stretches(used))),
+            held_usd=rules.usd(0 if hold.settled_at else hold.micro_usd),
+            settled=hold.settled_at is not None,
+        )
+
+    def costs(self, session: Session, job_ids: Iterable[str]) -> dict[str, int]:
+        """The cumulative charge of each of these jobs, in micro-dollars."""
+        return {job_id: rules.charge(_stretches(store.segments(session, job_id))) for job_id in job_ids}
+
+    def used_ms(self, session: Session, job_id: str) -> int:
+        """The billed time of a job, all attempts together."""
+        return sum(segment.ms for segment in store.segments(session, job_id))
 
     def usage(self, actor: Actor) -> UsageReport:
         """The current month of the caller's tenant."""
-        raise NotImplementedError
+        now = self._now()
+        month = now.replace(day=1, hour=0, minute=0, second=0, microsecond=0)
+        with self._database.read(actor.tenant_id) as session:
+            # A segment that began before the month's end and reaches into it is at most a segment long, and then some.
+            since = month - timedelta(milliseconds=2 * rules.SEGMENT_MS)
+            rows = store.segments_of_jobs_used_since(session, since)
+            held = store.open_holds(session)
+        used = _used_in(rules.period_of(now), rows)
+        by_hardware = {
+            name: HardwareUsage(seconds=ms / 1000, cost_usd=rules.usd(money)) for name, (ms, money) in sorted(used.items())
+        }
+        total = sum(money for _, money in used.values())
+        return UsageReport(
+            period=rules.period_of(now), cost_usd=rules.usd(total), held_usd=rules.usd(held), by_hardware=by_hardware
+        )
 
     def history(self, actor: Actor, *, after: str | None = None, limit: int = 50) -> Page[Charge]:
         """The ledger, newest first. Raises: CursorInvalid."""
-        raise NotImplementedError
+        with self._database.read(actor.tenant_id) as session:
+            rows, cursor = page(session, select(store.LedgerRow), store.LedgerRow, after=after, limit=limit)
+        return Page(data=[_charge(row) for row in rows], next_cursor=cursor)
 
-    def hold(self, session: Session, actor: Actor, job_id: str, micro_usd: int) -> None:
-        """Set money aside for a job, in the transaction that makes it."""
-        raise NotImplementedError
+    def hold(self, session: Session, actor: Actor, hold: Hold) -> None:
+        """Set money aside for a job, in the transaction that queues it."""
+        row = store.HoldRow(
+            job_id=hold.job_id,
+            tenant_id=actor.tenant_id,
+            hardware=hold.hardware,
+            micro_usd=hold.micro_usd,
+            created_at=self._now(),
+            settled_at=None,
+        )
+        store.hold(session, row)
 
     def beat(self, session: Session, segment: Segment) -> int:
         """Note usage; a repeated or shorter segment changes nothing. Returns the job's cumulative charge in micro-dollars."""
-        raise NotImplementedError
+        if not store.longer(session, segment):
+            price = store.price(session, segment.hardware)
+            if price is None:
+                raise self._unknown(segment.hardware)
+            row = store.SegmentRow(**vars(segment), price_id=price.id, micro_usd_per_hour=price.micro_usd_per_hour)
+            session.add(row)
+            session.flush()
+        return rules.charge(_stretches(store.segments(session, segment.job_id)))
 
     def settle(self, session: Session, tenant_id: str, job_id: str) -> int:
         """Replace the hold by what was used, in the ledger, once: a second call adds nothing. Returns the charge."""
-        raise NotImplementedError
+        used = store.segments(session, job_id)
+        hardware = {(segment.attempt, segment.seq): segment.hardware for segment in used}
+        lines = rules.lines(_stretches(used))
+        in_order = sorted(ids.new(ids.CHARGE) for _ in lines)  # ids made within one millisecond are not sorted
+        rows = [
+            store.LedgerRow(
+                **vars(line),
+                id=line_id,
+                tenant_id=tenant_id,
+                job_id=job_id,
+                hardware=hardware[line.attempt, line.seq],
+                at=self._now(),
+            )
+            for line, line_id in zip(lines, in_order, strict=True)
+        ]
+        store.add_lines(session, rows)
+        store.close_hold(session, job_id, self._now())
+        return sum(row.micro_usd for row in rows)
+
+    def _shipped(self, entry: dict[str, Any]) -> store.PriceRow:
+        return store.PriceRow(
+            id=ids.new(ids.PRICE),
+            hardware=entry["hardware"],
+            description=entry["description"],
+            micro_usd_per_hour=rules.micro_usd(entry["hourly_usd"]),
+            machine=entry.get("machine", False),
+            memory_bytes=entry.get("memory_bytes"),
+            assumed_flops=entry.get("assumed_flops"),
+            valid_from=self._now(),
+        )
+
+    def _successor(self, old: store.PriceRow, micro_usd: int) -> store.PriceRow:
+        return store.PriceRow(
+            id=ids.new(ids.PRICE),
+            hardware=old.hardware,
+            description=old.description,
+            micro_usd_per_hour=micro_usd,
+            machine=old.machine,
+            memory_bytes=old.memory_bytes,
+            assumed_flops=old.assumed_flops,
+            valid_from=self._now(),
+        )
+
+    def _price(self, row: store.PriceRow) -> Price:
+        return Price(
+            hardware=row.hardware,
+            description=row.description,
+            hourly_usd=rules.usd(row.micro_usd_per_hour),
+            memory_bytes=self._machine.memory_bytes if row.machine else row.memory_bytes,
+            assumed_flops=row.assumed_flops or self._machine.assumed_flops,
+            valid_from=row.valid_from,
+        )
+
+    def _now_costs(self, session: Session, hardware: str) -> int:
+        row = store.price(session, hardware)
+        return row.micro_usd_per_hour if row else 0
+
+    def _unknown(self, hardware: str) -> FieldInvalid:
+        names = [price.hardware for price in self.prices()]
+        near = difflib.get_close_matches(hardware[:64], names, n=1)
+        hint = f"Did you mean {near[0]}?" if near else "`tune pricing` lists all of them."
+        return FieldInvalid(f"This hardware is not one of the {len(names)} in the price book.", hint=hint, param="hardware")
+
+
+def _stretches(rows: Iterable[store.SegmentRow]) -> list[rules.Stretch]:
+    return [
+        rules.Stretch(
+            attempt=row.attempt, seq=row.seq, started_at=row.started_at, ms=row.ms, micro_usd_per_hour=row.micro_usd_per_hour
+        )
+        for row in rows
+    ]
+
+
+def _used_in(period: str, rows: Sequence[store.SegmentRow]) -> dict[str, tuple[int, int]]:
+    """Milliseconds and micro-dollars by hardware. By the ledger's own rule, so that the month's sum is the ledger's."""
+    jobs: dict[str, list[store.SegmentRow]] = defaultdict(list)
+    for row in rows:
+        jobs[row.job_id].append(row)
+    used: dict[str, tuple[int, int]] = {}
+    for segments in jobs.values():
+        hardware = segments[0].hardware
+        for line in rules.lines(_stretches(segments)):
+            if line.period == period:
+                ms, money = used.get(hardware, (0, 0))
+                used[hardware] = (ms + line.ms, money + line.micro_usd)
+    return used
+
+
+def _charge(row: store.LedgerRow) -> Charge:
+    return Charge(
+        id=row.id,
+        job_id=row.job_id,
+        attempt=row.attempt,
+        period=row.period,
+        hardware=row.hardware,
+        seconds=row.ms / 1000,
+        amount_usd=rules.usd(row.micro_usd),
+        at=row.at,
+    )

@@ -70,6 +70,15 @@ class Charge(Frozen):
 
 
 @dataclass(frozen=True)
+class Hold:
+    """Money to set aside for a job."""
+
+    job_id: str
+    hardware: str
+    micro_usd: int
+
+
+@dataclass(frozen=True)
 class Segment:
     """A stretch of usage as its supervisor measured it. Sent again and again while it grows; the longest one counts."""
 

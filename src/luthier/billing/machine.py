@@ -1,0 +1,38 @@
+"""The machine that the platform runs on, as far as estimates need it."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+_LIMITS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
+_FLOPS_PER_CORE = 2.0e10
+"""What a plain training loop in fp32 gets out of one core: about a fifth of its peak. Measured jobs replace it."""
+
+
+@dataclass(frozen=True)
+class Machine:
+    """Memory and speed of `local-cpu`."""
+
+    memory_bytes: int
+    cores: int
+
+    @property
+    def assumed_flops(self) -> float:
+        """Operations per second of all cores together."""
+        return self.cores * _FLOPS_PER_CORE
+
+
+def this_machine() -> Machine:
+    """The memory and cores that this process may use: inside a container its limit, not the host's."""
+    import psutil  # only a process that estimates needs it
+
+    memory = [psutil.virtual_memory().total]
+    for path in _LIMITS:
+        try:
+            memory.append(int(path.read_text("ascii")))
+        except (OSError, ValueError):  # no such kind of limit here, or the word "max"
+            continue
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return Machine(memory_bytes=min(memory), cores=cores)

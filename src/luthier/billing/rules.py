@@ -1,0 +1,125 @@
+"""The arithmetic of money: integers only, so that parts always add up to the whole."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+
+MS_PER_HOUR = 3_600_000
+SEGMENT_MS = MS_PER_HOUR
+"""A segment that has grown this long is closed; the next one begins with the price of that moment."""
+MOST_MICRO_USD = 10**15
+
+
+@dataclass(frozen=True)
+class Stretch:
+    """Usage at one price. The order of a job's stretches is (attempt, seq)."""
+
+    attempt: int
+    seq: int
+    started_at: datetime
+    ms: int
+    micro_usd_per_hour: int
+
+
+@dataclass(frozen=True)
+class Line:
+    """What one stretch costs in one month."""
+
+    attempt: int
+    seq: int
+    period: str
+    ms: int
+    micro_usd: int
+
+
+def usd(micro_usd: int) -> str:
+    """Micro-dollars as a decimal string: at least two places, at most six, exact.
+
+    >>> usd(10_000_000), usd(1), usd(-1_230_000)
+    ('10.00', '0.000001', '-1.23')
+    """
+    sign, whole = ("-" if micro_usd < 0 else ""), abs(micro_usd)
+    places = f"{whole % 1_000_000:06d}"
+    return f"{sign}{whole // 1_000_000}.{places[:2]}{places[2:].rstrip('0')}"
+
+
+def micro_usd(dollars: str) -> int:
+    """The other way round, exact.
+
+    >>> micro_usd("0.75")
+    750000
+    """
+    return int(Decimal(dollars) * 1_000_000)
+
+
+def period_of(moment: datetime) -> str:
+    """The month that a moment belongs to, in UTC.
+
+    >>> period_of(datetime(2026, 11, 21, tzinfo=UTC))
+    '2026-11'
+    """
+    return moment.astimezone(UTC).strftime("%Y-%m")
+
+
+def by_period(started_at: datetime, ms: int) -> Iterator[tuple[str, int]]:
+    """`ms` from `started_at` on, cut at the ends of months; the parts sum to `ms`. Nothing for no time."""
+    here, left = started_at.astimezone(UTC), ms
+    while left > 0:
+        next_month = (here.replace(day=1, hour=0, minute=0, second=0, microsecond=0) + timedelta(days=32)).replace(day=1)
+        # Rounded up: a part of a millisecond belongs to the month in which it began.
+        room = -((here - next_month) // timedelta(milliseconds=1))
+        part = min(left, room)
+        yield period_of(here), part
+        here, left = next_month, left - part
+
+
+def charge(stretches: Iterable[Stretch]) -> int:
+    """The cumulative charge: floor(sum of price x ms / an hour), in micro-dollars.
+
+    Floored once, over all: a job in a hundred pieces costs what it costs in one.
+    """
+    return sum(stretch.micro_usd_per_hour * stretch.ms for stretch in stretches) // MS_PER_HOUR
+
+
+def lines(stretches: Iterable[Stretch]) -> list[Line]:
+    """The ledger of a job: each line is the cumulative charge up to its end less the one before it.
+
+    Later stretches never change earlier lines, so a job that is settled, resumed and settled again only adds lines.
+    """
+    found: list[Line] = []
+    numerator = charged = 0
+    for stretch in sorted(stretches, key=lambda item: (item.attempt, item.seq)):
+        for period, ms in by_period(stretch.started_at, stretch.ms):
+            numerator += stretch.micro_usd_per_hour * ms
+            amount = numerator // MS_PER_HOUR - charged
+            charged += amount
+            found.append(Line(attempt=stretch.attempt, seq=stretch.seq, period=period, ms=ms, micro_usd=amount))
+    return found
+
+
+def expected_micro_usd(micro_usd_per_hour: int, seconds: int) -> int:
+    """What an estimate holds: rounded up, so that a priced job never holds nothing.
+
+    >>> expected_micro_usd(10_000_000, 3600), expected_micro_usd(1, 1)
+    (10000000, 1)
+    """
+    return -(-micro_usd_per_hour * seconds * 1000 // MS_PER_HOUR)
+
+
+def shares(total: int, weights: list[int]) -> list[int]:
+    """`total` split by `weights`, by largest remainder: the parts sum to it exactly. Raises: ValueError for no weight at all.
+
+    >>> shares(100, [1, 1, 1])
+    [34, 33, 33]
+    """
+    whole = sum(weights)
+    if whole <= 0 or min(weights) < 0:
+        raise ValueError("weights are not negative, and at least one is above 0")
+    parts = [total * weight // whole for weight in weights]
+    by_remainder = sorted(range(len(weights)), key=lambda index: -(total * weights[index] % whole))
+    for index in by_remainder[: total - sum(parts)]:
+        parts[index] += 1
+    return parts

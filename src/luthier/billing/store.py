@@ -1,0 +1,130 @@
+"""Tables of prices, holds, usage and the ledger, and the only SQL on them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from datetime import datetime
+
+from sqlalchemy import BigInteger, Index, UniqueConstraint, func, select, text, update
+from sqlalchemy.dialects.sqlite import insert
+from sqlalchemy.orm import Mapped, Session, mapped_column
+
+from luthier.billing.types import Segment
+from luthier.database import Row, TenantOwned, UtcTime
+
+
+class PriceRow(Row):
+    """A price and the time in which it was valid. Never changed but for its end."""
+
+    __tablename__ = "prices"
+    __table_args__ = (Index("one_price_now", "hardware", unique=True, sqlite_where=text("valid_until IS NULL")),)
+    id: Mapped[str] = mapped_column(primary_key=True)
+    hardware: Mapped[str]
+    description: Mapped[str]
+    micro_usd_per_hour: Mapped[int] = mapped_column(BigInteger)
+    machine: Mapped[bool]
+    memory_bytes: Mapped[int | None] = mapped_column(BigInteger)
+    assumed_flops: Mapped[float | None]
+    valid_from: Mapped[datetime] = mapped_column(UtcTime)
+    valid_until: Mapped[datetime | None] = mapped_column(UtcTime)
+
+
+class HoldRow(TenantOwned, Row):
+    """Money set aside for a job. One row a job, kept when it is settled."""
+
+    __tablename__ = "holds"
+    job_id: Mapped[str] = mapped_column(primary_key=True)
+    hardware: Mapped[str]
+    micro_usd: Mapped[int] = mapped_column(BigInteger)
+    created_at: Mapped[datetime] = mapped_column(UtcTime)
+    settled_at: Mapped[datetime | None] = mapped_column(UtcTime)
+
+
+class SegmentRow(TenantOwned, Row):
+    """A stretch of usage at one price, measured by a monotonic clock."""
+
+    __tablename__ = "usage_segments"
+    job_id: Mapped[str] = mapped_column(primary_key=True)
+    attempt: Mapped[int] = mapped_column(primary_key=True)
+    seq: Mapped[int] = mapped_column(primary_key=True)
+    hardware: Mapped[str]
+    price_id: Mapped[str]
+    micro_usd_per_hour: Mapped[int] = mapped_column(BigInteger)
+    started_at: Mapped[datetime] = mapped_column(UtcTime, index=True)
+    ms: Mapped[int] = mapped_column(BigInteger)
+
+
+class LedgerRow(TenantOwned, Row):
+    """A final charge. Rows are only ever added."""
+
+    __tablename__ = "ledger"
+    __table_args__ = (UniqueConstraint("job_id", "attempt", "seq", "period"),)
+    id: Mapped[str] = mapped_column(primary_key=True)
+    job_id: Mapped[str]
+    attempt: Mapped[int]
+    seq: Mapped[int]
+    period: Mapped[str] = mapped_column(index=True)
+    hardware: Mapped[str]
+    ms: Mapped[int] = mapped_column(BigInteger)
+    micro_usd: Mapped[int] = mapped_column(BigInteger)
+    at: Mapped[datetime] = mapped_column(UtcTime)
+
+
+def any_price(session: Session) -> bool:
+    return session.scalar(select(PriceRow.id).limit(1)) is not None
+
+
+def prices(session: Session) -> Sequence[PriceRow]:
+    """The prices that are valid now."""
+    query = select(PriceRow).where(PriceRow.valid_until.is_(None))
+    return session.scalars(query.order_by(PriceRow.micro_usd_per_hour, PriceRow.hardware)).all()
+
+
+def price(session: Session, hardware: str) -> PriceRow | None:
+    """The price of this hardware that is valid now."""
+    return session.scalar(select(PriceRow).where(PriceRow.hardware == hardware, PriceRow.valid_until.is_(None)))
+
+
+def hold(session: Session, row: HoldRow) -> None:
+    """Set money aside, or again after it was settled."""
+    session.merge(row)
+
+
+def hold_of(session: Session, job_id: str) -> HoldRow | None:
+    return session.scalar(select(HoldRow).where(HoldRow.job_id == job_id))
+
+
+def open_holds(session: Session) -> int:
+    """What is set aside for all jobs that are not settled, in micro-dollars."""
+    return session.scalar(select(func.coalesce(func.sum(HoldRow.micro_usd), 0)).where(HoldRow.settled_at.is_(None))) or 0
+
+
+def close_hold(session: Session, job_id: str, at: datetime) -> None:
+    session.execute(update(HoldRow).where(HoldRow.job_id == job_id, HoldRow.settled_at.is_(None)).values(settled_at=at))
+
+
+def longer(session: Session, segment: Segment) -> bool:
+    """Let a segment grow to `segment.ms`; it never shrinks. False where there is no such segment yet."""
+    query = update(SegmentRow).where(
+        SegmentRow.job_id == segment.job_id, SegmentRow.attempt == segment.attempt, SegmentRow.seq == segment.seq
+    )
+    grown = session.execute(query.values(ms=func.max(SegmentRow.ms, segment.ms)).returning(SegmentRow.ms))
+    return grown.first() is not None
+
+
+def segments(session: Session, job_id: str) -> Sequence[SegmentRow]:
+    query = select(SegmentRow).where(SegmentRow.job_id == job_id)
+    return session.scalars(query.order_by(SegmentRow.attempt, SegmentRow.seq).execution_options(populate_existing=True)).all()
+
+
+def segments_of_jobs_used_since(session: Session, moment: datetime) -> Sequence[SegmentRow]:
+    """All segments of every job that began one at `moment` or later."""
+    recent = select(SegmentRow.job_id).where(SegmentRow.started_at >= moment)
+    return session.scalars(select(SegmentRow).where(SegmentRow.job_id.in_(recent))).all()
+
+
+def add_lines(session: Session, rows: Iterable[LedgerRow]) -> None:
+    """Add those lines of the ledger that are not there yet."""
+    for row in rows:
+        values = {column.key: getattr(row, column.key) for column in LedgerRow.__table__.columns}
+        session.execute(insert(LedgerRow).values(**values).on_conflict_do_nothing())
