@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import BinaryIO
 
 from luthier.datasets.examples import MAX_DEPTH, MAX_RECORD_BYTES, BadRow
+from luthier.datasets.strict_json import too_deep
 
 _CHUNK = MAX_RECORD_BYTES
 _WHITESPACE = b" \t\r\n"
@@ -39,10 +40,7 @@ class _Input:
 
     def __init__(self, stream: BinaryIO) -> None:
         self._stream = stream
-        self.head = stream.read(_CHUNK)
-        self.marked = self.head.startswith(codecs.BOM_UTF8)
-        if self.marked:
-            self.head = self.head[3:]
+        self.head = stream.read(_CHUNK).removeprefix(codecs.BOM_UTF8)
 
     def read(self) -> bytes:
         head, self.head = self.head, b""
@@ -51,7 +49,7 @@ class _Input:
 
 def is_array(head: bytes) -> bool:
     """Whether a file that starts like this is one JSON array and not lines."""
-    return head.lstrip(codecs.BOM_UTF8).lstrip(_WHITESPACE).startswith(b"[")
+    return head.removeprefix(codecs.BOM_UTF8).lstrip(_WHITESPACE).startswith(b"[")
 
 
 def raw_records(stream: BinaryIO) -> Iterator[Raw | BadRow]:
@@ -126,6 +124,8 @@ class _Elements:
             data, separator = self._next()
             if data.strip(_WHITESPACE):
                 self._number += 1
+                if len(data) > MAX_RECORD_BYTES:
+                    raise _too_long(self._number)
                 yield Raw(self._number, data)
             elif separator == b"," or self._number:
                 raise BadRow(
@@ -147,10 +147,8 @@ class _Elements:
                     self._at = match.end()
                     return self._buffer[start : match.start()], token
                 depth += (token in (b"[", b"{")) - (token in (b"]", b"}"))
-                if depth >= MAX_DEPTH:
-                    raise BadRow(
-                        self._number + 1, "too_deep", f"Objects and lists nest deeper than {MAX_DEPTH} levels.", "Flatten the row."
-                    )
+                if depth > MAX_DEPTH:
+                    raise too_deep(self._number + 1)
                 if depth < 0:
                     raise self._cut("A bracket closes what was never opened")
                 scanned = match.end()

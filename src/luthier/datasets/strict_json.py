@@ -1,12 +1,13 @@
 """JSON as the standard has it: what Python's reader lets through in silence is refused with its place.
 
-orjson reads; its refusals, and the few things it lets through (a key twice, integers beyond 64 bits, depth), are explained by
-a second, slow reading that only such lines pay for.
+orjson reads. Its refusals, and the few things it lets through (a key twice, integers beyond 64 bits, depth), are explained by
+a second, slow reading that only such rows pay for.
 """
 
 from __future__ import annotations
 
 import json
+import math
 import re
 from typing import Any, NoReturn
 
@@ -15,104 +16,125 @@ import orjson
 from luthier.datasets.examples import MAX_DEPTH, BadRow
 
 _MAX_DIGITS = 4300
-_STRING_OR_BRACKET = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"?|[\[\]{}]', re.DOTALL)
-_DIGITS = re.compile(rb"[0-9]{%d}" % (_MAX_DIGITS + 1))
 _EXACT = float(2**63)
+_STRING_OR_BRACKET = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"?|[\[\]{}]', re.DOTALL)
 
 
 def parse(line: int, data: bytes) -> Any:
     """The value of one record. Raises: BadRow."""
     try:
         value: Any = orjson.loads(data)
-    except orjson.JSONDecodeError as error:
-        return _explained(line, data, error)
+    except orjson.JSONDecodeError:
+        return _read_slowly(line, data)
     if b"\\u0000" in data and _holds_nul(value):
         raise BadRow(line, "nul_character", "A text holds the character NUL (\\u0000).", "Remove it: no tokenizer can show it.")
-    needs_care, depth = _walk(value)
+    depth, lossy = _walk(value)
     if depth > MAX_DEPTH:
-        raise _too_deep(line)
-    if needs_care or _may_repeat_a_key(data, value):
-        return _slow(line, data)
+        raise too_deep(line)
+    # A key that came twice was dropped in reading, so writing the value again gives fewer quotation marks.
+    if lossy or data.count(b'"') != orjson.dumps(value).count(b'"'):
+        return _read_slowly(line, data)
     return value
 
 
-def _walk(value: Any) -> tuple[bool, int]:
-    """Whether a number may have lost digits in reading, and how deep the value is."""
+def dump(value: Any) -> bytes:
+    """Compact UTF-8 JSON, integers of any size exact."""
+    try:
+        return orjson.dumps(value)
+    except TypeError:  # an integer beyond 64 bits
+        return json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode()
+
+
+def too_deep(line: int) -> BadRow:
+    return BadRow(line, "too_deep", f"Objects and lists nest deeper than {MAX_DEPTH} levels.", "Flatten the row.")
+
+
+def _walk(value: Any) -> tuple[int, bool]:
+    """How deep the value is, and whether a number may have lost digits in reading."""
     depth, lossy = 0, False
     level: list[Any] = [value]
     while level:
         depth += 1
         below: list[Any] = []
-        for item in level:
-            kind = type(item)
-            if kind is dict:
-                below += item.values()
-            elif kind is list:
-                below += item
-            elif kind is float and not -_EXACT < item < _EXACT:
-                lossy = True
-        level = [item for item in below if type(item) in _INTERESTING]
-    return lossy, depth
-
-
-_INTERESTING = frozenset({dict, list, float})
-
-
-def _may_repeat_a_key(data: bytes, value: Any) -> bool:
-    # A key that came twice was dropped in reading, so writing the value again gives fewer quotation marks.
-    return data.count(b'"') != orjson.dumps(value).count(b'"')
+        for container in level:
+            for item in container.values() if type(container) is dict else container if type(container) is list else ():
+                kind = type(item)
+                if kind is dict or kind is list:
+                    below.append(item)
+                elif kind is float and not -_EXACT < item < _EXACT:
+                    lossy = True
+        level = below
+    return depth, lossy
 
 
 def _holds_nul(value: Any) -> bool:
-    # In `\\u0000` (an escaped backslash) there is none: only the value tells.
-    return b"\\u0000" in orjson.dumps(value).replace(b"\\\\", b"")
+    # `\\u0000` in the file is an escaped backslash and six letters: only the value tells.
+    return b"\\u0000" in dump(value).replace(b"\\\\", b"")
 
 
-def _slow(line: int, data: bytes) -> Any:
-    """The same record by Python's reader, which sees each key and each digit. Raises: BadRow."""
-
-    def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        found = dict(pairs)
-        if len(found) != len(pairs):
-            raise BadRow(
-                line, "duplicate_key", "A key stands twice in one object.", "Keep one of them: readers disagree which one counts."
-            )
-        return found
-
-    def constant(_: str) -> NoReturn:
-        raise BadRow(line, "json_syntax", "NaN and Infinity are not JSON.", "Write null, or leave the field out.")
-
-    value: Any = json.loads(data, object_pairs_hook=once, parse_constant=constant)
+def _read_slowly(line: int, data: bytes) -> Any:
+    """The value by Python's reader, which sees each key and each digit; or why there is none. Raises: BadRow."""
+    text = _decoded(line, data)
+    if _depth(data) > MAX_DEPTH:
+        raise too_deep(line)
+    try:
+        value: Any = json.loads(
+            text,
+            object_pairs_hook=lambda pairs: _once(line, pairs),
+            parse_constant=lambda name: _no_constant(line, name),
+            parse_int=lambda digits: _whole(line, digits),
+            parse_float=lambda digits: _finite(line, digits),
+        )
+    except json.JSONDecodeError as error:
+        raise _syntax(line, text, error) from None
+    written = json.dumps(value, ensure_ascii=False)
+    try:
+        written.encode("utf-8")
+    except UnicodeEncodeError:
+        raise BadRow(
+            line, "bad_unicode", "A text holds half of a surrogate pair (\\ud800 to \\udfff).", "Write the whole character."
+        ) from None
+    if "\\u0000" in written.replace("\\\\", ""):
+        raise BadRow(line, "nul_character", "A text holds the character NUL (\\u0000).", "Remove it: no tokenizer can show it.")
     return value
 
 
-def _explained(line: int, data: bytes, error: orjson.JSONDecodeError) -> Any:
-    """Why orjson refused: raises BadRow, or returns the value where only orjson's limits were in the way."""
+def _decoded(line: int, data: bytes) -> str:
     try:
-        text = data.decode("utf-8")
-    except UnicodeDecodeError as wrong:
-        column = wrong.start + 1
+        return data.decode("utf-8")
+    except UnicodeDecodeError as error:
         raise BadRow(
             line,
             "encoding",
-            f"Byte {column} of the line is not UTF-8.",
-            "Save the file as UTF-8 (`iconv -f latin1 -t utf-8`, if it was Latin-1).",
+            f"Byte {error.start + 1:,} of the row is not UTF-8.",
+            "Save the file as UTF-8 (`iconv -f latin1 -t utf-8`, if it was Latin-1); a cut file ends like this, too.",
         ) from None
-    if _depth(data) > MAX_DEPTH:
-        raise _too_deep(line)
-    if _DIGITS.search(data):
-        raise BadRow(line, "number", f"A number has more than {_MAX_DIGITS:,} digits.", "Write it as a string, or shorten it.")
-    try:
-        value = _slow(line, data)
-    except json.JSONDecodeError as wrong:
-        raise _syntax(line, data, wrong) from None
-    if any("\ud800" <= character <= "\udfff" for character in json.dumps(value, ensure_ascii=False)):
+
+
+def _once(line: int, pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
         raise BadRow(
-            line, "bad_unicode", "A text holds half of a surrogate pair (\\ud800 to \\udfff).", "Write the whole character."
+            line, "duplicate_key", "A key stands twice in one object.", "Keep one of them: readers disagree which one counts."
         )
-    if "\\u" not in text and error.pos >= 0:
-        return value
-    return value
+    return found
+
+
+def _no_constant(line: int, _name: str) -> NoReturn:
+    raise BadRow(line, "json_syntax", "NaN and Infinity are not JSON.", "Write null, or leave the field out.")
+
+
+def _whole(line: int, digits: str) -> int:
+    if len(digits) > _MAX_DIGITS:
+        raise BadRow(line, "number", f"A number has more than {_MAX_DIGITS:,} digits.", "Write it as a string, or shorten it.")
+    return int(digits)
+
+
+def _finite(line: int, digits: str) -> float:
+    number = float(digits)
+    if math.isinf(number):
+        raise BadRow(line, "number", "A number is too large for a 64-bit float.", "Write it as a string, or shorten it.")
+    return number
 
 
 def _depth(data: bytes) -> int:
@@ -130,20 +152,19 @@ def _depth(data: bytes) -> int:
     return deepest
 
 
-def _too_deep(line: int) -> BadRow:
-    return BadRow(line, "too_deep", f"Objects and lists nest deeper than {MAX_DEPTH} levels.", "Flatten the row.")
-
-
-def _syntax(line: int, data: bytes, error: json.JSONDecodeError) -> BadRow:
-    column = error.pos + 1
-    if not data.rstrip()[error.pos :].strip():
-        return BadRow(line, "json_syntax", f"The JSON ends too early, at column {column}.", "Write the rest of the row.")
+def _syntax(line: int, text: str, error: json.JSONDecodeError) -> BadRow:
+    place = f"column {error.colno:,}" if error.lineno == 1 else f"line {error.lineno}, column {error.colno:,} of the record"
+    if error.pos >= len(text.rstrip()) or error.msg.startswith("Unterminated string"):
+        end = len(text.rstrip())
+        return BadRow(
+            line, "json_syntax", f"The JSON is cut off: it breaks at {place}, after {end:,} characters.", "Write the rest of the row."
+        )
     if error.msg.startswith("Extra data"):
         hint = "One row a line: put a line break between rows."
-    elif data[error.pos : error.pos + 1] in (b"'", b"N", b"T", b"F") or b"'role'" in data:
-        hint = "This looks like Python: write it with json.dumps, not str()."
     elif error.msg.startswith("Invalid control character"):
-        hint = "Escape line breaks and tabs in texts as \\n and \\t: json.dumps does."
+        hint = "Escape line breaks, tabs and NUL in texts: json.dumps does."
+    elif text[error.pos : error.pos + 1] in {"'", "N", "T", "F"}:
+        hint = "This looks like Python: write it with json.dumps, not with str()."
     else:
         hint = "Check commas, quotes and brackets there."
-    return BadRow(line, "json_syntax", f"Not valid JSON at column {column}: {error.msg}.", hint)
+    return BadRow(line, "json_syntax", f"Not valid JSON at {place}: {error.msg.lower()}.", hint)
