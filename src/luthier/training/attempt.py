@@ -1,0 +1,280 @@
+"""One attempt from the first word to the last: prepare, train, check, evaluate, publish."""
+
+from __future__ import annotations
+
+import json
+import sys
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+
+from luthier.datasets.rendering import Renderer
+from luthier.errors import StorageFull
+from luthier.jobs.directory import EXIT_FENCED, AttemptDirectory, AttemptState, CheckpointRef, Failure
+from luthier.jobs.spec import RunSpec
+from luthier.modeling.fetch import fetch_base
+from luthier.modeling.load import load_base
+from luthier.modeling.plain import PlainEngine
+from luthier.modeling.types import LoraShape
+from luthier.training import export, machine
+from luthier.training.batches import Rows
+from luthier.training.checkpoints import Checkpoints, fetch_checkpoint
+from luthier.training.checks import check_adapter
+from luthier.training.evaluate import Engine, HeldOut, compare, questions_of
+from luthier.training.failures import Fenced, Stopping, failure_of
+from luthier.training.journal import Journal
+from luthier.training.loop import Desk, Loop, Material
+from luthier.training.materials import FetchUrl, base_source, examples_of, fetch_data
+from luthier.training.methods import sft
+from luthier.training.plan import Fixed, Plan, auto_batch_size, plan_of, resolved, tokens_per_pass
+from luthier.training.state import BestCheckpoint, TrainState, read_state
+from luthier.training.watch import Watch
+from luthier.values import BaseSource
+
+EXIT_NO_LAST_WORD = 1
+_PROBES = 4
+
+
+@dataclass(frozen=True)
+class Run:
+    """What an attempt works with."""
+
+    spec: RunSpec
+    attempt: AttemptDirectory
+    watch: Watch
+    journal: Journal
+    workspace: Path
+    bases: Path
+    fetch_url: FetchUrl
+    resumed: tuple[CheckpointRef, Path] | None
+
+    def progress(self, done: float) -> None:
+        """Tell how far a phase is, and leave if that is wanted. Raises: Stopping, Fenced."""
+        self.watch.check()
+        self.journal.progress(done)
+
+    @property
+    def source(self) -> BaseSource:
+        return base_source(self.spec)
+
+
+def run_attempt(run: Run, work: Callable[[Run], None] | None = None) -> int:
+    """Do the work and leave the last word. Returns the exit status of the process."""
+    try:
+        (work or _work)(run)
+        run.watch.close()
+        run.journal.state("succeeded", "Done: the adapter is finite, changes the answers, and loads again.")
+    except Fenced:
+        return EXIT_FENCED
+    except Stopping as stopping:
+        return _last_word(run, stopping.wish, f"Saved and {stopping.wish} at step {run.journal.status.step}.")
+    except Exception as error:  # noqa: BLE001  # the edge of the process: whatever happened, its owner is told
+        failure = failure_of(error)
+        traceback.print_exc(file=sys.stderr)
+        return _last_word(run, "failed", f"{failure.message} {failure.hint}", failure)
+    return 0
+
+
+def _last_word(run: Run, state: AttemptState, message: str, failure: Failure | None = None) -> int:
+    run.watch.close()
+    try:
+        run.journal.state(state, message, failure)
+    except Fenced:
+        return EXIT_FENCED
+    except (OSError, StorageFull):
+        return EXIT_NO_LAST_WORD
+    return 0
+
+
+@dataclass(frozen=True)
+class Data:
+    """Tokenised rows, and what is asked at the end."""
+
+    renderer: Renderer
+    rows: Rows
+    validation: Rows | None
+    max_seq_len: int
+    context: int
+
+
+def _work(run: Run) -> None:
+    base = _fetch_base(run)
+    data = _read_data(run, base)
+    state = _resumed_state(run)
+    if state is not None:
+        torch.set_num_threads(state.fixed.threads)
+    if run.spec.train.deterministic:
+        machine.be_deterministic()
+    engine, fixed = _load_engine(run, base, data, state)
+    plan = plan_of(run.spec, fixed, len(data.rows), data.max_seq_len)
+    state = state or TrainState(fixed)
+
+    run.journal.facts(total_steps=plan.total_steps, device=fixed.device, step=state.step)
+    run.journal.state("running", f"{plan.total_steps} steps of {plan.rows_per_step} rows on {fixed.device} in {fixed.precision}.")
+    run.journal.phase("training", "Training begins." if state.step == 0 else f"Training goes on after step {state.step}.")
+    checkpoints = Checkpoints(run.attempt, run.workspace)
+    material = Material(run.spec, plan, engine, sft.loss, data.rows, data.validation)
+    loop = Loop(material, Desk(run.journal, checkpoints, run.watch), state, run.resumed)
+    loop.run()
+    _finish(run, base, data, Trained(engine, plan, state))
+
+
+# -- before the first step ---------------------------------------------------------------------------------------------
+
+
+def _fetch_base(run: Run) -> Path:
+    source = run.source
+    run.journal.phase("fetching base", f"Fetching the base model {source.id}.")
+    folder = fetch_base((source.id, source.revision, source.url), run.bases, run.progress)
+    link = run.workspace / "base"
+    link.symlink_to(folder, target_is_directory=True)
+    return link
+
+
+def _read_data(run: Run, base: Path) -> Data:
+    spec, sources = run.spec, run.spec.sources
+    run.journal.phase("reading data", "Reading and tokenising the data.")
+    config = _config(base)
+    context = int(config.get("max_position_embeddings", 2048))
+    max_seq_len = min(spec.train.max_seq_len or context, context)
+    renderer = Renderer.load(base)
+    tokenise = partial(_tokenised, run, renderer, max_seq_len)
+    train = run.workspace / "train.jsonl"
+    fetch_data(run.attempt.job, spec.dataset, sources.dataset if sources else None, run.fetch_url, train)
+    rows, validation = tokenise(train, "training"), None
+    if spec.validation_dataset is not None:
+        held_out = run.workspace / "validation.jsonl"
+        pin = sources.validation_dataset if sources else None
+        fetch_data(run.attempt.job, spec.validation_dataset, pin, run.fetch_url, held_out)
+        validation = tokenise(held_out, "validation")
+    return Data(renderer, rows, validation, max_seq_len, context)
+
+
+def _tokenised(run: Run, renderer: Renderer, max_seq_len: int, path: Path, name: str) -> Rows:
+    rows = sft.rows_of(examples_of(path, run.progress), renderer, max_seq_len)
+    facts = {
+        "rows": len(rows),
+        "tokens": rows.tokens,
+        "loss_tokens": rows.loss_tokens,
+        "truncated": rows.truncated,
+        "dropped": rows.dropped,
+    }
+    message = f"{len(rows)} {name} rows with {rows.tokens} tokens, {rows.loss_tokens} of them to learn."
+    run.journal.event("phase", message, {"phase": "reading data", "dataset": name, **facts})
+    if rows.truncated or rows.dropped:
+        lost = (
+            f"{rows.truncated} {name} rows were cut at {max_seq_len} tokens, {rows.dropped} had no answer left and are not used."
+        )
+        run.journal.event("warning", lost, facts, level="warning")
+    return rows
+
+
+def _resumed_state(run: Run) -> TrainState | None:
+    if run.resumed is None:
+        return None
+    ref, folder = run.resumed
+    state = read_state(folder)
+    if state.best.eval_loss is not None and state.best.step == ref.step:
+        # A checkpoint cannot name its own sha256: whoever reads it knows.
+        state.best_checkpoint = BestCheckpoint(ref.attempt, ref.step, ref.sha256)
+    return state
+
+
+def _load_engine(run: Run, base: Path, data: Data, state: TrainState | None) -> tuple[Engine, Fixed]:
+    spec = run.spec
+    run.watch.check()
+    run.journal.phase("loading base", "Loading the base model.")
+    device = machine.resolve_device(spec.train.device)
+    precision = spec.train.precision if state is None else state.fixed.precision
+    loaded = load_base(base, device, precision)
+    targets = None if spec.lora.targets == "all-linear" else tuple(spec.lora.targets)
+    shape = LoraShape(spec.lora.rank, spec.lora.alpha, spec.lora.dropout, targets, spec.lora.rslora)
+    engine = PlainEngine(loaded, shape, spec.seed)
+    if state is not None and run.resumed is not None:
+        engine.load_adapter(run.resumed[1])
+        return engine, state.fixed
+    asked = spec.train.batch_size
+    return engine, Fixed(
+        batch_size=auto_batch_size(len(data.rows)) if asked == "auto" else asked,
+        tokens_per_pass=tokens_per_pass(_config(base), device, machine.free_bytes(device)),
+        threads=torch.get_num_threads(),
+        device=device,
+        precision="bf16" if loaded.dtype == torch.bfloat16 else "fp32",
+    )
+
+
+def _config(base: Path) -> dict[str, Any]:
+    config = cast(dict[str, Any], json.loads((base / "config.json").read_text("utf-8")))
+    return cast(dict[str, Any], config.get("text_config", config))
+
+
+# -- after the last step -----------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What came out of the loop."""
+
+    engine: Engine
+    plan: Plan
+    state: TrainState
+
+
+def _finish(run: Run, base: Path, data: Data, trained: Trained) -> None:
+    run.watch.check()
+    run.journal.phase("checking", "Checking the adapter.")
+    _take_best(run, trained)
+    folder = run.workspace / "final_model"
+    probed = data.validation or data.rows
+    probes = [probed[index].ids for index in range(min(_PROBES, len(probed)))]
+    source = run.source
+    save = partial(trained.engine.save_adapter, base_model=source.id, revision=source.revision)
+    checks = check_adapter(trained.engine, probes, save, folder)
+    export.publish_json(run.attempt, "checks.json", checks.as_json())
+    checks.require()
+    export.copy_tokenizer(base, folder)
+    if data.validation is not None:
+        _evaluate(run, data, trained)
+    run.watch.check()
+    run.journal.phase("saving", "Publishing the results.")
+    export.publish_model(run.attempt, folder)
+    export.publish_config(run.attempt, resolved(run.spec, trained.plan))
+    peak = machine.peak_bytes(trained.plan.fixed.device)
+    run.journal.facts(peak_memory_bytes=peak)
+    export.publish_json(run.attempt, "metrics.json", export.metrics_of(trained.state, trained.plan.steps_per_epoch, peak))
+
+
+def _take_best(run: Run, trained: Trained) -> None:
+    """The adapter with the lowest validation loss becomes the result, where that was measured."""
+    best, last = trained.state.best_checkpoint, trained.state.step
+    if best is None or best.step == last:
+        return
+    ref = CheckpointRef(attempt=best.attempt, step=best.step, sha256=best.sha256)
+    folder = run.workspace / "best"
+    if fetch_checkpoint(run.attempt.job, ref, folder):
+        trained.engine.load_adapter(folder)
+        run.journal.event("checkpoint", f"The adapter of step {best.step} is the result: its validation loss was the lowest.")
+    else:
+        message = f"The checkpoint of step {best.step}, the best, no longer verifies: the result is that of step {last}."
+        run.journal.event("warning", message, level="warning")
+
+
+def _evaluate(run: Run, data: Data, trained: Trained) -> None:
+    if data.validation is None:
+        return
+    run.journal.phase("evaluating", "Comparing the tuned model with its base.")
+    examples = examples_of(run.workspace / "validation.jsonl", lambda _: run.watch.check())
+    questions = questions_of(examples, data.renderer, run.spec.evaluate.rows, data.context)
+    held_out = HeldOut(data.validation, questions, trained.plan.limits)
+    evaluation = compare(trained.engine, data.renderer, held_out, run.spec.evaluate, run.progress)
+    export.publish_json(run.attempt, "evaluation.json", evaluation)
+    base, tuned = evaluation["base"], evaluation["tuned"]
+    message = f"Validation loss: base {base['loss']:.4f}, tuned {tuned['loss']:.4f}."
+    if tuned["exact_match"] is not None:
+        message += f" Exact answers: base {base['exact_match']:.1%}, tuned {tuned['exact_match']:.1%}."
+    run.journal.event("eval", message, {"base": base, "tuned": tuned, "rows": evaluation["rows"]})

@@ -1,0 +1,90 @@
+"""No job succeeds with a broken model: the adapter is finite, changes what the model says, and is the same when loaded again."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from luthier.modeling.types import TrainingEngine
+from luthier.training.failures import AttemptFailed
+
+_PROBE_TOKENS = 256
+_LEAST_CHANGE = 1e-6
+_SAME = 1e-4
+
+
+@dataclass(frozen=True)
+class Checks:
+    """`results/checks.json`."""
+
+    finite: bool
+    changes_logits: bool
+    max_logit_change: float
+    loads_again: bool
+    same_after_reload: bool
+
+    def as_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+    def require(self) -> None:
+        """Raises: AttemptFailed for what does not hold."""
+        if not self.finite:
+            raise AttemptFailed(
+                "diverged",
+                "The adapter holds weights that are not numbers.",
+                "Lower `train.learning_rate`, then resume or start again.",
+            )
+        if not self.changes_logits:
+            raise AttemptFailed(
+                "no_effect",
+                f"The adapter changes no answer: the largest change of a logit is {self.max_logit_change:.1e}.",
+                "Raise `train.learning_rate` or the number of steps, and check that the data teach something new.",
+            )
+        if not (self.loads_again and self.same_after_reload):
+            raise AttemptFailed(
+                "crashed",
+                "The saved adapter does not give the same answers when it is loaded again.",
+                "Resume the job: it is saved anew.",
+            )
+
+
+def check_adapter(engine: TrainingEngine, probes: Sequence[Sequence[int]], save: Callable[[Path], None], folder: Path) -> Checks:
+    """Save the adapter with `save` into `folder`, forget it, load it from there, and compare. `probes`: rows of token ids."""
+    finite = all(bool(torch.isfinite(weight).all()) for weight in engine.parameters.values())
+    rows = [list(probe[:_PROBE_TOKENS]) for probe in probes]
+    tuned = [engine.logits(row) for row in rows]
+    with engine.adapter_off():
+        bare = [engine.logits(row) for row in rows]
+    change = _largest_gap(tuned, bare)
+    save(folder)
+    loads, same = _reload(engine, folder, rows, tuned)
+    return Checks(
+        finite=finite,
+        changes_logits=change > _LEAST_CHANGE,
+        max_logit_change=change if change < float("inf") else 0.0,
+        loads_again=loads,
+        same_after_reload=same,
+    )
+
+
+def _reload(engine: TrainingEngine, folder: Path, rows: Sequence[Sequence[int]], before: Sequence[Tensor]) -> tuple[bool, bool]:
+    with torch.no_grad():
+        for weight in engine.parameters.values():
+            weight.zero_()  # a load that does nothing would be noticed
+    try:
+        engine.load_adapter(folder)
+    except (OSError, ValueError, KeyError, RuntimeError):
+        return False, False
+    return True, _largest_gap([engine.logits(row) for row in rows], before) <= _SAME
+
+
+def _largest_gap(one: Sequence[Tensor], other: Sequence[Tensor]) -> float:
+    """Infinity where a value is not a number: no gap at all would be the wrong answer."""
+    gaps = [float((left - right).abs().max()) for left, right in zip(one, other, strict=True)]
+    return max((float("inf") if math.isnan(gap) else gap for gap in gaps), default=0.0)

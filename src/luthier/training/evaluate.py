@@ -1,0 +1,137 @@
+"""What a model is worth: loss and perplexity on held-out rows, exact answers, and some of them side by side."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from typing import TYPE_CHECKING, Any, Protocol
+
+from luthier.jobs.spec import EvaluateSpec
+from luthier.modeling.types import Generator, Sampling, TrainingEngine
+from luthier.training.batches import PassLimits, Rows, passes
+
+if TYPE_CHECKING:
+    from luthier.datasets.formats import Example
+    from luthier.datasets.rendering import Renderer
+
+_ROWS_A_ROUND = 32
+_SPARE_TOKENS = 32
+
+
+class Engine(TrainingEngine, Generator, Protocol):
+    """Trains and answers."""
+
+
+@dataclass(frozen=True)
+class Question:
+    """A held-out row, asked."""
+
+    prompt_ids: Sequence[int]
+    prompt: str
+    expected: str
+    expected_tokens: int
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """The validation rows in both forms: for the loss, and as questions."""
+
+    rows: Rows
+    questions: Sequence[Question]
+    limits: PassLimits
+
+
+def mean_loss(engine: TrainingEngine, rows: Rows, limits: PassLimits, on_pass: Callable[[float], None]) -> float:
+    """Mean loss of all loss tokens, in nats. `on_pass` gets the share that is done, before each pass."""
+    total, tokens, seen = 0.0, 0, 0
+    for packed in passes([rows[index] for index in range(len(rows))], limits):
+        on_pass(seen / len(rows))
+        total -= engine.logprobs(packed, training=False).double().sum().item()
+        tokens += len(packed.loss_at_N)
+        seen += len(packed.lengths)
+    return total / tokens
+
+
+def questions_of(examples: Iterable[Example], renderer: Renderer, rows: int, context: int) -> list[Question]:
+    """The first `rows` examples as questions with one right answer; those that leave no room for it are skipped."""
+    questions: list[Question] = []
+    for example in islice(examples, rows):
+        prompt_ids, expected = renderer.target(example)
+        answer_tokens = len(renderer.render(example).ids) - len(prompt_ids)
+        if answer_tokens > 0 and len(prompt_ids) + answer_tokens <= context:
+            questions.append(Question(prompt_ids, _prompt_text(example), expected, answer_tokens))
+    return questions
+
+
+def compare(
+    engine: Engine, renderer: Renderer, held_out: HeldOut, spec: EvaluateSpec, on_progress: Callable[[float], None]
+) -> dict[str, Any]:
+    """The bare base and the tuned model on the same rows: `results/evaluation.json`."""
+    with engine.adapter_off():
+        base, base_answers = _measure(engine, renderer, held_out, spec, lambda done: on_progress(done / 2))
+    tuned, tuned_answers = _measure(engine, renderer, held_out, spec, lambda done: on_progress(0.5 + done / 2))
+    asked = list(zip(held_out.questions, base_answers, tuned_answers, strict=True))
+    samples = [
+        {"prompt": question.prompt, "expected": question.expected, "base": base_answer, "tuned": tuned_answer}
+        for question, base_answer, tuned_answer in asked[: spec.samples]
+    ]
+    return {"rows": len(held_out.rows), "answered": len(asked), "base": base, "tuned": tuned, "samples": samples}
+
+
+def _measure(
+    engine: Engine, renderer: Renderer, held_out: HeldOut, spec: EvaluateSpec, on_progress: Callable[[float], None]
+) -> tuple[dict[str, float | None], list[str]]:
+    loss = mean_loss(engine, held_out.rows, held_out.limits, lambda done: on_progress(0.2 * done))
+    answers: list[str] = []
+    for answer in _answers(engine, renderer, held_out.questions, spec.max_new_tokens):
+        answers.append(answer)
+        on_progress(0.2 + 0.8 * len(answers) / len(held_out.questions))
+    right = [same_answer(answer, question.expected) for answer, question in zip(answers, held_out.questions, strict=True)]
+    exact = sum(right) / len(right) if right else None
+    return {"loss": loss, "perplexity": perplexity(loss), "exact_match": exact}, answers
+
+
+def _answers(engine: Engine, renderer: Renderer, questions: Sequence[Question], max_new_tokens: int) -> Iterable[str]:
+    """Greedy answers in order. One that is longer than the longest right one of its round is wrong already: it is cut there."""
+    for start in range(0, len(questions), _ROWS_A_ROUND):
+        group = questions[start : start + _ROWS_A_ROUND]
+        enough = max(question.expected_tokens for question in group) + _SPARE_TOKENS
+        sampling = Sampling(max_new_tokens=min(max_new_tokens, enough), stop_ids=renderer.stop_ids)
+        for completion in engine.generate([question.prompt_ids for question in group], sampling):
+            yield renderer.decode(completion.token_ids)
+
+
+def perplexity(loss: float) -> float:
+    """exp(loss), as a number that JSON can carry.
+
+    >>> perplexity(0.0)
+    1.0
+    """
+    return math.exp(min(loss, 700.0))
+
+
+def same_answer(answer: str, expected: str) -> bool:
+    """Equal but for blanks around it; where JSON is expected, equal as values.
+
+    >>> same_answer(' {"a":1, "b":2}', '{"b": 2, "a": 1}'), same_answer("Paris.", "Paris")
+    (True, False)
+    """
+    answer, expected = answer.strip(), expected.strip()
+    if answer == expected:
+        return True
+    try:
+        wanted = json.loads(expected)
+        return isinstance(wanted, (dict, list)) and json.loads(answer) == wanted
+    except (ValueError, RecursionError):
+        return False
+
+
+def _prompt_text(example: Example) -> str:
+    """What a person would call the question."""
+    if example.prompt is not None:
+        return example.prompt
+    asked = [message.get("content") for message in example.messages or () if message.get("role") == "user"]
+    return str(asked[-1]) if asked else ""

@@ -1,0 +1,71 @@
+"""What a run is made of, brought into its working directory: the base model and the data, each checked against its pin."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from importlib.resources import files
+from pathlib import Path
+from typing import BinaryIO
+
+from luthier.datasets.formats import BadRow, Example, read_examples
+from luthier.jobs.directory import JobDirectory
+from luthier.jobs.spec import RunSpec
+from luthier.seams import NotStored
+from luthier.training.checkpoints import sha256_of
+from luthier.training.failures import AttemptFailed
+from luthier.values import BaseSource, Source
+
+FetchUrl = Callable[[str, Path], None]
+"""Bring the bytes at a URL into a local file. Raises: NotStored, ValueError."""
+
+
+def base_source(spec: RunSpec) -> BaseSource:
+    """The pinned base. A run by hand takes the pin from the shipped catalog. Raises: AttemptFailed."""
+    if spec.sources is not None:
+        return spec.sources.base
+    for entry in json.loads(files("luthier.bases").joinpath("catalog.json").read_text("utf-8")):
+        if spec.base_model in (entry["id"], *entry.get("aliases", ())):
+            url = "luthier:tiny" if entry["id"] == "luthier/tiny" else f"hub:{entry['id']}"
+            return BaseSource(id=entry["id"], revision=entry["revision"], url=url)
+    raise AttemptFailed(
+        "base_unavailable", "The catalog has no base model of this id.", "`luthier bases list` shows all; try `luthier/tiny`."
+    )
+
+
+def fetch_data(job: JobDirectory, name: str, source: Source | None, fetch_url: FetchUrl, target: Path) -> None:
+    """Bring one data file to `target`. Without a source (by hand) `name` is a file of the job directory, or a file:// URL.
+
+    Raises: AttemptFailed (`bad_data`) where it is missing or not the file that was submitted.
+    """
+    try:
+        if source is not None:
+            fetch_url(source.url, target)
+        elif "://" in name:
+            fetch_url(name, target)
+        else:
+            job.storage.fetch_file(job.name(name), target)
+    except (NotStored, ValueError):
+        hint = "By hand, `dataset` is the name of a file beside run.yaml, or a file:// URL. On the platform, submit again."
+        raise AttemptFailed("bad_data", "The data file is not where the run says.", hint) from None
+    if source is not None and sha256_of(target) != source.sha256:
+        raise AttemptFailed(
+            "bad_data", "The data file is not the one that was submitted: its sha256 differs.", "Upload it again, then submit."
+        )
+
+
+def examples_of(path: Path, on_progress: Callable[[float], None]) -> Iterator[Example]:
+    """The examples of a data file in order. Raises: AttemptFailed (`bad_data`) naming the first line that cannot be used."""
+    size = max(1, path.stat().st_size)
+    with path.open("rb") as stream:
+        try:
+            for example in read_examples(stream):
+                on_progress(_position(stream) / size)
+                yield example
+        except BadRow as bad:
+            where = f"Line {bad.line}: " if bad.line is not None else ""
+            raise AttemptFailed("bad_data", f"{where}{bad.message} ({bad.code})", bad.hint) from None
+
+
+def _position(stream: BinaryIO) -> int:
+    return 0 if stream.closed else stream.tell()

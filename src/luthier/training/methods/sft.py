@@ -1,0 +1,52 @@
+"""Supervised fine-tuning: raise the probability of the answers that a person wrote.
+
+Maximum likelihood over the tokens of the assistant's turns, end of turn included:
+L = -1/n sum_i log p(token_i | all before it), with n the loss tokens of the WHOLE optimiser step. A mean of each pass's
+mean would weigh a token by how few others happened to share its pass; see https://unsloth.ai/blog/gradient.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+from luthier.training.batches import Rows
+from luthier.training.failures import AttemptFailed
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from luthier.datasets.formats import Example
+    from luthier.datasets.rendering import Renderer
+
+
+def rows_of(examples: Iterable[Example], renderer: Renderer, max_seq_len: int) -> Rows:
+    """Every example as token ids and the positions that carry loss.
+
+    Rows longer than `max_seq_len` are cut and counted; rows that then have no loss token are left out and counted.
+    Raises: AttemptFailed (`bad_data`) when nothing is left to learn from.
+    """
+    rows = Rows()
+    for example in examples:
+        rendered = renderer.render(example, max_seq_len)
+        rows.truncated += rendered.truncated
+        rows.add(rendered.ids, rendered.loss)
+    if not len(rows):
+        raise AttemptFailed(
+            "bad_data",
+            f"None of the {rows.dropped} rows has a token left to learn from ({rows.truncated} were cut at {max_seq_len} tokens).",
+            "Give every row an assistant answer, and raise `train.max_seq_len` above the length of the prompts.",
+        )
+    return rows
+
+
+def loss(logp_N: Tensor, tokens_of_step: int) -> Tensor:
+    """This pass's share, shape (), of the step's loss in nats a token; the shares of all passes add up to it.
+
+    logp_N: natural-log probability of each loss token of the pass. tokens_of_step: loss tokens of all its passes.
+
+    >>> import torch
+    >>> loss(torch.tensor([-1.0, -3.0]), tokens_of_step=4).item()
+    1.0
+    """
+    return -logp_N.sum() / tokens_of_step

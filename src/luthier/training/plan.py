@@ -1,0 +1,107 @@
+"""Every `auto` resolved: pure decisions from the spec, the data and the machine."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from luthier.jobs.spec import RunSpec
+from luthier.training.batches import PassLimits
+
+DEFAULT_EPOCHS = 3
+_MOST_AUTO_ROWS = 16
+_STEPS_AN_EPOCH = 32
+_MEMORY_SHARE = 0.25
+_CPU_TOKENS = 4096
+_GPU_TOKENS = 16384
+
+Device = Literal["cpu", "cuda", "mps"]
+Precision = Literal["bf16", "fp32"]
+
+
+@dataclass(frozen=True)
+class Fixed:
+    """Choices that the machine had a say in. Made once and kept for every resume, so that the numbers stay the same."""
+
+    batch_size: int
+    tokens_per_pass: int
+    threads: int
+    device: Device
+    precision: Precision
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How the run goes, with no choice left open."""
+
+    fixed: Fixed
+    rows_per_step: int
+    rows_per_pass: int
+    steps_per_epoch: int
+    total_steps: int
+    eval_steps: int | None
+    max_seq_len: int
+
+    @property
+    def limits(self) -> PassLimits:
+        return PassLimits(self.rows_per_pass, self.fixed.tokens_per_pass)
+
+
+def plan_of(spec: RunSpec, fixed: Fixed, rows: int, max_seq_len: int) -> Plan:
+    """Steps and groups for this many rows."""
+    train = spec.train
+    rows_per_step = min(rows, fixed.batch_size * train.gradient_accumulation)
+    steps_per_epoch = -(-rows // rows_per_step)
+    total = train.max_steps or (train.epochs or DEFAULT_EPOCHS) * steps_per_epoch
+    evaluates = spec.validation_dataset is not None
+    return Plan(
+        fixed=fixed,
+        rows_per_step=rows_per_step,
+        rows_per_pass=fixed.batch_size if train.packing else 1,
+        steps_per_epoch=steps_per_epoch,
+        total_steps=total,
+        eval_steps=(train.eval_steps or steps_per_epoch) if evaluates else None,
+        max_seq_len=max_seq_len,
+    )
+
+
+def auto_batch_size(rows: int) -> int:
+    """A power of two that leaves an epoch at least 32 steps where the data allow it, and no more than 16.
+
+    >>> [auto_batch_size(rows) for rows in (1, 40, 500, 100_000)]
+    [1, 1, 8, 16]
+    """
+    wanted = min(_MOST_AUTO_ROWS, max(1, rows // _STEPS_AN_EPOCH))
+    return 1 << (wanted.bit_length() - 1)
+
+
+def tokens_per_pass(config: Mapping[str, Any], device: Device, free_bytes: int) -> int:
+    """How many tokens go through the model at once: a power of two from 256 on, so that small changes of free memory
+    change nothing.
+
+    The estimate is what a pass keeps for its backward: activations of every layer and the logits, in 4 bytes each.
+    """
+    hidden = int(config.get("hidden_size", 1024))
+    inner = int(config.get("intermediate_size", 4 * hidden))
+    layers = int(config.get("num_hidden_layers", 16))
+    per_token = 4 * (layers * (16 * hidden + 5 * inner) + 4 * int(config.get("vocab_size", 32_000)))
+    most = _CPU_TOKENS if device == "cpu" else _GPU_TOKENS
+    tokens = max(256, min(most, int(free_bytes * _MEMORY_SHARE) // per_token))
+    return 1 << (tokens.bit_length() - 1)
+
+
+def resolved(spec: RunSpec, plan: Plan) -> dict[str, Any]:
+    """The spec with every `auto` and None replaced by what was used: `results/config.yaml`."""
+    data = spec.model_dump(mode="json")
+    fixed = plan.fixed
+    data["train"] |= {
+        "batch_size": fixed.batch_size,
+        "max_seq_len": plan.max_seq_len,
+        "device": fixed.device,
+        "precision": fixed.precision,
+        "eval_steps": plan.eval_steps,
+    }
+    if spec.train.max_steps is None:
+        data["train"]["epochs"] = spec.train.epochs or DEFAULT_EPOCHS
+    return data
