@@ -181,16 +181,20 @@ class JobDirectory:
         found = [(ref.step, ref.attempt, ref) for number in self.attempts() for ref in self.attempt(number).checkpoints()]
         return max(found, key=lambda item: item[:2])[2] if found else None
 
-    def events(self) -> Iterator[Event]:
-        """The history in order, without what an older attempt did beyond the step that the next one resumed from."""
-        numbers = self.attempts()
+    def events(self, *, after: tuple[int, int] | None = None) -> Iterator[Event]:
+        """The history in order, without what an older attempt did beyond the step that the next one resumed from.
+
+        `after` is (attempt, seq) of the last event that the reader has; what lies before it is not even read.
+        """
+        since = after or (0, -1)
+        numbers = [number for number in self.attempts() if number >= since[0]]
         for number, following in zip(numbers, [*numbers[1:], None], strict=True):
             last = None
             if following is not None:
-                after = self.attempt(following).status()
+                status = self.attempt(following).status()
                 # Until the next attempt has said where it resumed from, nothing is superseded.
-                last = None if after is None else after.resumed_from.step if after.resumed_from else 0
-            for event in self.attempt(number).events():
+                last = None if status is None else status.resumed_from.step if status.resumed_from else 0
+            for event in self.attempt(number).events(after=since[1] if number == since[0] else -1):
                 if last is None or event.step <= last or event.kind == "state":
                     yield event
 
@@ -226,11 +230,12 @@ class AttemptDirectory:
         except (NotStored, ValidationError):
             return None
 
-    def events(self) -> Iterator[Event]:
-        """All events of this attempt in order. Chunks are named by their first sequence number."""
-        for name in self.storage.names(self.name("events")):
-            if name.endswith(".jsonl"):
-                yield from _events_of(self.storage.read(name))
+    def events(self, *, after: int = -1) -> Iterator[Event]:
+        """All events of this attempt in order, from after this sequence number on. Chunks are named by their first one."""
+        chunks = [name for name in self.storage.names(self.name("events")) if name.endswith(".jsonl")]
+        for name, following in zip(chunks, [*chunks[1:], None], strict=True):
+            if following is None or _first_seq(following) > after + 1:
+                yield from (event for event in _events_of(self.storage.read(name)) if event.seq > after)
 
     def checkpoints(self) -> Iterator[CheckpointRef]:
         """Every checkpoint of this attempt whose manifest and file sizes verify, ascending by step."""
@@ -259,6 +264,11 @@ def checkpoint_folder(step: int) -> str:
     'step-00000200'
     """
     return f"step-{step:08d}"
+
+
+def _first_seq(chunk: str) -> int:
+    digits = chunk.rsplit("/", 1)[1].removesuffix(".jsonl")
+    return int(digits) if digits.isdecimal() else 0
 
 
 def _events_of(data: bytes) -> Iterator[Event]:

@@ -2,26 +2,59 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import TYPE_CHECKING
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from decimal import Decimal
+from statistics import median
+from typing import Protocol
 
+from sqlalchemy.orm import Session
+
+from luthier import ids
 from luthier.accounts.service import Accounts
 from luthier.accounts.types import Actor, Idempotency
 from luthier.bases.service import Bases
+from luthier.billing import rules as money
 from luthier.billing.service import Billing
-from luthier.database import Database
+from luthier.billing.types import Hold
+from luthier.database import EVERY_TENANT, Database, page
+from luthier.datasets.types import Dataset
+from luthier.errors import BudgetExceeded, CursorInvalid, FieldInvalid, ForbiddenField, Gone, NotFound, WillNotFit
+from luthier.jobs import estimation, projection, rules, store
 from luthier.jobs.directory import Event
-from luthier.jobs.spec import RunSpec
-from luthier.jobs.types import Estimate, Job, LogTail, Submitted, Transition
+from luthier.jobs.rows import job_of, projection_of, row_of, spec_of
+from luthier.jobs.spec import RunSpec, Sources
+from luthier.jobs.types import Estimate, Job, JobState, LogTail, Submitted, Transition
 from luthier.seams import Clock, Storage
-from luthier.values import Page
+from luthier.values import Page, Source
 
-if TYPE_CHECKING:
-    from luthier.datasets.service import Datasets
+_CURSOR = re.compile(r"([0-9]{1,9})-([0-9]{1,12})", re.ASCII)
+_CHARACTERS_PER_TOKEN = 3
+"""Where no tokenizer counted. Low, so that an estimate is rather too high."""
+
+
+class DatasetsPort(Protocol):
+    """What jobs need of datasets."""
+
+    def ready(self, actor: Actor, dataset_id: str) -> Dataset: ...
+    def source(self, dataset: Dataset) -> Source: ...
+    def use(self, session: Session, actor: Actor, dataset_id: str, by: str) -> None: ...
+    def release(self, session: Session, by: str) -> None: ...
+
+
+@dataclass(frozen=True)
+class JobServices:
+    """The services that a job stands on."""
+
+    accounts: Accounts
+    billing: Billing
+    bases: Bases
+    datasets: DatasetsPort
 
 
 class Jobs:
-    """What a caller can do with runs."""
+    """What a caller can do with runs. `served` names the hardware that an executor here can reach."""
 
     def __init__(
         self,
@@ -30,14 +63,22 @@ class Jobs:
         services: JobServices,
         now: Clock,
         served: frozenset[str] = frozenset({"local-cpu", "local-gpu"}),
-    ) -> None: ...
+    ) -> None:
+        self._database = database
+        self._storage = storage
+        self._accounts = services.accounts
+        self._billing = services.billing
+        self._bases = services.bases
+        self._datasets = services.datasets
+        self._now = now
+        self._served = served
 
     def estimate(self, actor: Actor, spec: RunSpec) -> Estimate:
         """Time, memory and money of a run. Reserves nothing.
 
-        Raises: NotFound, Gone, DatasetNotReady, ModelNotAllowed, FieldInvalid.
+        Raises: NotFound, Gone, DatasetNotReady, ModelNotAllowed, FieldInvalid, ForbiddenField.
         """
-        raise NotImplementedError
+        return self._examined(actor, spec)[1]
 
     def submit(self, actor: Actor, spec: RunSpec, idempotency: Idempotency | None = None) -> Submitted:
         """Freeze the request, hold its estimated cost, queue it, and return at once.
@@ -45,54 +86,288 @@ class Jobs:
         Raises: NotFound, Gone, DatasetNotReady, ModelNotAllowed, FieldInvalid, ForbiddenField, WillNotFit, BudgetExceeded,
         KeyReused; nothing is left behind then.
         """
-        raise NotImplementedError
+        earlier = self._earlier(actor, idempotency)
+        if earlier is not None:
+            return earlier
+        frozen, estimate = self._examined(actor, spec)
+        self._affordable(frozen, estimate)
+        row = self._row(actor, frozen, estimate)
+        here = projection.directory(self._storage, actor.tenant_id, row.id)
+        made = ""
+        try:
+            # Directory before row: a directory without a row is litter that `luthier doctor` sweeps,
+            # a row without a directory is a job that can never run.
+            row.spec_sha256 = here.write_spec(frozen.model_dump(mode="json"))
+            projection.write(here, projection_of(row, 0))
+            made = self._queue(actor, row, idempotency)
+        finally:
+            if made != row.id:
+                self._storage.delete(here.root)
+        return Submitted(job=self.get(actor, made), estimate=estimate, replayed=made != row.id)
 
     def list(self, actor: Actor, *, after: str | None = None, limit: int = 50) -> Page[Job]:
         """The tenant's jobs, newest first. Raises: CursorInvalid."""
-        raise NotImplementedError
+        with self._database.read(actor.tenant_id) as session:
+            rows, cursor = page(session, store.visible(), store.JobRow, after=after, limit=limit)
+            return Page(data=[job_of(row) for row in rows], next_cursor=cursor)
 
     def get(self, actor: Actor, job_id: str) -> Job:
         """One job as it stands now. Raises: NotFound, Gone."""
-        raise NotImplementedError
+        with self._database.read(actor.tenant_id) as session:
+            return job_of(_found(session, job_id))
+
+    def submitted_estimate(self, actor: Actor, job_id: str) -> Estimate:
+        """What was estimated when the job was submitted. Raises: NotFound, Gone."""
+        with self._database.read(actor.tenant_id) as session:
+            return Estimate.model_validate_json(_found(session, job_id).estimate)
 
     def logs(self, actor: Actor, job_id: str, *, tail_bytes: int = 65_536) -> LogTail:
-        """The end of the latest attempt's log. Raises: NotFound, Gone."""
-        raise NotImplementedError
+        """The end of the log of the latest attempt that has one. Raises: NotFound, Gone."""
+        job = self.get(actor, job_id)
+        here = projection.directory(self._storage, actor.tenant_id, job.id)
+        for attempt in range(job.attempt, 0, -1):
+            found = projection.tail(self._storage, here.attempt(attempt).name("job.log"), tail_bytes)
+            if found is not None:
+                data, size = found
+                return LogTail(
+                    attempt=attempt, text=data.decode("utf-8", "replace"), total_bytes=size, truncated=size > len(data)
+                )
+        return LogTail(attempt=job.attempt, text="", total_bytes=0, truncated=False)
 
     def events(self, actor: Actor, job_id: str, *, after: str | None = None) -> Iterator[Event]:
-        """What has happened so far, in order, from after the event `<attempt>-<seq>` on. Raises: NotFound, Gone, CursorInvalid."""
-        raise NotImplementedError
+        """What has happened so far, in order, from after the event `<attempt>-<seq>` on.
 
-    def transitions(self, actor: Actor, job_id: str) -> list[Transition]:
+        Raises: NotFound, Gone, CursorInvalid.
+        """
+        since = _position(after)
+        job = self.get(actor, job_id)
+        return projection.directory(self._storage, actor.tenant_id, job.id).events(after=since)
+
+    def transitions(self, actor: Actor, job_id: str) -> Sequence[Transition]:
         """Every step of the job's state machine, oldest first. Raises: NotFound, Gone."""
-        raise NotImplementedError
+        with self._database.read(actor.tenant_id) as session:
+            _found(session, job_id)
+            return [
+                Transition(
+                    attempt=row.attempt,
+                    from_state=JobState(row.from_state) if row.from_state else None,
+                    to_state=JobState(row.to_state),
+                    at=row.at,
+                    reason=row.reason,
+                )
+                for row in store.history(session, job_id)
+            ]
 
     def stop(self, actor: Actor, job_id: str) -> Job:
         """Save and end; it can be resumed. A finished job stays as it is. Raises: NotFound, Gone."""
-        raise NotImplementedError
+        return self._end(actor, job_id, "stop", JobState.STOPPED)
 
     def cancel(self, actor: Actor, job_id: str) -> Job:
         """End for good, without saving. A finished job stays as it is. Raises: NotFound, Gone."""
-        raise NotImplementedError
+        return self._end(actor, job_id, "cancel", JobState.CANCELLED)
 
     def resume(self, actor: Actor, job_id: str) -> Job:
-        """Queue a stopped or failed job again; it goes on from its last checkpoint. Raises: NotFound, Gone, WrongState."""
-        raise NotImplementedError
+        """Queue a stopped or failed job again; it goes on from its last checkpoint.
+
+        Raises: NotFound, Gone, WrongState, DatasetNotReady.
+        """
+        with self._database.write(actor.tenant_id) as session:
+            row = _found(session, job_id)
+            if not rules.may(JobState(row.state), JobState.QUEUED) or row.state not in (JobState.STOPPED, JobState.FAILED):
+                raise rules.refusal("resumed", JobState(row.state), "Only a stopped or failed job can be resumed.")
+            self._within_limits(session, row)
+            for dataset_id in filter(None, (row.dataset_id, row.validation_dataset_id)):
+                self._datasets.use(session, actor, dataset_id, row.id)
+            left = 1 - row.step / row.total_steps if row.total_steps else 1.0
+            hold = Hold(job_id=row.id, hardware=row.hardware, micro_usd=int(row.estimated_micro_usd * max(0.0, left)))
+            self._billing.hold(session, actor, hold)
+            fresh = {"wish": None, "crashes": 0, "owner": None, "not_before": None, "queued_at": self._now()}
+            fresh |= {"error_code": None, "error_message": None, "error_hint": None}
+            store.move(session, row, store.Step(JobState.QUEUED, self._now(), "resumed by its owner"), **fresh)
+            used = self._billing.used_ms(session, row.id)
+        self._project(row, used)
+        return job_of(row)
 
     def delete(self, actor: Actor, job_id: str) -> None:
         """Remove a finished job and its directory; what it cost stays in the ledger. Raises: NotFound, Gone, WrongState."""
-        raise NotImplementedError
+        with self._database.write(actor.tenant_id) as session:
+            row = _found(session, job_id)
+            job = job_of(row)
+            if not job.finished:
+                raise rules.refusal("deleted", job.state, "Cancel it first, and wait until it has ended.")
+            self._datasets.release(session, row.id)
+            row.deleted_at = self._now()
+        # Row before directory: what is left of the directory after a crash is litter, not a job.
+        self._storage.delete(projection.job_root(actor.tenant_id, job.id))
 
     def reindex(self) -> int:
         """Make the rows of all job directories that have none, e.g. after the database was lost. Returns how many."""
-        raise NotImplementedError
+        found = {each.job.id: each for each in projection.found(self._storage)}
+        with self._database.write(EVERY_TENANT) as session:
+            missing = found.keys() - store.known(session, found)
+            for job_id in sorted(missing):
+                each = found[job_id]
+                here = projection.directory(self._storage, each.tenant_id, job_id)
+                store.add(session, row_of(each, here.read_spec().decode(), "{}"), "found by reindex")
+        return len(missing)
+
+    # -- inside ----------------------------------------------------------------------------------------------------
+
+    def _examined(self, actor: Actor, spec: RunSpec) -> tuple[RunSpec, Estimate]:
+        if spec.sources is not None:
+            raise ForbiddenField("`sources` is set by the platform.", hint="Leave it out: name datasets by id.", param="sources")
+        base = self._bases.get(spec.base_model)
+        price = self._billing.price(spec.hardware)
+        dataset = self._datasets.ready(actor, spec.dataset)
+        validation = self._datasets.ready(actor, spec.validation_dataset) if spec.validation_dataset else None
+        facts = estimation.Facts(
+            spec=spec,
+            base=base,
+            data=_size(dataset),
+            validation=_size(validation) if validation else None,
+            price=price,
+            measured=self._measured(actor, base.id, price.hardware),
+        )
+        estimation.check(spec, base, estimation.plan_of(spec.train, facts.data.rows))
+        sources = Sources(
+            dataset=self._datasets.source(dataset),
+            validation_dataset=self._datasets.source(validation) if validation else None,
+            base=self._bases.source(base),
+        )
+        # The id, not the alias that was typed: the registry and the measured speeds look for it.
+        frozen = spec.model_copy(update={"sources": sources, "base_model": base.id})
+        return frozen, self._with_advice(estimation.estimate(facts))
+
+    def _with_advice(self, estimate: Estimate) -> Estimate:
+        if estimate.fits:
+            return estimate
+        larger = estimation.larger_hardware(estimate.memory.total_bytes, self._billing.prices())
+        return estimate.model_copy(update={"advice": (*estimate.advice, *((larger,) if larger else ()))})
+
+    def _affordable(self, spec: RunSpec, estimate: Estimate) -> None:
+        """Raises: WillNotFit, BudgetExceeded, FieldInvalid."""
+        if not estimate.fits:
+            needed, there = estimate.memory.total_bytes / 1e9, (estimate.memory.available_bytes or 0) / 1e9
+            message = f"This job needs about {needed:.1f} GB, but {estimate.hardware} has {there:.1f} GB."
+            details = estimate.memory.model_dump()
+            raise WillNotFit(message, hint=" ".join(estimate.advice), param="hardware", details=details)
+        limit = spec.max_cost_micro_usd
+        if limit is not None and money.micro_usd(estimate.cost_usd) > limit:
+            raise BudgetExceeded(Decimal(estimate.cost_usd), Decimal(limit) / 1_000_000)
+        if spec.hardware not in self._served:
+            hint = f"Use one of: {', '.join(sorted(self._served))}. The price book lists more, for estimates."
+            raise FieldInvalid("Nothing that runs here reaches this hardware.", hint=hint, param="hardware")
+
+    def _row(self, actor: Actor, spec: RunSpec, estimate: Estimate) -> store.JobRow:
+        now = self._now()
+        return store.JobRow(
+            id=ids.new(ids.JOB),
+            tenant_id=actor.tenant_id,
+            created_by=actor.user_id,
+            name=spec.name,
+            state=JobState.QUEUED,
+            spec=spec.model_dump_json(),
+            spec_sha256="",
+            estimate=estimate.model_dump_json(),
+            base_model=spec.base_model,
+            dataset_id=spec.dataset,
+            validation_dataset_id=spec.validation_dataset,
+            hardware=spec.hardware,
+            attempt=0,
+            step=0,
+            epoch=0.0,
+            total_steps=estimate.steps,
+            cost_micro_usd=0,
+            estimated_micro_usd=money.micro_usd(estimate.cost_usd),
+            queued_at=now,
+            created_at=now,
+            updated_at=now,
+        )
+
+    def _queue(self, actor: Actor, row: store.JobRow, idempotency: Idempotency | None) -> str:
+        """The one transaction: key, hold, job, uses. Returns the id of the job that the key stands for."""
+        with self._database.write(actor.tenant_id) as session:
+            if idempotency is not None:
+                earlier = self._accounts.replay(session, actor, idempotency)
+                if earlier is not None:
+                    return earlier
+                self._accounts.remember(session, actor, idempotency, row.id)
+            self._billing.hold(session, actor, Hold(row.id, row.hardware, row.estimated_micro_usd))
+            for dataset_id in filter(None, (row.dataset_id, row.validation_dataset_id)):
+                self._datasets.use(session, actor, dataset_id, row.id)
+            store.add(session, row, "submitted")
+        return row.id
+
+    def _earlier(self, actor: Actor, idempotency: Idempotency | None) -> Submitted | None:
+        """What this key made before. Asked once more inside the transaction, where the answer is final."""
+        if idempotency is None:
+            return None
+        with self._database.read(actor.tenant_id) as session:
+            earlier = self._accounts.replay(session, actor, idempotency)
+        if earlier is None:
+            return None
+        return Submitted(job=self.get(actor, earlier), estimate=self.submitted_estimate(actor, earlier), replayed=True)
+
+    def _end(self, actor: Actor, job_id: str, wish: rules.Wish, state: JobState) -> Job:
+        with self._database.write(actor.tenant_id) as session:
+            row = _found(session, job_id)
+            if job_of(row).finished:
+                return job_of(row)
+            if row.state == JobState.QUEUED:
+                # Nobody runs it, so there is nobody to ask: it ends here.
+                cost = self._billing.settle(session, row.tenant_id, row.id)
+                self._datasets.release(session, row.id)
+                store.move(session, row, store.Step(state, self._now(), f"{state} in the queue"), cost_micro_usd=cost)
+            else:
+                store.wish(session, row, wish, self._now())
+            used = self._billing.used_ms(session, row.id)
+        self._project(row, used)
+        return job_of(row)
+
+    def _within_limits(self, session: Session, row: store.JobRow) -> None:
+        spec = spec_of(row)
+        used = self._billing.used_ms(session, row.id)
+        limits = {"max_micro_usd": spec.max_cost_micro_usd, "max_seconds": spec.limits.max_seconds}
+        if rules.over_limit(row.cost_micro_usd, used, **limits) is not None:
+            raise rules.refusal(
+                "resumed", JobState(row.state), "It has reached its own `limits`: submit it again with higher ones."
+            )
+
+    def _measured(self, actor: Actor, base_model: str, hardware: str) -> estimation.Measured | None:
+        with self._database.read(actor.tenant_id) as session:
+            found = store.measured(session, base_model, hardware)
+        if not found:
+            return None
+        return estimation.Measured(
+            jobs=len(found), tokens_per_second=median(rate for rate, _ in found), overhead_s=median(over for _, over in found)
+        )
+
+    def _project(self, row: store.JobRow, used_ms: int) -> None:
+        projection.write(projection.directory(self._storage, row.tenant_id, row.id), projection_of(row, used_ms))
 
 
-class JobServices:
-    """The services that a job stands on."""
+def _found(session: Session, job_id: str) -> store.JobRow:
+    row = store.get(session, job_id) if ids.is_id(job_id, ids.JOB) else None
+    if row is None:
+        raise NotFound("job")
+    if row.deleted_at is not None:
+        raise Gone("job")
+    return row
 
-    def __init__(self, accounts: Accounts, billing: Billing, bases: Bases, datasets: Datasets) -> None:
-        self.accounts = accounts
-        self.billing = billing
-        self.bases = bases
-        self.datasets = datasets
+
+def _size(dataset: Dataset) -> estimation.DataSize:
+    rows = dataset.rows or 1
+    lengths = dataset.report.lengths if dataset.report else None
+    scale = _CHARACTERS_PER_TOKEN if lengths and lengths.unit == "characters" else 1
+    longest = (lengths.max if lengths else 512) // scale + 1
+    tokens = dataset.tokens or int(rows * (lengths.mean if lengths else 256) / scale)
+    return estimation.DataSize(rows=rows, tokens=max(rows, tokens), longest=max(1, longest))
+
+
+def _position(after: str | None) -> tuple[int, int] | None:
+    if after is None:
+        return None
+    match = _CURSOR.fullmatch(after)
+    if match is None:
+        raise CursorInvalid
+    return int(match[1]), int(match[2])

@@ -27,7 +27,9 @@ class JobState(StrEnum):
 class JobError(Frozen):
     """Why a job failed, and what to do about it."""
 
-    code: str = Field(description="`out_of_memory`, `diverged`, `bad_data`, `no_effect`, `crashed`, `storage`, `device`, `budget`, ...")
+    code: str = Field(
+        description="`out_of_memory`, `diverged`, `bad_data`, `no_effect`, `crashed`, `storage`, `device`, `budget`, ..."
+    )
     message: str
     hint: str
 
@@ -56,7 +58,9 @@ class Estimate(Frozen):
     batch_size: int = Field(description="Rows of one forward pass.")
     tokens_per_second: float
     seconds: int = Field(description="Billed seconds, start and evaluation included.")
-    basis: Literal["measured", "assumed"] = Field(description="Whether the speed was measured on earlier jobs or is a stated guess.")
+    basis: Literal["measured", "assumed"] = Field(
+        description="Whether the speed was measured on earlier jobs or is a stated guess."
+    )
     basis_note: str = Field(description="Where the speed comes from, for people.")
     hardware: str
     hourly_usd: Usd

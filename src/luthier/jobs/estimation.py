@@ -1,0 +1,223 @@
+"""What a run will take: steps, time, memory. Pure; the service brings the data's size and the measured speed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from luthier.bases.types import Base, BaseShape
+from luthier.billing import rules as money
+from luthier.billing.types import Price
+from luthier.errors import FieldInvalid
+from luthier.jobs.spec import LoraSpec, RunSpec, TrainSpec
+from luthier.jobs.types import Estimate, MemoryEstimate
+
+DEFAULT_EPOCHS = 3
+_MOST_AUTO_ROWS, _STEPS_AN_EPOCH = 16, 32
+_RUNTIME_BYTES = 500_000_000
+_START_S = 15
+_ANSWER_TOKENS = 48
+_CPU_TOKENS, _GPU_TOKENS = 4096, 16384
+_SHARE_OF_MEMORY = 0.25
+
+
+@dataclass(frozen=True)
+class DataSize:
+    """What matters of a dataset."""
+
+    rows: int
+    tokens: int
+    longest: int
+
+
+@dataclass(frozen=True)
+class Measured:
+    """How fast earlier jobs with the same base on the same hardware were (medians)."""
+
+    jobs: int
+    tokens_per_second: float
+    overhead_s: float
+
+
+@dataclass(frozen=True)
+class Facts:
+    """All that an estimate stands on."""
+
+    spec: RunSpec
+    base: Base
+    data: DataSize
+    validation: DataSize | None
+    price: Price
+    measured: Measured | None = None
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Steps and groups of a run. The trainer makes the same plan from the same numbers (a test holds them equal)."""
+
+    batch_size: int
+    steps_per_epoch: int
+    steps: int
+
+    @property
+    def epochs(self) -> float:
+        return self.steps / self.steps_per_epoch
+
+
+def plan_of(train: TrainSpec, rows: int) -> Plan:
+    """How the data are cut into steps."""
+    batch = _auto_batch_size(rows) if train.batch_size == "auto" else train.batch_size
+    steps_per_epoch = -(-rows // min(rows, batch * train.gradient_accumulation))
+    return Plan(batch, steps_per_epoch, train.max_steps or (train.epochs or DEFAULT_EPOCHS) * steps_per_epoch)
+
+
+def check(spec: RunSpec, base: Base, plan: Plan) -> None:
+    """Refuse what cannot work, before anything is made. Raises: FieldInvalid."""
+    train = spec.train
+    if train.max_seq_len is not None and train.max_seq_len > base.context:
+        raise FieldInvalid(
+            f"`train.max_seq_len` is {train.max_seq_len}, but the context of {base.id} is {base.context} tokens.",
+            hint=f"Use at most {base.context}, or leave it out.",
+            param="train.max_seq_len",
+        )
+    for name, value in (("warmup_steps", train.warmup_steps), ("eval_steps", train.eval_steps or 0)):
+        if value > plan.steps:
+            raise FieldInvalid(
+                f"`train.{name}` is {value}, but the run has {plan.steps} steps ({plan.epochs:g} epochs).",
+                hint=f"Lower `train.{name}`, or raise `train.epochs`.",
+                param=f"train.{name}",
+            )
+
+
+def estimate(facts: Facts) -> Estimate:
+    """Time, memory and money of a run."""
+    spec, plan = facts.spec, plan_of(facts.spec.train, facts.data.rows)
+    longest = min(facts.data.longest, spec.train.max_seq_len or facts.base.context)
+    per_epoch = min(facts.data.tokens, facts.data.rows * longest)
+    tokens = -(-per_epoch * plan.steps // plan.steps_per_epoch)
+    rate, seconds, basis, note = _time(facts, plan, tokens)
+    memory = _memory(facts, plan, spec)
+    fits = memory.available_bytes is None or memory.total_bytes <= memory.available_bytes
+    return Estimate(
+        rows=facts.data.rows,
+        tokens_per_epoch=per_epoch,
+        tokens=tokens,
+        epochs=round(plan.epochs, 3),
+        steps=plan.steps,
+        batch_size=plan.batch_size,
+        tokens_per_second=round(rate, 1),
+        seconds=seconds,
+        basis=basis,
+        basis_note=note,
+        hardware=facts.price.hardware,
+        hourly_usd=facts.price.hourly_usd,
+        cost_usd=money.usd(money.expected_micro_usd(facts.price.micro_usd_per_hour, seconds)),
+        memory=memory,
+        fits=fits,
+        advice=() if fits else _advice(facts, plan),
+    )
+
+
+def larger_hardware(needed: int, prices: Sequence[Price]) -> str | None:
+    """The cheapest hardware with that much memory, as an advice."""
+    enough = [price for price in prices if price.memory_bytes is not None and price.memory_bytes >= needed]
+    if not enough:
+        return None
+    best = min(enough, key=lambda price: price.micro_usd_per_hour)
+    return f"`hardware: {best.hardware}` (${best.hourly_usd}/h) has {_gb(best.memory_bytes or 0)}."
+
+
+def adapter_parameters(base: BaseShape, lora: LoraSpec) -> int:
+    """Trainable weights: rank x (inputs + outputs) of each linear layer that learns.
+
+    >>> from luthier.bases.types import BaseShape
+    >>> shape = BaseShape(hidden=2, intermediate=3, layers=1, heads=1, kv_heads=1, head_dim=2, vocab=5, context=9)
+    >>> adapter_parameters(shape, LoraSpec(rank=1))
+    31
+    """
+    query, key = base.heads * base.head_dim, base.kv_heads * base.head_dim
+    widths = {
+        "q_proj": base.hidden + query,
+        "k_proj": base.hidden + key,
+        "v_proj": base.hidden + key,
+        "o_proj": query + base.hidden,
+        "gate_proj": base.hidden + base.intermediate,
+        "up_proj": base.hidden + base.intermediate,
+        "down_proj": base.intermediate + base.hidden,
+    }
+    names = widths if lora.targets == "all-linear" else lora.targets
+    return lora.rank * base.layers * sum(widths[name] for name in names)
+
+
+def _time(facts: Facts, plan: Plan, tokens: int) -> tuple[float, int, Literal["measured", "assumed"], str]:
+    measured = facts.measured
+    if measured is not None:
+        seconds = measured.overhead_s + tokens / measured.tokens_per_second
+        note = f"The median speed of {measured.jobs} earlier jobs with this base on this hardware."
+        return measured.tokens_per_second, max(1, round(seconds)), "measured", note
+    # Forward and backward through a frozen base: 2 + 2 operations a weight and token.
+    rate = facts.price.assumed_flops / (4 * facts.base.parameters)
+    seconds = _START_S + (tokens + _evaluation_tokens(facts, plan)) / rate
+    note = f"Assumed: {facts.price.assumed_flops / 1e9:,.0f} GFLOP/s on this hardware; the first finished job replaces it."
+    return rate, max(1, round(seconds)), "assumed", note
+
+
+def _evaluation_tokens(facts: Facts, plan: Plan) -> int:
+    """Evaluation in tokens that cost as much to train: a forward pass is half a step, an answer is made by both models."""
+    if facts.validation is None:
+        return 0
+    passes = plan.steps // (facts.spec.train.eval_steps or plan.steps_per_epoch) + 2
+    answers = 2 * _ANSWER_TOKENS * min(facts.spec.evaluate.rows, facts.validation.rows)
+    return facts.validation.tokens * passes // 2 + answers
+
+
+def _memory(facts: Facts, plan: Plan, spec: RunSpec) -> MemoryEstimate:
+    on_cpu = facts.price.hardware == "local-cpu" or spec.train.device == "cpu"
+    precision = spec.train.precision if spec.train.precision != "auto" else "fp32" if on_cpu else "bf16"
+    width = 4 if precision == "fp32" else 2
+    base, adapter = facts.base, adapter_parameters(facts.base, spec.lora)
+    available = facts.price.memory_bytes
+    per_token = width * base.layers * (16 * base.hidden + 5 * base.intermediate)
+    longest = min(facts.data.longest, spec.train.max_seq_len or base.context)
+    packed = min(plan.batch_size * facts.data.tokens // facts.data.rows, _CPU_TOKENS if on_cpu else _GPU_TOKENS)
+    if available is not None:  # the trainer packs no more than a share of the memory holds; one row is never cut for it
+        packed = min(packed, int(available * _SHARE_OF_MEMORY) // (per_token + 16 * base.vocab))
+    at_once = max(longest, packed)
+    parts = {
+        "base_bytes": base.parameters * width,
+        "adapter_bytes": adapter * 8,
+        "optimizer_bytes": adapter * 8,
+        "activation_bytes": at_once * per_token,
+        "logits_bytes": at_once * base.vocab * 8,
+        "runtime_bytes": _RUNTIME_BYTES,
+    }
+    return MemoryEstimate(**parts, total_bytes=sum(parts.values()), available_bytes=available)
+
+
+def _advice(facts: Facts, plan: Plan) -> tuple[str, ...]:
+    """Changes that would make it fit, each tried alone on the formula."""
+    train = facts.spec.train
+    longest = min(facts.data.longest, train.max_seq_len or facts.base.context)
+    lengths = [longest >> shift for shift in range(1, 12) if longest >> shift >= 128]
+    tried = [
+        *[(f"`train.max_seq_len: {length}`", {"max_seq_len": length}) for length in lengths],
+        ("`train.precision: bf16`", {"precision": "bf16"}),
+    ]
+    found: list[str] = []
+    for words, change in tried:
+        spec = facts.spec.model_copy(update={"train": train.model_copy(update=change)})
+        memory = _memory(facts, plan, spec)
+        if memory.total_bytes <= (memory.available_bytes or 0):
+            found.append(f"{words} needs {_gb(memory.total_bytes)}.")
+            break
+    return (*found, "A smaller base model needs less.")
+
+
+def _auto_batch_size(rows: int) -> int:
+    wanted = min(_MOST_AUTO_ROWS, max(1, rows // _STEPS_AN_EPOCH))
+    return 1 << (wanted.bit_length() - 1)
+
+
+def _gb(size: int) -> str:
+    return f"{size / 1e9:.1f} GB"

@@ -1,0 +1,102 @@
+"""From the row of a job to the values that cross borders."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from luthier.billing import rules as money
+from luthier.jobs import projection, store
+from luthier.jobs.spec import RunSpec
+from luthier.jobs.types import FINISHED, Job, JobError, JobState
+
+
+def spec_of(row: store.JobRow) -> RunSpec:
+    """The spec as it was frozen, sources included."""
+    return RunSpec.model_validate_json(row.spec)
+
+
+def job_of(row: store.JobRow) -> Job:
+    """What faces show. Sources stay inside: they name places in our storage."""
+    spec = spec_of(row)
+    error = None
+    if row.error_code is not None:
+        error = JobError(code=row.error_code, message=row.error_message or "", hint=row.error_hint or "")
+    progress: dict[str, Any] = {name: getattr(row, name) for name in _SAME}
+    return Job(
+        **progress,
+        state=JobState(row.state),
+        # A limit that ends a job shows in its error, once it has ended.
+        wish="stop" if row.wish == "stop" else "cancel" if row.wish == "cancel" else None,
+        kind=spec.kind,
+        method=spec.method,
+        dataset=row.dataset_id,
+        validation_dataset=row.validation_dataset_id,
+        cost_usd=money.usd(row.cost_micro_usd),
+        estimated_cost_usd=money.usd(row.estimated_micro_usd),
+        error=error,
+        spec=spec.model_copy(update={"sources": None}),
+    )
+
+
+def projection_of(row: store.JobRow, used_ms: int) -> projection.Projection:
+    """The top-level `status.json`."""
+    job = job_of(row)
+    progress = 1.0 if job.state == JobState.SUCCEEDED else job.step / job.total_steps if job.total_steps else None
+    return projection.Projection(
+        tenant_id=row.tenant_id,
+        spec_sha256=row.spec_sha256,
+        job=job,
+        status=job.state,
+        progress=progress,
+        gpu_metrics=projection.GpuMetrics(gpu_type=row.hardware, current_duration_seconds=used_ms / 1000),
+        current_attempt=f"attempts/{job.attempt}" if job.attempt else None,
+    )
+
+
+def row_of(found: projection.Projection, spec: str, estimate: str) -> store.JobRow:
+    """The row of a job whose database was lost. What was running counts as stopped: nobody runs it any more."""
+    job = found.job
+    state = job.state if job.state in FINISHED else JobState.STOPPED
+    values: dict[str, Any] = {name: getattr(job, name) for name in _SAME}
+    error = job.error
+    return store.JobRow(
+        **values,
+        tenant_id=found.tenant_id,
+        state=state,
+        spec=spec,
+        spec_sha256=found.spec_sha256,
+        estimate=estimate,
+        dataset_id=job.dataset,
+        validation_dataset_id=job.validation_dataset,
+        queued_at=job.created_at,
+        cost_micro_usd=money.micro_usd(job.cost_usd),
+        estimated_micro_usd=money.micro_usd(job.estimated_cost_usd),
+        error_code=error.code if error else None,
+        error_message=error.message if error else None,
+        error_hint=error.hint if error else None,
+    )
+
+
+_SAME = (
+    "id",
+    "created_by",
+    "name",
+    "base_model",
+    "hardware",
+    "attempt",
+    "phase",
+    "step",
+    "total_steps",
+    "epoch",
+    "loss",
+    "eval_loss",
+    "tokens_per_second",
+    "eta_seconds",
+    "peak_memory_bytes",
+    "model_id",
+    "created_at",
+    "updated_at",
+    "started_at",
+    "finished_at",
+)
+"""Fields that are called and mean the same in the row and in the value."""

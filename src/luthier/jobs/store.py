@@ -1,0 +1,216 @@
+"""Tables of jobs and of their steps, and the only SQL on them."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+
+from sqlalchemy import BigInteger, Index, case, or_, select, update
+from sqlalchemy.orm import Mapped, Session, mapped_column
+
+from luthier.database import Row, TenantOwned, UtcTime
+from luthier.jobs import rules
+from luthier.jobs.types import FINISHED, JobState
+
+_OWNED = (JobState.STARTING, JobState.RUNNING)
+_RECENT_JOBS = 5
+
+
+class JobRow(TenantOwned, Row):
+    """A job: who wants it, where it stands, who runs it."""
+
+    __tablename__ = "jobs"
+    __table_args__ = (Index("jobs_in_line", "state", "queued_at"),)
+    id: Mapped[str] = mapped_column(primary_key=True)
+    created_by: Mapped[str]
+    name: Mapped[str | None]
+    state: Mapped[str]
+    wish: Mapped[str | None]
+    spec: Mapped[str]
+    """`run.yaml` as JSON, sources included."""
+    spec_sha256: Mapped[str]
+    estimate: Mapped[str]
+    base_model: Mapped[str]
+    dataset_id: Mapped[str]
+    validation_dataset_id: Mapped[str | None]
+    hardware: Mapped[str]
+
+    attempt: Mapped[int] = mapped_column(default=0)
+    crashes: Mapped[int] = mapped_column(default=0)
+    owner: Mapped[str | None]
+    handle: Mapped[str | None]
+    beat_seq: Mapped[int] = mapped_column(default=0)
+    queued_at: Mapped[datetime] = mapped_column(UtcTime)
+    not_before: Mapped[datetime | None] = mapped_column(UtcTime)
+
+    phase: Mapped[str | None]
+    step: Mapped[int] = mapped_column(default=0)
+    total_steps: Mapped[int | None]
+    epoch: Mapped[float] = mapped_column(default=0.0)
+    loss: Mapped[float | None]
+    eval_loss: Mapped[float | None]
+    tokens_per_second: Mapped[float | None]
+    eta_seconds: Mapped[float | None]
+    peak_memory_bytes: Mapped[int | None] = mapped_column(BigInteger)
+    cost_micro_usd: Mapped[int] = mapped_column(BigInteger, default=0)
+    estimated_micro_usd: Mapped[int] = mapped_column(BigInteger)
+    measured_tokens_per_second: Mapped[float | None]
+    measured_overhead_s: Mapped[float | None]
+
+    model_id: Mapped[str | None]
+    error_code: Mapped[str | None]
+    error_message: Mapped[str | None]
+    error_hint: Mapped[str | None]
+    created_at: Mapped[datetime] = mapped_column(UtcTime)
+    updated_at: Mapped[datetime] = mapped_column(UtcTime)
+    started_at: Mapped[datetime | None] = mapped_column(UtcTime)
+    finished_at: Mapped[datetime | None] = mapped_column(UtcTime)
+    deleted_at: Mapped[datetime | None] = mapped_column(UtcTime)
+
+
+class TransitionRow(TenantOwned, Row):
+    """A step of a job's state machine. Rows are only ever added."""
+
+    __tablename__ = "job_transitions"
+    id: Mapped[int] = mapped_column(primary_key=True, autoincrement=True)
+    job_id: Mapped[str] = mapped_column(index=True)
+    attempt: Mapped[int]
+    from_state: Mapped[str | None]
+    to_state: Mapped[str]
+    at: Mapped[datetime] = mapped_column(UtcTime)
+    reason: Mapped[str]
+
+
+@dataclass(frozen=True)
+class Fence:
+    """Who writes: nothing happens where the job has another attempt or owner by now."""
+
+    job_id: str
+    attempt: int
+    owner: str
+
+
+@dataclass(frozen=True)
+class Step:
+    """A step of the state machine, and why it is taken."""
+
+    to: JobState
+    at: datetime
+    reason: str
+
+
+def add(session: Session, row: JobRow, reason: str) -> None:
+    """A new job, and the first line of its history."""
+    session.add(row)
+    session.flush()
+    _record(session, row, None, Step(JobState(row.state), row.created_at, reason))
+
+
+def get(session: Session, job_id: str) -> JobRow | None:
+    return session.scalar(select(JobRow).where(JobRow.id == job_id).execution_options(populate_existing=True))
+
+
+def move(session: Session, row: JobRow, step: Step, **values: Any) -> bool:
+    """Take a step from the state in `row`, and write its history; False where the job is no longer as `row` says.
+
+    Raises: ValueError for a step that the state machine does not have.
+    """
+    before = JobState(row.state)
+    if not rules.may(before, step.to):
+        raise ValueError(f"a job does not go from {before} to {step.to}")
+    finished = step.at if step.to in FINISHED else None
+    query = update(JobRow).where(JobRow.id == row.id, JobRow.state == before, JobRow.attempt == row.attempt)
+    query = query.where(JobRow.owner.is_(None) if row.owner is None else JobRow.owner == row.owner)
+    changed = query.values(state=step.to, updated_at=step.at, finished_at=finished, **values).returning(JobRow.id)
+    if session.execute(changed, execution_options={"synchronize_session": False}).first() is None:
+        return False
+    session.refresh(row)
+    _record(session, row, before, step)
+    return True
+
+
+def change(session: Session, fence: Fence, **values: Any) -> bool:
+    """Write into a running job without a step; False where somebody else owns it."""
+    query = update(JobRow).where(
+        JobRow.id == fence.job_id, JobRow.attempt == fence.attempt, JobRow.owner == fence.owner, JobRow.state.in_(_OWNED)
+    )
+    return session.execute(query.values(**values).returning(JobRow.id)).first() is not None
+
+
+def beat(session: Session, fence: Fence, **values: Any) -> bool:
+    """Prove a running job alive; False where somebody else owns it."""
+    return change(session, fence, beat_seq=JobRow.beat_seq + 1, **values)
+
+
+def adopt(session: Session, seen: JobRow, owner: str) -> bool:
+    """Take a running job over from an owner that did not move since it was `seen`; False where it did."""
+    query = update(JobRow).where(
+        JobRow.id == seen.id,
+        JobRow.attempt == seen.attempt,
+        JobRow.owner == seen.owner,
+        JobRow.beat_seq == seen.beat_seq,
+        JobRow.state.in_(_OWNED),
+    )
+    return session.execute(query.values(owner=owner, beat_seq=seen.beat_seq + 1).returning(JobRow.id)).first() is not None
+
+
+def next_in_line(session: Session, hardware: Collection[str], now: datetime) -> JobRow | None:
+    """The job that has waited longest and may start. A moment far ahead means that the clock was put back: it counts as past."""
+    waits = or_(
+        JobRow.not_before.is_(None),
+        JobRow.not_before <= now,
+        JobRow.not_before > now + timedelta(seconds=2 * rules.LONGEST_RETRY_S),
+    )
+    query = select(JobRow).where(JobRow.state == JobState.QUEUED, JobRow.hardware.in_(hardware), waits)
+    return session.scalar(query.order_by(JobRow.queued_at, JobRow.id).limit(1))
+
+
+def owned(session: Session) -> Sequence[JobRow]:
+    """All jobs that somebody runs, or says to run."""
+    return session.scalars(select(JobRow).where(JobRow.state.in_(_OWNED)).execution_options(populate_existing=True)).all()
+
+
+def visible() -> Any:
+    """The query of a list: what was not deleted."""
+    return select(JobRow).where(JobRow.deleted_at.is_(None))
+
+
+def history(session: Session, job_id: str) -> Sequence[TransitionRow]:
+    return session.scalars(select(TransitionRow).where(TransitionRow.job_id == job_id).order_by(TransitionRow.id)).all()
+
+
+def measured(session: Session, base_model: str, hardware: str) -> list[tuple[float, float]]:
+    """Speed and overhead of the latest finished jobs with this base on this hardware."""
+    query = select(JobRow.measured_tokens_per_second, JobRow.measured_overhead_s).where(
+        JobRow.base_model == base_model, JobRow.hardware == hardware, JobRow.measured_tokens_per_second > 0
+    )
+    rows = session.execute(query.order_by(JobRow.id.desc()).limit(_RECENT_JOBS)).all()
+    return [(float(rate or 0), float(overhead or 0)) for rate, overhead in rows]
+
+
+def known(session: Session, job_ids: Iterable[str]) -> set[str]:
+    return set(session.scalars(select(JobRow.id).where(JobRow.id.in_(list(job_ids)))))
+
+
+def wish(session: Session, row: JobRow, wish: rules.Wish, at: datetime) -> None:
+    """Note what the owner of a running job wants. A cancel overrides a stop, and nothing overrides a cancel."""
+    later = case((JobRow.wish == "cancel", "cancel"), else_=wish)
+    query = update(JobRow).where(JobRow.id == row.id, JobRow.state.in_(_OWNED)).values(wish=later, updated_at=at)
+    session.execute(query, execution_options={"synchronize_session": False})
+    session.refresh(row)
+
+
+def _record(session: Session, row: JobRow, before: JobState | None, step: Step) -> None:
+    session.add(
+        TransitionRow(
+            tenant_id=row.tenant_id,
+            job_id=row.id,
+            attempt=row.attempt,
+            from_state=before,
+            to_state=step.to,
+            at=step.at,
+            reason=step.reason,
+        )
+    )
