@@ -67,7 +67,9 @@ def check_target(notes: Notes, messages: Sequence[Message]) -> None:
     if not learned:
         raise notes.wrong("no_target", "No assistant message: there is nothing to learn.", "Add the answer, or remove the row.")
     if messages[-1]["role"] != "assistant":
-        notes.remark("last_not_assistant", "The last message is not the assistant's: nothing is learned from it.", "Add the answer.")
+        notes.remark(
+            "last_not_assistant", "The last message is not the assistant's: nothing is learned from it.", "Add the answer."
+        )
 
 
 def _message(notes: Notes, number: int, message: Any) -> dict[str, Any]:
@@ -139,10 +141,14 @@ def _content(notes: Notes, number: int, content: Any, *, may_lack: bool) -> str:
     texts: list[str] = []
     for part in cast("list[Any]", content):
         if not isinstance(part, dict):
-            raise notes.wrong("bad_type", f"A content part of message {number + 1} is not an object.", "Write objects with `type`.")
+            raise notes.wrong(
+                "bad_type", f"A content part of message {number + 1} is not an object.", "Write objects with `type`."
+            )
         fields = cast("dict[str, Any]", part)
         if fields.get("type") != "text":
-            raise notes.wrong("bad_value", f"Message {number + 1} holds a part that is not text.", "Only parts of type text are read.")
+            raise notes.wrong(
+                "bad_value", f"Message {number + 1} holds a part that is not text.", "Only parts of type text are read."
+            )
         if type(fields.get("text")) is not str:
             raise notes.wrong("bad_type", f"A text part of message {number + 1} has no text.", "Write it in quotes.")
         texts.append(fields["text"])
@@ -212,7 +218,9 @@ def _check_order(notes: Notes, messages: Sequence[Message]) -> None:
         called = before == "tool" or (before == "assistant" and "tool_calls" in messages[number - 1])
         if role == "tool" and not called:
             raise notes.wrong(
-                "roles", f"Message {number + 1} is a tool's result, but no tool was called before it.", "Add the call as `tool_calls`."
+                "roles",
+                f"Message {number + 1} is a tool's result, but no tool was called before it.",
+                "Add the call as `tool_calls`.",
             )
         if role == before and role in {"user", "assistant"}:
             notes.remark("roles", f"Messages {number} and {number + 1} are of the same role.", "Join them into one.")

@@ -12,7 +12,11 @@ from luthier.datasets.chat import Notes, check_target, read_messages, read_tools
 from luthier.datasets.examples import Example, Parsed
 
 _READ = "SFT reads chat (`messages`), `prompt` + `completion`, or Alpaca (`instruction`, `output`)"
-_NOUNS = {"chat": "chat (`messages`)", "prompt_completion": "`prompt` and `completion`", "alpaca": "Alpaca (`instruction`, `output`)"}
+_NOUNS = {
+    "chat": "chat (`messages`)",
+    "prompt_completion": "`prompt` and `completion`",
+    "alpaca": "Alpaca (`instruction`, `output`)",
+}
 # Sets of fields that give a kind away, the most telling first: (fields, what it is, what to do).
 _REFUSED: tuple[tuple[Set[str], str, str], ...] = (
     ({"chosen", "rejected"}, "preference pairs", f"They are for the method dpo, which comes later; {_READ}."),
@@ -141,7 +145,9 @@ def _text(notes: Notes, row: dict[str, Any], name: str) -> str:
 
 def _answer(notes: Notes, text: str, name: str) -> None:
     if not text.strip():
-        raise notes.wrong("empty_content", f"`{name}` is empty: there is nothing to learn.", "Write the answer, or remove the row.")
+        raise notes.wrong(
+            "empty_content", f"`{name}` is empty: there is nothing to learn.", "Write the answer, or remove the row."
+        )
 
 
 _READERS: dict[str, Callable[[Notes, dict[str, Any]], Example]] = {

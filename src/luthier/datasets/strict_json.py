@@ -157,7 +157,10 @@ def _syntax(line: int, text: str, error: json.JSONDecodeError) -> BadRow:
     if error.pos >= len(text.rstrip()) or error.msg.startswith("Unterminated string"):
         end = len(text.rstrip())
         return BadRow(
-            line, "json_syntax", f"The JSON is cut off: it breaks at {place}, after {end:,} characters.", "Write the rest of the row."
+            line,
+            "json_syntax",
+            f"The JSON is cut off: it breaks at {place}, after {end:,} characters.",
+            "Write the rest of the row.",
         )
     if error.msg.startswith("Extra data"):
         hint = "One row a line: put a line break between rows."

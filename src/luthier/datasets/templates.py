@@ -1,0 +1,90 @@
+"""A chat template in its sandbox: the same text as transformers' `apply_chat_template`, without transformers."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any, NoReturn
+
+from jinja2 import nodes
+from jinja2.exceptions import TemplateError
+from jinja2.ext import Extension
+from jinja2.parser import Parser
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+from luthier.errors import Invalid
+
+# A template that prints today's date would train other tokens each day: resuming and serving need the same ones.
+FIXED_DAY = datetime(2024, 7, 26, tzinfo=UTC)
+
+PLAIN = """\
+{%- for message in messages -%}
+    {{- message.role | capitalize + ': ' + message.content -}}
+    {%- for call in message.tool_calls or [] -%}
+        {{- ' <tool_call>' + (call.function | tojson) + '</tool_call>' -}}
+    {%- endfor -%}
+    {%- if message.role == 'assistant' -%}{{- eos_token -}}{%- endif -%}
+    {{- '\\n' -}}
+    {%- if loop.first and tools -%}{{- 'Tools: ' + (tools | tojson) + '\\n' -}}{%- endif -%}
+{%- endfor -%}
+{%- if add_generation_prompt -%}{{- 'Assistant:' -}}{%- endif -%}
+"""
+"""For bases that come without a template: `User: ...`, `Assistant: ...` and the tokenizer's end token, one turn a line."""
+
+
+class _Generation(Extension):
+    """`{% generation %}` marks the assistant's text in some templates. It is read, and nothing hangs on it: see `spans`."""
+
+    tags = {"generation"}  # noqa: RUF012  # jinja's own declaration
+
+    def parse(self, parser: Parser) -> list[nodes.Node]:
+        next(parser.stream)
+        return parser.parse_statements(("name:endgeneration",), drop_needle=True)
+
+
+class ChatTemplate:
+    """One template with the special tokens that it may name. Rendering is safe in threads."""
+
+    def __init__(self, source: str, tokens: Mapping[str, Any]) -> None:
+        environment = ImmutableSandboxedEnvironment(
+            trim_blocks=True, lstrip_blocks=True, extensions=[_Generation, "jinja2.ext.loopcontrols"]
+        )
+        environment.filters["tojson"] = _tojson
+        environment.globals.update({"raise_exception": _raise, "strftime_now": FIXED_DAY.strftime})
+        self._tokens = dict(tokens)
+        try:
+            self._template = environment.from_string(source)
+        except TemplateError as error:
+            raise Invalid(
+                f"The base's chat template is not valid Jinja (line {getattr(error, 'lineno', '?')}).",
+                hint="Use another base.",
+                code="template",
+            ) from error
+
+    def render(self, messages: Sequence[Mapping[str, Any]], tools: Sequence[Any] | None, *, prompt: bool = False) -> str:
+        """The text of a conversation; with `prompt` it ends where the assistant's next answer starts.
+
+        Raises: Invalid `template` where the template refuses these messages.
+        """
+        try:
+            return self._template.render(
+                messages=messages, tools=tools, documents=None, add_generation_prompt=prompt, **self._tokens
+            )
+        except (TemplateError, TypeError, ValueError, LookupError, AttributeError) as error:
+            said = str(error)[:200] if isinstance(error, TemplateError) else type(error).__name__
+            raise Invalid(
+                f"The base's chat template refuses this conversation: {said}.",
+                hint="Change the roles or their order to what this base was made for, or use another base.",
+                code="template",
+            ) from error
+
+
+def _tojson(
+    value: Any, ensure_ascii: bool = False, indent: int | None = None, separators: Any = None, sort_keys: bool = False
+) -> str:
+    return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
+
+
+def _raise(message: str) -> NoReturn:
+    raise TemplateError(message)
