@@ -10,7 +10,7 @@ MAX_RECORD_BYTES = 1024 * 1024
 MAX_DEPTH = 32
 
 Message = Mapping[str, Any]
-"""`role`, `content` (always text), and where they apply `tool_calls` (arguments as an object), `tool_call_id`, `name`, `weight`."""
+"""`role`, `content` (always text), and where they apply `tool_calls` (arguments: an object), `tool_call_id`, `name`, `weight`."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
-from typing import Any, NoReturn
+from typing import Any, NoReturn, cast
 
 from jinja2 import nodes
 from jinja2.exceptions import TemplateError
@@ -51,7 +51,8 @@ class ChatTemplate:
             trim_blocks=True, lstrip_blocks=True, extensions=[_Generation, "jinja2.ext.loopcontrols"]
         )
         environment.filters["tojson"] = _tojson
-        environment.globals.update({"raise_exception": _raise, "strftime_now": FIXED_DAY.strftime})
+        known: dict[str, Any] = cast("Any", environment.globals)
+        known.update(raise_exception=_raise, strftime_now=FIXED_DAY.strftime)
         self._tokens = dict(tokens)
         try:
             self._template = environment.from_string(source)

@@ -14,7 +14,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, cast
 
-from tokenizers import AddedToken, Encoding, Tokenizer
+from tokenizers import Encoding, Tokenizer
 
 from luthier.errors import BaseUnavailable
 
@@ -80,7 +80,7 @@ class Tokens:
         wanted = {name for value in self.named.values() for name in ([value] if isinstance(value, str) else value)}
         # What the configuration names as special is special, even where tokenizer.json says otherwise.
         tokenizer.add_special_tokens([name for name in sorted(wanted) if tokenizer.token_to_id(name) is not None])
-        added = cast("dict[int, AddedToken]", tokenizer.get_added_tokens_decoder())
+        added = tokenizer.get_added_tokens_decoder()
         self._added = {token.content: token for token in added.values() if token.special and len(token.content) > 1}
         self.special_ids = {token.content: number for number, token in added.items() if token.special}
         longest_first = sorted(self._added, key=len, reverse=True)
