@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 from typing import Literal
 
-from luthier.errors import BaseUnavailable, StorageFull
+from luthier.errors import BaseUnavailable, Invalid, ModelNotAllowed, StorageFull
 from luthier.jobs.directory import Failure, FailureCode
 
 _STORAGE_ERRNOS = frozenset(
@@ -42,8 +42,10 @@ def failure_of(error: Exception) -> Failure:
     """What to tell the owner of the job about an exception that reached the top; no path, no input, no stack."""
     if isinstance(error, AttemptFailed):
         return error.failure
-    if isinstance(error, BaseUnavailable):
+    if isinstance(error, (BaseUnavailable, ModelNotAllowed)):
         return Failure(code="base_unavailable", message=error.message, hint=error.hint or "Use `luthier/tiny`.")
+    if isinstance(error, Invalid):
+        return Failure(code="bad_data", message=error.message, hint=error.hint or "Check the rows with `dataset show`.")
     if is_out_of_memory(error):
         return _out_of_memory()
     if isinstance(error, StorageFull) or (isinstance(error, OSError) and error.errno in _STORAGE_ERRNOS):

@@ -8,6 +8,7 @@ mean would weigh a token by how few others happened to share its pass; see https
 from __future__ import annotations
 
 from collections.abc import Iterable
+from itertools import islice
 from typing import TYPE_CHECKING
 
 from luthier.training.batches import Rows
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
     from luthier.datasets.formats import Example
     from luthier.datasets.rendering import Renderer
 
+_ROWS_TOGETHER = 256
+
 
 def rows_of(examples: Iterable[Example], renderer: Renderer, max_seq_len: int) -> Rows:
     """Every example as token ids and the positions that carry loss.
@@ -27,14 +30,15 @@ def rows_of(examples: Iterable[Example], renderer: Renderer, max_seq_len: int) -
     Raises: AttemptFailed (`bad_data`) when nothing is left to learn from.
     """
     rows = Rows()
-    for example in examples:
-        rendered = renderer.render(example, max_seq_len)
-        rows.truncated += rendered.truncated
-        rows.add(rendered.ids, rendered.loss)
+    waiting = iter(examples)
+    while group := list(islice(waiting, _ROWS_TOGETHER)):
+        for rendered in renderer.render_batch(group, max_seq_len):
+            rows.truncated += rendered.truncated
+            rows.add(rendered.ids, rendered.loss)
     if not len(rows):
         raise AttemptFailed(
             "bad_data",
-            f"None of the {rows.dropped} rows has a token left to learn from ({rows.truncated} were cut at {max_seq_len} tokens).",
+            f"None of the {rows.dropped} rows has a token to learn from ({rows.truncated} were cut at {max_seq_len} tokens).",
             "Give every row an assistant answer, and raise `train.max_seq_len` above the length of the prompts.",
         )
     return rows
