@@ -1,0 +1,96 @@
+"""Decisions about datasets: names, lengths, how much is measured and how much a check may use. Pure."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+MAX_NAME = 128
+MAX_ROWS = 5_000_000
+SHOWN_A_CODE = 20
+TRACKED_ROWS = 1_000_000
+"""Duplicates are looked for among this many rows: what is remembered of each takes about 150 bytes."""
+FEW_ROWS = 10
+_MEASURED_BYTES = 32 * 1024 * 1024
+_BINS = 20
+_MIB = 1024 * 1024
+_ENDING = re.compile(r"\.(jsonl|ndjson|json|txt)$", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class Allowance:
+    """What the process that reads an uploaded file may use."""
+
+    memory_bytes: int
+    cpu_s: int
+    file_bytes: int
+
+
+def allowance(size_bytes: int) -> Allowance:
+    """Enough for any honest file of this size. Memory does not grow with it; Alpaca rows grow when written as chat."""
+    return Allowance(memory_bytes=2048 * _MIB, cpu_s=120 + size_bytes // (2 * _MIB), file_bytes=4 * size_bytes + 16 * _MIB)
+
+
+def measure_every(size_bytes: int) -> int:
+    """Tokenise each n-th row, so that about 32 MiB are tokenised: all rows of a file up to that size.
+
+    >>> measure_every(1000), measure_every(1024 ** 3)
+    (1, 32)
+    """
+    return max(1, -(-size_bytes // _MEASURED_BYTES))
+
+
+def name_of(file_name: str | None) -> str:
+    """A name for a dataset that was given none: its file's, without folder, ending and control characters.
+
+    >>> name_of("C:\\\\data\\\\support.jsonl"), name_of("../../.."), name_of(None)
+    ('support', 'dataset', 'dataset')
+    """
+    last = re.split(r"[/\\]", file_name or "")[-1]
+    printable = "".join(character for character in last if ord(character) >= 32 and not "\ud800" <= character <= "\udfff")
+    name = _ENDING.sub("", printable.strip()).strip()[:MAX_NAME].strip()
+    return name if name.strip(".") else "dataset"
+
+
+def lengths(counted: Mapping[int, int], unit: str) -> dict[str, Any] | None:
+    """Summary of how many rows have which length, or None for no rows. Percentiles are nearest-rank.
+
+    >>> lengths({1: 1, 3: 2}, "tokens")["median"]
+    3
+    """
+    total = sum(counted.values())
+    if not total:
+        return None
+    ordered = sorted(counted)
+    return {
+        "unit": unit,
+        "min": ordered[0],
+        "mean": round(sum(length * rows for length, rows in counted.items()) / total, 2),
+        "median": _rank(counted, ordered, total * 0.5),
+        "p95": _rank(counted, ordered, total * 0.95),
+        "max": ordered[-1],
+        "histogram": _bins(counted, ordered[0], ordered[-1]),
+    }
+
+
+def _rank(counted: Mapping[int, int], ordered: list[int], rank: float) -> int:
+    seen = 0
+    for length in ordered:
+        seen += counted[length]
+        if seen >= rank:
+            return length
+    return ordered[-1]
+
+
+def _bins(counted: Mapping[int, int], low: int, high: int) -> list[dict[str, int]]:
+    width = -(-(high - low + 1) // _BINS)
+    rows: Counter[int] = Counter()
+    for length, count in counted.items():
+        rows[(length - low) // width] += count
+    return [
+        {"low": low + number * width, "high": min(high, low + (number + 1) * width - 1), "rows": rows[number]}
+        for number in range((high - low) // width + 1)
+    ]

@@ -1,0 +1,123 @@
+"""Starts the process that reads a stranger's file, and makes a report of however it ends."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import threading
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from luthier.datasets import rules
+from luthier.datasets.types import Finding, Report
+from luthier.datasets.validation import EXIT_MEMORY
+from luthier.settings import child_environment
+
+
+@dataclass(frozen=True)
+class Ruler:
+    """What lengths are measured with."""
+
+    base_id: str
+    tokenizer: Path | None
+    context: int
+
+
+@dataclass(frozen=True)
+class Checked:
+    """The report of a file, and the sha256 of the canonical rows that were written."""
+
+    report: Report
+    rows_sha256: str
+
+
+class Sandbox:
+    """Runs checks. `close` ends those that run; they answer None then."""
+
+    def __init__(self) -> None:
+        self._running: set[subprocess.Popen[bytes]] = set()
+        self._lock = threading.Lock()
+        self._closed = False
+
+    def check(self, source: Path, rows: Path, ruler: Ruler, allowed: rules.Allowance | None = None) -> Checked | None:
+        """Check `source` and write its canonical rows to `rows`. A check that dies is a finding, too."""
+        size = source.stat().st_size
+        allowed = allowed or rules.allowance(size)
+        request: dict[str, Any] = {
+            "source": str(source.resolve()),
+            "rows": str(rows.resolve()),
+            "tokenizer": str(ruler.tokenizer.resolve()) if ruler.tokenizer else None,
+            "context": ruler.context,
+            "every": rules.measure_every(size),
+            **asdict(allowed),
+        }
+        process = self._start(request)
+        if process is None:
+            return None
+        try:
+            output, _ = process.communicate(timeout=allowed.cpu_s * 2)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            output, _ = process.communicate()
+        finally:
+            with self._lock:
+                self._running.discard(process)
+        if self._closed:
+            return None
+        if process.returncode != 0:
+            return Checked(_died(process.returncode, size, allowed), "")
+        answer = json.loads(output)
+        measured = {"tokenizer": ruler.base_id if answer["report"]["tokens"] is not None else None, "context": ruler.context}
+        report = Report.model_validate_json(json.dumps({**answer["report"], **measured}))
+        return Checked(report, answer["rows_sha256"])
+
+    def close(self) -> None:
+        """End all checks, now and from now on."""
+        with self._lock:
+            self._closed = True
+            for process in self._running:
+                process.kill()
+
+    def _start(self, request: dict[str, Any]) -> subprocess.Popen[bytes] | None:
+        with self._lock:
+            if self._closed:
+                return None
+            process = subprocess.Popen(
+                # -P: a file that lies in the working directory is never imported.
+                [sys.executable, "-P", "-m", "luthier.datasets.validation", json.dumps(request)],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL,
+                env={**child_environment(), "RAYON_NUM_THREADS": "4", "TOKENIZERS_PARALLELISM": "true"},
+            )
+            self._running.add(process)
+            return process
+
+
+def _died(status: int, size: int, allowed: rules.Allowance) -> Report:
+    if status == EXIT_MEMORY:
+        why = f"needed more than {allowed.memory_bytes // 2**20:,} MiB of memory"
+    elif -status in {signal.SIGXCPU, signal.SIGKILL}:
+        why = f"was ended from outside, or needed more than {allowed.cpu_s:,} s"
+    else:
+        why = f"ended with status {status}"
+    finding = Finding(
+        line=None,
+        code="check_failed",
+        severity="error",
+        message=f"The check of this file {why}.",
+        fix="Try again; if it happens again, split the file and find the part that does it.",
+    )
+    return Report(
+        format=None,
+        schema_name=None,
+        bytes=size,
+        rows=0,
+        usable_rows=0,
+        errors=1,
+        counts={finding.code: 1},
+        findings=(finding,),
+    )

@@ -1,0 +1,114 @@
+"""The report of a file while its rows go by: constant memory, plain values (the reader process loads no pydantic)."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from typing import Any
+
+from luthier.datasets import rules
+from luthier.datasets.examples import BadRow, Example, Parsed
+
+
+class Tally:
+    """Counts rows, roles, duplicates, lengths and findings."""
+
+    def __init__(self) -> None:
+        self.rows = 0
+        self.usable = 0
+        self.schema_name: str | None = None
+        self.errors = 0
+        self._warnings = 0
+        self._counts: Counter[str] = Counter()
+        self._shown: list[dict[str, Any]] = []
+        self._roles: Counter[str] = Counter()
+        self._first_seen: dict[bytes, int] = {}
+        self._duplicates = 0
+        self._characters: Counter[int] = Counter()
+        self._tokens: Counter[int] = Counter()
+        self._loss_tokens = 0
+        self._over_context = 0
+
+    def bad(self, bad: BadRow) -> None:
+        """A record that cannot be used."""
+        self.rows += 1
+        self.note(bad.line, bad.code, "error", (bad.message, bad.hint))
+
+    def good(self, parsed: Parsed, canonical: bytes) -> None:
+        """A record that can."""
+        self.rows += 1
+        self.usable += 1
+        self.schema_name = self.schema_name or parsed.schema_name
+        for remark in parsed.remarks:
+            self.note(parsed.line, remark.code, "warning", (remark.message, remark.fix))
+        self._roles.update(message["role"] for message in parsed.example.messages)
+        self._characters[_characters(parsed.example)] += 1
+        self._look_for_duplicate(parsed.line, canonical)
+
+    def measured(self, line: int | None, tokens: int, loss_tokens: int, context: int | None) -> None:
+        """A row was tokenised."""
+        self._tokens[tokens] += 1
+        self._loss_tokens += loss_tokens
+        if context is not None and tokens > context:
+            self._over_context += 1
+            said = f"The row has {tokens:,} tokens, but the base reads {context:,}: training cuts the last {tokens - context:,}."
+            self.note(line, "too_long", "warning", (said, "Shorten or split it, or choose a base with a longer context."))
+
+    def note(self, line: int | None, code: str, severity: str, said: tuple[str, str]) -> None:
+        """Count a finding, and show it unless enough of its kind are shown."""
+        self._counts[code] += 1
+        if severity == "error":
+            self.errors += 1
+        else:
+            self._warnings += 1
+        if self._counts[code] <= rules.SHOWN_A_CODE:
+            message, fix = said
+            self._shown.append({"line": line, "code": code, "severity": severity, "message": message, "fix": fix})
+
+    def close(self) -> None:
+        """What only the whole file can tell."""
+        if not self.rows:
+            self.note(None, "dataset_empty", "error", ("The file holds no rows.", "Write one JSON object a line."))
+        different = self.usable - self._duplicates
+        if self.usable and not self.errors and different < rules.FEW_ROWS:
+            said = f"Only {different} of {self.usable} rows are different: a model learns little from so few."
+            self.note(None, "too_few_rows", "warning", (said, "Add examples; a few hundred good ones are a start."))
+
+    def report(self, *, size_bytes: int, format_name: str | None) -> dict[str, Any]:
+        """The fields of `types.Report`, but for the name of the tokenizer and its context."""
+        measured = sum(self._tokens.values())
+        scale = self.usable / measured if measured else 0.0
+        total = sum(length * rows for length, rows in self._tokens.items())
+        return {
+            "format": format_name if self.rows else None,
+            "schema_name": self.schema_name,
+            "bytes": size_bytes,
+            "rows": self.rows,
+            "usable_rows": self.usable,
+            "tokens": round(total * scale) if measured else None,
+            "loss_tokens": round(self._loss_tokens * scale) if measured else None,
+            "measured_rows": measured,
+            "lengths": rules.lengths(self._tokens, "tokens") or rules.lengths(self._characters, "characters"),
+            "over_context": round(self._over_context * scale) if measured else None,
+            "duplicates": self._duplicates,
+            "roles": dict(self._roles),
+            "errors": self.errors,
+            "warnings": self._warnings,
+            "counts": dict(self._counts),
+            "findings": sorted(self._shown, key=lambda finding: finding["line"] or 0),
+        }
+
+    def _look_for_duplicate(self, line: int, canonical: bytes) -> None:
+        digest = hashlib.blake2b(canonical, digest_size=16).digest()
+        first = self._first_seen.get(digest)
+        if first is not None:
+            self._duplicates += 1
+            self.note(line, "duplicate", "warning", (f"The row is the same as line {first}.", "Remove it, unless it is meant."))
+        elif len(self._first_seen) < rules.TRACKED_ROWS:
+            self._first_seen[digest] = line
+
+
+def _characters(example: Example) -> int:
+    if example.prompt is not None:
+        return len(example.prompt) + len(example.completion or "")
+    return sum(len(message["content"]) for message in example.messages)

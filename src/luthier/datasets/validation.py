@@ -1,0 +1,148 @@
+"""Reads one uploaded file in a process of its own, with limits, and prints the report as JSON.
+
+`python -m luthier.datasets.validation '<request as JSON>'`. Bytes of strangers are parsed only here: whatever they do to the
+parsers, the process that serves requests goes on. It starts light (no pydantic, the tokenizer only when a row is good).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import resource
+import sys
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+from luthier.datasets import rules
+from luthier.datasets.examples import BadRow, Example
+from luthier.datasets.formats import records
+from luthier.datasets.lines import is_array
+from luthier.datasets.strict_json import dump
+from luthier.datasets.tally import Tally
+from luthier.errors import LuthierError
+
+if TYPE_CHECKING:
+    from luthier.datasets.rendering import Renderer
+
+EXIT_MEMORY = 3
+_BATCH = 256
+
+
+class Measure:
+    """Tokenises a sample of the rows, a batch at a time. Without a usable tokenizer it measures nothing."""
+
+    def __init__(self, folder: str | None, context: int | None, every: int) -> None:
+        self._folder = folder
+        self._context = context
+        self._every = every
+        self._seen = 0
+        self._batch: list[Example] = []
+        self._renderer: Renderer | None = None
+
+    def add(self, tally: Tally, example: Example) -> None:
+        """Look at one good row."""
+        if self._folder is not None and self._seen % self._every == 0:
+            self._batch.append(example)
+            if len(self._batch) == _BATCH:
+                self.flush(tally)
+        self._seen += 1
+
+    def flush(self, tally: Tally) -> None:
+        """Tokenise what waits."""
+        batch, self._batch = self._batch, []
+        renderer = self._load(tally) if batch else None
+        if renderer is None:
+            return
+        try:
+            self._count(tally, renderer, batch)
+        except LuthierError:
+            for example in batch:
+                try:
+                    self._count(tally, renderer, [example])
+                except LuthierError as error:
+                    tally.note(example.line, "template", "warning", (error.message, error.hint or ""))
+
+    def _count(self, tally: Tally, renderer: Renderer, batch: list[Example]) -> None:
+        for example, rendered in zip(batch, renderer.render_batch(batch), strict=True):
+            tally.measured(example.line, len(rendered.ids), sum(rendered.loss), self._context)
+            if rendered.special_text:
+                said = "A text spells a special token of the base; it is read as ordinary text."
+                tally.note(example.line, "special_text", "warning", (said, "Write roles as messages, not as text."))
+
+    def _load(self, tally: Tally) -> Renderer | None:
+        if self._renderer is None and self._folder is not None:
+            from luthier.datasets.rendering import Renderer
+
+            try:
+                self._renderer = Renderer.load(Path(self._folder))
+            except LuthierError as error:
+                self._folder = None
+                tally.note(None, "template", "warning", (error.message, error.hint or ""))
+        return self._renderer
+
+
+def validate(source: BinaryIO, rows: BinaryIO, measure: Measure) -> tuple[Tally, str]:
+    """Check all of `source`, write its canonical rows to `rows`, and return the tally with the sha256 of what was written."""
+    tally, digest = Tally(), hashlib.sha256()
+    for record in _limited(source):
+        if isinstance(record, BadRow):
+            tally.bad(record)
+            continue
+        canonical = dump(record.example.canonical()) + b"\n"
+        tally.good(record, canonical)
+        if not tally.errors:  # a rejected file needs no rows, and no tokens
+            rows.write(canonical)
+            digest.update(canonical)
+            measure.add(tally, record.example)
+    if not tally.errors:
+        measure.flush(tally)
+    tally.close()
+    return tally, digest.hexdigest()
+
+
+def _limited(source: BinaryIO) -> Iterator[Any]:
+    for number, record in enumerate(records(source), 1):
+        if number > rules.MAX_ROWS:
+            yield BadRow(None, "too_many_rows", f"More than {rules.MAX_ROWS:,} rows.", "Split the file.", fatal=True)
+            return
+        yield record
+
+
+def _limit(request: dict[str, Any]) -> None:
+    for name, value in (
+        ("RLIMIT_AS", request["memory_bytes"]),
+        ("RLIMIT_CPU", request["cpu_s"]),
+        ("RLIMIT_FSIZE", request["file_bytes"]),
+        ("RLIMIT_NOFILE", 64),
+        ("RLIMIT_CORE", 0),
+    ):
+        # Not every system knows every limit, and a lower one than ours may be set already.
+        with suppress(ValueError, OSError, AttributeError):
+            resource.setrlimit(getattr(resource, name), (value, value))
+
+
+def main() -> int:
+    """Check the file that the request names. Exit 0 with a report whatever the file holds; 3 when memory ran out."""
+    request: dict[str, Any] = json.loads(sys.argv[1])
+    _limit(request)
+    path, rows_path = Path(request["source"]), Path(request["rows"])
+    measure = Measure(request["tokenizer"], request["context"], request["every"])
+    try:
+        with path.open("rb") as source, rows_path.open("wb") as rows:
+            tally, digest = validate(source, rows, measure)
+        with path.open("rb") as source:
+            format_name = "json" if is_array(source.read(4096)) else "jsonl"
+        if format_name == "json" and not tally.errors:
+            said = "The file is one JSON array; its elements were read as rows."
+            tally.note(None, "format", "warning", (said, "JSON lines load faster: one object a line."))
+        report = tally.report(size_bytes=path.stat().st_size, format_name=format_name)
+    except MemoryError:
+        return EXIT_MEMORY
+    sys.stdout.write(json.dumps({"report": report, "rows_sha256": digest}))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
