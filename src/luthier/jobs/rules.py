@@ -26,6 +26,7 @@ TRANSITIONS: Mapping[JobState, frozenset[JobState]] = {
 
 Wish = Literal["stop", "cancel", "budget", "time"]
 """How a running job is asked to end: by its owner (the first two) or by its own limits."""
+WISHES: tuple[Wish, ...] = ("stop", "cancel", "budget", "time")
 
 FIRST_RETRY_S = 5
 LONGEST_RETRY_S = 300

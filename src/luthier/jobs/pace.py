@@ -1,0 +1,43 @@
+"""How much a supervisor does at a time, how often, and by which clocks."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from luthier.seams import Clock
+from luthier.settings import Settings
+
+
+@dataclass(frozen=True)
+class Pace:
+    """How much at a time, and how often."""
+
+    slots: int = 1
+    tick_s: float = 0.5
+    heartbeat_s: float = 10.0
+    reap_after_s: float = 30.0
+    reap_every_s: float = 5.0
+    max_attempts: int = 4
+    hardware: frozenset[str] = frozenset({"local-cpu", "local-gpu"})
+
+    @classmethod
+    def of(cls, settings: Settings) -> Pace:
+        """As the settings say."""
+        return cls(
+            slots=settings.slots,
+            tick_s=settings.tick_s,
+            heartbeat_s=settings.heartbeat_s,
+            reap_after_s=settings.reap_after_s,
+            max_attempts=settings.max_attempts,
+        )
+
+
+@dataclass(frozen=True)
+class Clocks:
+    """Time, as parameters."""
+
+    now: Clock
+    monotonic: Callable[[], float] = time.monotonic
+    pause: Callable[[float], None] = time.sleep
