@@ -49,10 +49,16 @@ def name_of(file_name: str | None) -> str:
     >>> name_of("C:\\\\data\\\\support.jsonl"), name_of("../../.."), name_of(None)
     ('support', 'dataset', 'dataset')
     """
-    last = re.split(r"[/\\]", file_name or "")[-1]
-    printable = "".join(character for character in last if ord(character) >= 32 and not "\ud800" <= character <= "\udfff")
-    name = _ENDING.sub("", printable.strip()).strip()[:MAX_NAME].strip()
+    last = re.split(r"[/\\]", shown(file_name) or "")[-1]
+    name = _ENDING.sub("", last.strip()).strip()[:MAX_NAME].strip()
     return name if name.strip(".") else "dataset"
+
+
+def shown(text: str | None) -> str | None:
+    """A text from outside as it may be stored and shown: no control characters, no half characters, 255 at most."""
+    if text is None:
+        return None
+    return "".join(c for c in text if ord(c) >= 32 and ord(c) != 127 and not "\ud800" <= c <= "\udfff")[-255:]
 
 
 def lengths(counted: Mapping[int, int], unit: str) -> dict[str, Any] | None:

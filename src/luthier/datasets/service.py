@@ -1,18 +1,42 @@
-"""Datasets: what a face may call. The bodies follow in the next commits; names and signatures stay."""
+"""Datasets: take a file in, check it, keep it as an immutable version, and tell jobs where its rows lie."""
 
 from __future__ import annotations
 
+import re
+from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO, Protocol
 
+from pydantic import TypeAdapter, ValidationError
 from sqlalchemy.orm import Session
 
+from luthier import ids
 from luthier.accounts.types import Actor
-from luthier.bases.types import Base
-from luthier.database import Database
-from luthier.datasets.types import Dataset, Room, Upload
-from luthier.seams import Clock, Storage
-from luthier.values import Page, Source
+from luthier.bases.types import TINY, Base
+from luthier.database import EVERY_TENANT, Database, page
+from luthier.datasets import rules, store
+from luthier.datasets.arrivals import Arrived, receive, sweep, workspace
+from luthier.datasets.background import Background
+from luthier.datasets.sandbox import Checked, Ruler, Sandbox
+from luthier.datasets.types import Dataset, Report, Room, Upload
+from luthier.errors import (
+    DatasetNotReady,
+    DatasetRejected,
+    FieldInvalid,
+    Gone,
+    InUse,
+    Invalid,
+    LuthierError,
+    NotFound,
+    StorageFull,
+    TooLarge,
+    Unavailable,
+)
+from luthier.seams import Clock, NotStored, Storage
+from luthier.values import Name, Page, Source
+
+_NAME: TypeAdapter[str] = TypeAdapter(Name)
+_SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
 class KnowsBases(Protocol):
@@ -32,6 +56,8 @@ class Datasets:
         self._bases = bases
         self._room = room
         self._now = now
+        self._sandbox = Sandbox()
+        self._background = Background(self._finish)
 
     def upload(self, actor: Actor, upload: Upload) -> Dataset:
         """Take a file in, check it, and make the next version of its name. Nothing is left of one that is refused.
@@ -39,50 +65,274 @@ class Datasets:
         Up to `inline_upload_bytes` the answer holds the report and the state is `ready`; a larger file answers `validating`
         and is checked in the background.
 
-        Raises: TooLarge (also a line over 1 MiB), DatasetRejected (code = first finding's, details = the report),
-        FieldInvalid (name, sha256, base_model), Invalid `checksum_mismatch`.
+        Raises: TooLarge (also `line_too_long`, `too_many_rows`), DatasetRejected (code = first error's, details = the report),
+        FieldInvalid (name, sha256), ModelNotAllowed (base_model), Invalid `checksum_mismatch`, StorageFull.
         """
-        raise NotImplementedError
+        name, ruler = _name(upload), self._ruler(upload.base_model or TINY)
+        expected = _expected_sha256(upload.sha256)
+        dataset_id = ids.new(ids.DATASET)
+        with workspace(self._room.scratch, dataset_id) as folder:
+            arrived = receive(upload.chunks, folder, self._room.max_upload_bytes)
+            if expected not in (None, arrived.sha256):
+                raise Invalid(
+                    "The bytes that arrived do not have the sha256 that was announced.",
+                    hint="Send the file again.",
+                    param="sha256",
+                    code="checksum_mismatch",
+                )
+            row = self._row(actor, dataset_id, upload, arrived)
+            row.name, row.base_model = name, ruler.base_id
+            if arrived.bytes > self._room.inline_upload_bytes:
+                return self._keep_for_later(row, arrived)
+            checked = self._check(arrived.path, folder / "rows", ruler)
+            if checked.report.errors:
+                raise _rejection(checked.report)
+            return self._keep(row, arrived, folder / "rows", checked)
 
     def list(self, actor: Actor, *, after: str | None = None, limit: int = 20) -> Page[Dataset]:
         """The tenant's datasets that are ready or on their way, newest first. Raises: CursorInvalid."""
-        raise NotImplementedError
+        with self._database.read(actor.tenant_id) as session:
+            rows, cursor = page(session, store.listed(), store.DatasetRow, after=after, limit=limit)
+            return Page(data=[_value(row) for row in rows], next_cursor=cursor)
 
     def get(self, actor: Actor, dataset_id: str) -> Dataset:
         """One dataset in any state but deleted. Raises: NotFound, Gone."""
-        raise NotImplementedError
+        with self._database.read(actor.tenant_id) as session:
+            return _value(_found(session, dataset_id))
 
     def ready(self, actor: Actor, dataset_id: str) -> Dataset:
         """One dataset that can be trained on. Raises: NotFound, Gone, DatasetNotReady."""
-        raise NotImplementedError
+        with self._database.read(actor.tenant_id) as session:
+            return _value(_ready(session, dataset_id))
 
     def delete(self, actor: Actor, dataset_id: str) -> None:
         """Remove the files and remember only that it was there. Raises: NotFound, Gone, InUse."""
-        raise NotImplementedError
+        with self._database.write(actor.tenant_id) as session:
+            row = _found(session, dataset_id)
+            users = store.users(session, dataset_id)
+            if users:
+                more = f" and {len(users) - 3} more" if len(users) > 3 else ""
+                raise InUse(
+                    f"The dataset is in use by {', '.join(users[:3])}{more}.",
+                    hint="Delete those first, or wait for the job to end.",
+                )
+            # Row before files: a crash in between leaves litter that `recover` clears, never a dataset without its files.
+            row.state, row.deleted_at, row.report = store.DELETING, self._now(), None
+        self._remove(row)
 
     def open(self, actor: Actor, dataset_id: str) -> BinaryIO:
-        """The file as it was uploaded. Raises: NotFound, Gone."""
-        raise NotImplementedError
+        """The file as it was uploaded. Raises: NotFound, Gone; a rejected one is not kept."""
+        with self._database.read(actor.tenant_id) as session:
+            row = _found(session, dataset_id)
+        try:
+            return self._storage.open(_folder(row) + "/raw/upload")
+        except NotStored:
+            raise Gone("dataset") from None
 
     def source(self, dataset: Dataset) -> Source:
         """What a trainer reads: url and sha256 of the canonical rows. Raises: DatasetNotReady."""
-        raise NotImplementedError
+        if dataset.rows_sha256 is None:
+            raise _not_ready(dataset.state)
+        name = f"users/{dataset.tenant_id}/data/{dataset.id}/processed/rows.jsonl"
+        return Source(id=dataset.id, url=f"{self._storage.url}/{name}", sha256=dataset.rows_sha256)
 
     def use(self, session: Session, actor: Actor, dataset_id: str, by: str) -> None:
         """Keep a dataset from being deleted, in the transaction that makes its user `by` (a job or model id); twice is once.
 
         Raises: NotFound, Gone, DatasetNotReady.
         """
-        raise NotImplementedError
+        row = _ready(session, dataset_id)
+        if row.tenant_id != actor.tenant_id:
+            raise NotFound("dataset")
+        store.use(session, row, by)
 
     def release(self, session: Session, by: str) -> None:
         """Let go of all that `by` uses. Fine if it uses nothing."""
-        raise NotImplementedError
+        store.release(session, by)
 
     def recover(self) -> None:
         """At the start of the server: go on with what a crash cut short (validations, deletions), clear litter."""
-        raise NotImplementedError
+        sweep(self._room.scratch)
+        with self._database.read(EVERY_TENANT) as session:
+            unfinished = [row.id for row in store.in_state(session, store.VALIDATING)]
+            deleting = list(store.in_state(session, store.DELETING))
+        for row in deleting:
+            self._remove(row)
+        for dataset_id in unfinished:
+            self._background.add(dataset_id)
+
+    def settle(self, timeout_s: float | None = None) -> None:
+        """Wait until no validation is waiting or running. Raises: TimeoutError. For tests and for an orderly end."""
+        self._background.settle(timeout_s)
 
     def close(self) -> None:
         """End the background validation; what is unfinished is taken up by the next `recover`."""
-        raise NotImplementedError
+        self._sandbox.close()
+        self._background.close()
+
+    # -- taking in ---------------------------------------------------------------------------------------------------
+
+    def _ruler(self, base_id: str) -> Ruler:
+        base = self._bases.get(base_id)
+        return Ruler(base.id, self._bases.tokenizer_folder(base), base.context)
+
+    def _row(self, actor: Actor, dataset_id: str, upload: Upload, arrived: Arrived) -> store.DatasetRow:
+        return store.DatasetRow(
+            id=dataset_id,
+            tenant_id=actor.tenant_id,
+            file_name=rules.shown(upload.file_name),
+            bytes=arrived.bytes,
+            sha256=arrived.sha256,
+            created_by=actor.user_id,
+            created_at=self._now(),
+        )
+
+    def _check(self, source: Path, rows: Path, ruler: Ruler) -> Checked:
+        checked = self._sandbox.check(source, rows, ruler)
+        if checked is None:
+            raise Unavailable("The server is shutting down.", hint="Send the file again in a moment.")
+        return checked
+
+    def _keep_for_later(self, row: store.DatasetRow, arrived: Arrived) -> Dataset:
+        row.state = store.VALIDATING
+        self._storage.put_file(_folder(row) + "/raw/upload", arrived.path)
+        dataset = self._insert(row)
+        self._background.add(row.id)
+        return dataset
+
+    def _keep(self, row: store.DatasetRow, arrived: Arrived, rows: Path, checked: Checked) -> Dataset:
+        _accept(row, checked)
+        self._storage.put_file(_folder(row) + "/raw/upload", arrived.path)
+        return self._insert(row, rows)
+
+    def _insert(self, row: store.DatasetRow, rows: Path | None = None) -> Dataset:
+        """Give the row its number and make it visible. The files come first: a folder without a row is only litter."""
+        try:
+            if rows is not None:
+                self._storage.put_file(_folder(row) + "/processed/rows.jsonl", rows)
+            with self._database.write(row.tenant_id) as session:
+                row.version = store.next_version(session, row.tenant_id, row.name)
+                session.add(row)
+        except BaseException:  # whatever went wrong, also a shutdown: no files without a row
+            self._storage.delete(_folder(row))
+            raise
+        dataset = _value(row)
+        self._describe(row)
+        return dataset
+
+    # -- in the background -------------------------------------------------------------------------------------------
+
+    def _finish(self, dataset_id: str) -> None:
+        """Check a large file that was taken in, once. Nothing happens if it is no longer waiting for that."""
+        with self._database.read(EVERY_TENANT) as session:
+            row = store.by_id(session, dataset_id)
+        if row is None or row.state != store.VALIDATING:
+            return
+        with workspace(self._room.scratch, ids.new(ids.DATASET)) as folder:
+            source, rows = folder / "upload", folder / "rows"
+            self._storage.fetch_file(_folder(row) + "/raw/upload", source)
+            checked = self._sandbox.check(source, rows, self._ruler(row.base_model))
+            if checked is None:
+                return
+            if not checked.report.errors:
+                self._storage.put_file(_folder(row) + "/processed/rows.jsonl", rows)
+        self._decide(row, checked)
+
+    def _decide(self, row: store.DatasetRow, checked: Checked) -> None:
+        with self._database.write(row.tenant_id) as session:
+            current = store.by_id(session, row.id)
+            waiting = current is not None and current.state == store.VALIDATING
+            if current is not None and waiting:
+                if checked.report.errors:
+                    current.state, current.report = store.REJECTED, checked.report.model_dump_json()
+                else:
+                    _accept(current, checked)
+        if current is None or not waiting or current.state == store.REJECTED:
+            self._storage.delete(_folder(row))
+            return
+        self._describe(current)
+
+    def _describe(self, row: store.DatasetRow) -> None:
+        # A projection for people and for `reindex`: the dataset exists, with or without it.
+        with suppress(StorageFull):
+            self._storage.write(_folder(row) + "/metadata.json", _value(row).model_dump_json(indent=2).encode())
+
+    def _remove(self, row: store.DatasetRow) -> None:
+        self._storage.delete(_folder(row))
+        with self._database.write(row.tenant_id) as session:
+            current = store.by_id(session, row.id)
+            if current is not None:
+                current.state = store.DELETED
+
+
+def _accept(row: store.DatasetRow, checked: Checked) -> None:
+    row.state = store.READY
+    row.rows_sha256, row.report = checked.rows_sha256, checked.report.model_dump_json()
+    row.rows, row.tokens = checked.report.usable_rows, checked.report.tokens
+
+
+def _folder(row: store.DatasetRow) -> str:
+    return f"users/{row.tenant_id}/data/{row.id}"
+
+
+def _value(row: store.DatasetRow) -> Dataset:
+    return Dataset.model_validate(
+        {
+            "report": None if row.report is None else Report.model_validate_json(row.report),
+            **{name: getattr(row, name) for name in Dataset.model_fields if name != "report"},
+        }
+    )
+
+
+def _found(session: Session, dataset_id: str) -> store.DatasetRow:
+    row = store.by_id(session, dataset_id) if ids.is_id(dataset_id, ids.DATASET) else None
+    if row is None:
+        raise NotFound("dataset")
+    if row.state in {store.DELETING, store.DELETED}:
+        raise Gone("dataset")
+    return row
+
+
+def _ready(session: Session, dataset_id: str) -> store.DatasetRow:
+    row = _found(session, dataset_id)
+    if row.state != store.READY:
+        raise _not_ready(row.state)
+    return row
+
+
+def _not_ready(state: str) -> DatasetNotReady:
+    if state == store.REJECTED:
+        return DatasetNotReady("The dataset was rejected.", hint="Read its report, mend the file, upload it again.")
+    return DatasetNotReady(
+        "The dataset is still being validated.", hint="Ask again in a few seconds, until its state is `ready`."
+    )
+
+
+def _rejection(report: Report) -> LuthierError:
+    """The error of a file with errors: the first one leads, the report is in the details."""
+    first = next(finding for finding in report.findings if finding.severity == "error")
+    where = "" if first.line is None else f"Line {first.line}: "
+    more = f" ({report.errors - 1:,} more errors.)" if report.errors > 1 else ""
+    kind = TooLarge if first.code in {"line_too_long", "too_many_rows"} else DatasetRejected
+    return kind(
+        f"{where}{first.message}{more}", hint=first.fix, param="file", details=report.model_dump(mode="json"), code=first.code
+    )
+
+
+def _name(upload: Upload) -> str:
+    if upload.name is None:
+        return rules.name_of(upload.file_name)
+    try:
+        return _NAME.validate_python(upload.name)
+    except ValidationError as error:
+        raise FieldInvalid(
+            f"The name cannot be used: {error.errors()[0]['msg'].lower()}.",
+            hint=f"1 to {rules.MAX_NAME} characters in one line.",
+            param="name",
+        ) from None
+
+
+def _expected_sha256(given: str | None) -> str | None:
+    if given is not None and not _SHA256.fullmatch(given.lower()):
+        raise FieldInvalid("A sha256 is 64 hexadecimal digits.", hint="Run `sha256sum` on the file.", param="sha256")
+    return None if given is None else given.lower()

@@ -1,0 +1,77 @@
+"""Tables of datasets and of who uses them, and the only SQL on them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+
+from sqlalchemy import BigInteger, Index, Select, UniqueConstraint, delete, func, select
+from sqlalchemy.orm import Mapped, Session, mapped_column
+
+from luthier.database import Row, TenantOwned, UtcTime
+
+VALIDATING, READY, REJECTED, DELETING, DELETED = "validating", "ready", "rejected", "deleting", "deleted"
+
+
+class DatasetRow(TenantOwned, Row):
+    """One version. `report` is JSON; a deleted one keeps its row, so that its id can answer Gone."""
+
+    __tablename__ = "datasets"
+    __table_args__ = (UniqueConstraint("tenant_id", "name", "version"), Index("datasets_by_state", "state"))
+    id: Mapped[str] = mapped_column(primary_key=True)
+    name: Mapped[str]
+    version: Mapped[int]
+    state: Mapped[str]
+    file_name: Mapped[str | None]
+    base_model: Mapped[str]
+    bytes: Mapped[int] = mapped_column(BigInteger)
+    sha256: Mapped[str]
+    rows_sha256: Mapped[str | None]
+    rows: Mapped[int | None] = mapped_column(BigInteger)
+    tokens: Mapped[int | None] = mapped_column(BigInteger)
+    report: Mapped[str | None]
+    created_by: Mapped[str]
+    created_at: Mapped[datetime] = mapped_column(UtcTime)
+    deleted_at: Mapped[datetime | None] = mapped_column(UtcTime)
+
+
+class DatasetUseRow(TenantOwned, Row):
+    """A job or model that needs a dataset: deletion looks here."""
+
+    __tablename__ = "dataset_uses"
+    dataset_id: Mapped[str] = mapped_column(primary_key=True)
+    by: Mapped[str] = mapped_column(primary_key=True, index=True)
+
+
+def by_id(session: Session, dataset_id: str) -> DatasetRow | None:
+    """The row, in any state, if the session's tenant owns it."""
+    return session.scalar(select(DatasetRow).where(DatasetRow.id == dataset_id))
+
+
+def next_version(session: Session, tenant_id: str, name: str) -> int:
+    """The next number of a name. Deleted and rejected ones keep theirs: a number never means two things."""
+    query = select(func.max(DatasetRow.version)).where(DatasetRow.tenant_id == tenant_id, DatasetRow.name == name)
+    return (session.scalar(query) or 0) + 1
+
+
+def listed() -> Select[DatasetRow]:
+    """What a list shows."""
+    return select(DatasetRow).where(DatasetRow.state.in_((READY, VALIDATING)))
+
+
+def in_state(session: Session, state: str) -> Sequence[DatasetRow]:
+    return session.scalars(select(DatasetRow).where(DatasetRow.state == state).order_by(DatasetRow.id)).all()
+
+
+def users(session: Session, dataset_id: str) -> Sequence[str]:
+    """Ids of the jobs and models that use a dataset."""
+    query = select(DatasetUseRow.by).where(DatasetUseRow.dataset_id == dataset_id)
+    return session.scalars(query.order_by(DatasetUseRow.by)).all()
+
+
+def use(session: Session, row: DatasetRow, by: str) -> None:
+    session.merge(DatasetUseRow(dataset_id=row.id, by=by, tenant_id=row.tenant_id))
+
+
+def release(session: Session, by: str) -> None:
+    session.execute(delete(DatasetUseRow).where(DatasetUseRow.by == by))

@@ -1,0 +1,225 @@
+import hashlib
+import json
+import threading
+from pathlib import Path
+
+import pytest
+
+from luthier.database import EVERY_TENANT
+from luthier.datasets.formats import read_examples
+from luthier.datasets.types import Upload
+from luthier.errors import (
+    CursorInvalid,
+    DatasetNotReady,
+    DatasetRejected,
+    FieldInvalid,
+    Gone,
+    InUse,
+    Invalid,
+    ModelNotAllowed,
+    NotFound,
+    TooLarge,
+)
+
+from .conftest import an_upload, chat, jsonl, rows
+
+
+def test_an_upload_answers_with_its_report_and_can_be_trained_on(datasets, world, alice):
+    dataset = datasets.upload(alice, an_upload(name="support"))
+    assert (dataset.name, dataset.version, dataset.state, dataset.rows) == ("support", 1, "ready", 12)
+    assert dataset.report.tokens == dataset.tokens > dataset.report.loss_tokens > 0
+    assert dataset.report.tokenizer == "luthier/tiny"
+    assert dataset.report.roles == {"user": 12, "assistant": 12}
+    assert datasets.ready(alice, dataset.id) == datasets.get(alice, dataset.id) == dataset
+    source = datasets.source(dataset)
+    stored = Path(source.url.removeprefix("file://")).read_bytes()
+    assert hashlib.sha256(stored).hexdigest() == source.sha256
+    with datasets.open(alice, dataset.id) as raw:
+        assert hashlib.sha256(raw.read()).hexdigest() == dataset.sha256
+    assert sorted(name.split(f"{dataset.id}/")[1] for name in world.files()) == [
+        "metadata.json",
+        "processed/rows.jsonl",
+        "raw/upload",
+    ]
+
+
+def test_what_is_stored_for_training_reads_back_as_the_same_examples(datasets, world, alice):
+    alpaca = [{"instruction": "Add.", "input": f"{n} + 1", "output": str(n + 1)} for n in range(12)]
+    dataset = datasets.upload(alice, an_upload(json.dumps(alpaca).encode(), file_name="sums.json"))
+    assert dataset.report.counts == {"format": 1}
+    with world.storage.open(f"users/{alice.tenant_id}/data/{dataset.id}/processed/rows.jsonl") as stream:
+        examples = list(read_examples(stream))
+    assert examples[3].messages == ({"role": "user", "content": "Add.\n3 + 1"}, {"role": "assistant", "content": "4"})
+    assert len(examples) == 12
+
+
+def test_a_rejected_file_says_why_and_leaves_nothing(datasets, world, alice):
+    with pytest.raises(DatasetRejected, match="Line 13: No assistant message") as refusal:
+        datasets.upload(alice, an_upload(jsonl(*rows(), {"messages": [{"role": "user", "content": "Hello?"}]})))
+    assert refusal.value.error_code == "no_target"
+    assert refusal.value.details["rows"] == 13
+    assert refusal.value.details["findings"][0]["line"] == 13
+    assert datasets.list(alice).data == []
+    assert world.files() == []
+
+
+def test_a_client_that_hangs_up_leaves_nothing(datasets, world, alice):
+    def cut_off():
+        yield jsonl(*rows())
+        raise ConnectionError
+
+    with pytest.raises(ConnectionError):
+        datasets.upload(alice, Upload(chunks=cut_off()))
+    assert datasets.list(alice).data == []
+    assert world.files() == []
+    assert list((world.folder / "data" / "scratch").iterdir()) == []
+
+
+def test_too_many_bytes_are_refused_while_they_arrive(world, alice):
+    taken = []
+
+    def endless():
+        while True:
+            taken.append(1)
+            yield b" " * 1000
+
+    with pytest.raises(TooLarge, match="larger than 10,000 bytes"):
+        world.start(max_upload_bytes=10_000).upload(alice, Upload(chunks=endless()))
+    assert len(taken) == 11
+    assert world.files() == []
+
+
+def test_versions_of_a_name_are_numbered_for_each_tenant(datasets, alice, bob):
+    assert [datasets.upload(alice, an_upload(name="a")).version for _ in range(2)] == [1, 2]
+    assert datasets.upload(alice, an_upload(name="b")).version == 1
+    assert datasets.upload(bob, an_upload(name="a")).version == 1
+    datasets.delete(alice, datasets.list(alice).data[1].id)
+    assert datasets.upload(alice, an_upload(name="a")).version == 3
+
+
+def test_another_tenants_dataset_is_as_unknown_as_one_that_never_was(datasets, world, alice, bob):
+    dataset = datasets.upload(alice, an_upload())
+    for wrong in (dataset.id, dataset.id[:-1] + ("0" if dataset.id[-1] != "0" else "1"), "../x", "", "ds_" + "0" * 26):
+        words = set()
+        for verb in (datasets.get, datasets.ready, datasets.delete, datasets.open):
+            with pytest.raises(NotFound) as refusal:
+                verb(bob, wrong)
+            words.add(str(refusal.value))
+        with pytest.raises(NotFound), world.database.write(bob.tenant_id) as session:
+            datasets.use(session, bob, wrong, "job_1")
+        with pytest.raises(NotFound), world.database.write(EVERY_TENANT) as session:
+            datasets.use(session, bob, wrong, "job_1")
+        assert len(words) == 1
+    assert datasets.list(bob).data == []
+    with pytest.raises(CursorInvalid):
+        datasets.list(bob, after=dataset.id)
+    assert datasets.get(alice, dataset.id) == dataset
+
+
+def test_lists_are_paged_newest_first(datasets, alice):
+    made = [datasets.upload(alice, an_upload()).id for _ in range(3)]
+    first = datasets.list(alice, limit=2)
+    second = datasets.list(alice, limit=2, after=first.next_cursor)
+    assert [dataset.id for dataset in [*first.data, *second.data]] == made[::-1]
+    assert second.next_cursor is None
+
+
+def test_a_dataset_in_use_stays_until_it_is_released(datasets, world, alice):
+    dataset = datasets.upload(alice, an_upload())
+    with world.database.write(alice.tenant_id) as session:
+        datasets.use(session, alice, dataset.id, "job_1")
+        datasets.use(session, alice, dataset.id, "job_1")
+    with pytest.raises(InUse, match="in use by job_1"):
+        datasets.delete(alice, dataset.id)
+    with world.database.write(EVERY_TENANT) as session:
+        datasets.release(session, "job_1")
+    datasets.delete(alice, dataset.id)
+    for verb in (datasets.get, datasets.ready, datasets.delete, datasets.open):
+        with pytest.raises(Gone):
+            verb(alice, dataset.id)
+    assert world.files() == []
+    assert datasets.list(alice).data == []
+
+
+def test_a_large_file_is_taken_in_first_and_checked_in_the_background(world, alice):
+    datasets = world.start(inline_upload_bytes=10)
+    good = datasets.upload(alice, an_upload(name="good"))
+    bad = datasets.upload(alice, an_upload(jsonl({"messages": None}), name="bad"))
+    assert good.state == bad.state == "validating"
+    datasets.settle(60)
+    assert datasets.ready(alice, good.id).report.rows == 12
+    rejected = datasets.get(alice, bad.id)
+    assert (rejected.state, rejected.report.findings[0].code) == ("rejected", "bad_type")
+    with pytest.raises(DatasetNotReady, match="rejected"):
+        datasets.ready(alice, bad.id)
+    assert [dataset.id for dataset in datasets.list(alice).data] == [good.id]
+    assert not [name for name in world.files() if bad.id in name]
+    datasets.close()
+
+
+def test_a_restart_goes_on_with_what_was_being_checked_or_deleted(world, alice):
+    crashed = world.start(inline_upload_bytes=10)
+    crashed.close()
+    dataset = crashed.upload(alice, an_upload())
+    with pytest.raises(DatasetNotReady, match="being validated"):
+        crashed.ready(alice, dataset.id)
+    litter = world.folder / "data" / "scratch" / "ds_left"
+    litter.mkdir(parents=True)
+    (litter / "lock").touch()
+    started = world.start(inline_upload_bytes=10)
+    started.recover()
+    started.settle(60)
+    assert started.ready(alice, dataset.id).rows == 12
+    assert not litter.exists()
+    started.close()
+
+
+def test_a_dataset_that_is_deleted_while_it_is_checked_stays_deleted(world, alice):
+    datasets = world.start(inline_upload_bytes=10)
+    dataset = datasets.upload(alice, an_upload())
+    datasets.delete(alice, dataset.id)
+    datasets.settle(60)
+    with pytest.raises(Gone):
+        datasets.get(alice, dataset.id)
+    assert world.files() == []
+    datasets.close()
+
+
+def test_a_wrong_checksum_is_refused_and_a_right_one_is_not(datasets, world, alice):
+    data = jsonl(*rows())
+    with pytest.raises(Invalid) as refusal:
+        datasets.upload(alice, an_upload(data, sha256="0" * 64))
+    assert refusal.value.error_code == "checksum_mismatch"
+    assert world.files() == []
+    with pytest.raises(FieldInvalid, match="64 hexadecimal digits"):
+        datasets.upload(alice, an_upload(data, sha256="abc"))
+    assert datasets.upload(alice, an_upload(data, sha256=hashlib.sha256(data).hexdigest().upper())).state == "ready"
+
+
+@pytest.mark.parametrize("name", ["", " x", "a\nb", "a\x00b", "a\x1b[31m", "x" * 129, "\ud800"])
+def test_a_name_that_cannot_be_shown_is_refused(datasets, alice, name):
+    with pytest.raises(FieldInvalid, match="name"):
+        datasets.upload(alice, an_upload(name=name))
+
+
+def test_only_an_allowed_base_measures(datasets, alice):
+    with pytest.raises(ModelNotAllowed):
+        datasets.upload(alice, an_upload(base_model="../tiny"))
+
+
+def test_ten_uploads_of_one_name_at_once_get_ten_numbers(datasets, alice):
+    versions, failures = [], []
+
+    def once(number: int) -> None:
+        try:
+            versions.append(datasets.upload(alice, an_upload(jsonl(chat(f"{number}")), name="same")).version)
+        except Exception as error:
+            failures.append(error)
+
+    threads = [threading.Thread(target=once, args=(number,)) for number in range(10)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert failures == []
+    assert sorted(versions) == list(range(1, 11))
