@@ -110,9 +110,7 @@ def test_the_mean_is_over_all_tokens_of_the_step_not_a_mean_of_means(bench):
     made.loop.run()
     first = made.loop.order.of_step(0)
     logp = [made.engine.base_VV[list(bench.rows[index].ids)[:-1]].log_softmax(-1) for index in first]
-    picked = [
-        table[range(len(table)), list(bench.rows[index].ids)[1:]] for table, index in zip(logp, first, strict=True)
-    ]
+    picked = [table[range(len(table)), list(bench.rows[index].ids)[1:]] for table, index in zip(logp, first, strict=True)]
     assert bench.losses()[0][1] == pytest.approx(-torch.cat(picked).mean().item(), abs=1e-5)
 
 

@@ -7,12 +7,12 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
-import yaml
 from pydantic import ValidationError
 
-from luthier.errors import SetupError
+from luthier.errors import LuthierError, SetupError
 from luthier.jobs.directory import CheckpointRef, Control, JobDirectory
 from luthier.jobs.spec import RunSpec
+from luthier.jobs.yaml12 import read_yaml
 from luthier.seams import NotStored
 
 _MAX_SPEC_BYTES = 1024 * 1024
@@ -102,6 +102,6 @@ def _parsed(data: bytes) -> Any:
     except (ValueError, RecursionError):
         pass
     try:
-        return yaml.safe_load(data)
-    except (yaml.YAMLError, ValueError, RecursionError):
-        raise SetupError("run.yaml is not YAML.", hint="Check its indentation and quotes.") from None
+        return read_yaml(data, max_bytes=_MAX_SPEC_BYTES)
+    except LuthierError as error:
+        raise SetupError(f"run.yaml: {error.message}", hint=error.hint) from None
