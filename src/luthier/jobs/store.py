@@ -112,7 +112,7 @@ def get(session: Session, job_id: str) -> JobRow | None:
     return session.scalar(select(JobRow).where(JobRow.id == job_id).execution_options(populate_existing=True))
 
 
-def move(session: Session, row: JobRow, step: Step, **values: Any) -> bool:
+def move(session: Session, row: JobRow, step: Step, /, **values: Any) -> bool:
     """Take a step from the state in `row`, and write its history; False where the job is no longer as `row` says.
 
     Raises: ValueError for a step that the state machine does not have.
@@ -131,7 +131,7 @@ def move(session: Session, row: JobRow, step: Step, **values: Any) -> bool:
     return True
 
 
-def change(session: Session, fence: Fence, **values: Any) -> bool:
+def change(session: Session, fence: Fence, /, **values: Any) -> bool:
     """Write into a running job without a step; False where somebody else owns it."""
     query = update(JobRow).where(
         JobRow.id == fence.job_id, JobRow.attempt == fence.attempt, JobRow.owner == fence.owner, JobRow.state.in_(_OWNED)
@@ -139,7 +139,7 @@ def change(session: Session, fence: Fence, **values: Any) -> bool:
     return session.execute(query.values(**values).returning(JobRow.id)).first() is not None
 
 
-def beat(session: Session, fence: Fence, **values: Any) -> bool:
+def beat(session: Session, fence: Fence, /, **values: Any) -> bool:
     """Prove a running job alive; False where somebody else owns it."""
     return change(session, fence, beat_seq=JobRow.beat_seq + 1, **values)
 

@@ -1,0 +1,80 @@
+"""Estimates: the same plan as the trainer's, money by the price book, memory by a formula that says what would help."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from luthier.billing.rules import micro_usd
+from luthier.jobs import estimation
+from luthier.jobs.spec import RunSpec, TrainSpec
+
+
+@given(
+    st.integers(1, 5000),
+    st.one_of(st.just("auto"), st.integers(1, 64)),
+    st.integers(1, 8),
+    st.one_of(st.none(), st.integers(1, 20)),
+)
+def test_the_plan_is_the_trainers(rows, batch_size, accumulation, epochs):
+    plan = pytest.importorskip("luthier.training.plan")
+    spec = RunSpec.model_validate(
+        {
+            "base_model": "luthier/tiny",
+            "dataset": "x",
+            "train": {"batch_size": batch_size, "gradient_accumulation": accumulation, "epochs": epochs},
+        }
+    )
+    batch = plan.auto_batch_size(rows) if batch_size == "auto" else batch_size
+    fixed = plan.Fixed(batch_size=batch, tokens_per_pass=4096, threads=1, device="cpu", precision="fp32")
+    theirs, ours = plan.plan_of(spec, fixed, rows, 512), estimation.plan_of(spec.train, rows)
+    assert (ours.batch_size, ours.steps_per_epoch, ours.steps) == (batch, theirs.steps_per_epoch, theirs.total_steps)
+
+
+def test_an_estimate_counts_rows_steps_tokens_and_dollars(bench, alice):
+    bench.billing.set_price("local-cpu", "3.60")
+    estimate = bench.jobs.estimate(alice, bench.spec(train={"epochs": 2, "batch_size": 8}))
+    assert (estimate.rows, estimate.steps, estimate.epochs) == (40, 10, 2.0)
+    assert estimate.tokens == 2 * estimate.tokens_per_epoch > 0
+    assert micro_usd(estimate.cost_usd) == estimate.seconds * 1000
+    assert estimate.fits
+    assert "Assumed" in estimate.basis_note
+
+
+def test_more_epochs_take_longer_and_evaluation_is_counted(bench, alice):
+    def seconds(**changes):
+        return bench.jobs.estimate(
+            alice, bench.spec(hardware="t4-small", base_model="HuggingFaceTB/SmolLM2-1.7B-Instruct", **changes)
+        ).seconds
+
+    assert seconds(train={"epochs": 100}) > seconds(train={"epochs": 10}) > 0
+    assert seconds(validation_dataset=bench.dataset_id) > seconds()
+
+
+def test_memory_is_the_sum_of_its_parts_and_grows_with_what_it_depends_on(bench, alice):
+    def memory(**changes):
+        return bench.jobs.estimate(alice, bench.spec(base_model="HuggingFaceTB/SmolLM2-135M-Instruct", **changes)).memory
+
+    base = memory()
+    parts = base.model_dump(exclude={"total_bytes", "available_bytes"})
+    assert sum(parts.values()) == base.total_bytes
+    assert base.base_bytes == 134_515_008 * 4
+    assert memory(train={"precision": "bf16"}).base_bytes == 134_515_008 * 2
+    assert memory(lora={"rank": 32}).optimizer_bytes == 2 * base.optimizer_bytes
+    assert memory(lora={"targets": ["q_proj"]}).adapter_bytes < base.adapter_bytes
+
+
+def test_hardware_whose_memory_is_not_known_is_not_refused_for_it(bench, alice):
+    estimate = bench.jobs.estimate(alice, bench.spec(hardware="local-gpu"))
+    assert estimate.memory.available_bytes is None
+    assert estimate.fits
+
+
+def test_the_adapter_of_a_small_llama_has_as_many_weights_as_peft_says(bench):
+    base = bench.bases.get("HuggingFaceTB/SmolLM2-135M-Instruct")
+    spec = RunSpec.model_validate({"base_model": base.id, "dataset": "x", "lora": {"rank": 16}})
+    per_layer = 16 * ((576 + 576) * 2 + (576 + 192) * 2 + (576 + 1536) * 3)
+    assert estimation.adapter_parameters(base, spec.lora) == 30 * per_layer
+
+
+def test_a_batch_larger_than_the_data_is_one_step_an_epoch():
+    assert estimation.plan_of(TrainSpec(batch_size=64, epochs=3), 40).steps == 3
