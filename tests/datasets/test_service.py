@@ -1,6 +1,6 @@
 import hashlib
 import json
-import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -208,18 +208,8 @@ def test_only_an_allowed_base_measures(datasets, alice):
 
 
 def test_ten_uploads_of_one_name_at_once_get_ten_numbers(datasets, alice):
-    versions, failures = [], []
+    def once(number: int) -> int:
+        return datasets.upload(alice, an_upload(jsonl(chat(f"{number}")), name="same")).version
 
-    def once(number: int) -> None:
-        try:
-            versions.append(datasets.upload(alice, an_upload(jsonl(chat(f"{number}")), name="same")).version)
-        except Exception as error:
-            failures.append(error)
-
-    threads = [threading.Thread(target=once, args=(number,)) for number in range(10)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert failures == []
-    assert sorted(versions) == list(range(1, 11))
+    with ThreadPoolExecutor(10) as pool:
+        assert sorted(pool.map(once, range(10))) == list(range(1, 11))

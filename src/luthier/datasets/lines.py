@@ -12,6 +12,8 @@ from luthier.datasets.examples import MAX_DEPTH, MAX_RECORD_BYTES, BadRow
 from luthier.datasets.strict_json import too_deep
 
 _CHUNK = MAX_RECORD_BYTES
+_HEAD = 4096
+"""What the format is told by; a stream may give fewer bytes at a time than it is asked for."""
 _WHITESPACE = b" \t\r\n"
 _TOO_LONG = f"A line is longer than {MAX_RECORD_BYTES:,} bytes"
 _MAGIC = (
@@ -40,7 +42,10 @@ class _Input:
 
     def __init__(self, stream: BinaryIO) -> None:
         self._stream = stream
-        self.head = stream.read(_CHUNK).removeprefix(codecs.BOM_UTF8)
+        head = b""
+        while len(head) < _HEAD and (chunk := stream.read(_CHUNK)):
+            head += chunk
+        self.head = head.removeprefix(codecs.BOM_UTF8)
 
     def read(self) -> bytes:
         head, self.head = self.head, b""

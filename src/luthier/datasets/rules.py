@@ -75,14 +75,14 @@ def lengths(counted: Mapping[int, int], unit: str) -> dict[str, Any] | None:
         "unit": unit,
         "min": ordered[0],
         "mean": round(sum(length * rows for length, rows in counted.items()) / total, 2),
-        "median": _rank(counted, ordered, total * 0.5),
-        "p95": _rank(counted, ordered, total * 0.95),
+        "median": _rank(counted, ordered, -(-total // 2)),
+        "p95": _rank(counted, ordered, -(-total * 95 // 100)),
         "max": ordered[-1],
         "histogram": _bins(counted, ordered[0], ordered[-1]),
     }
 
 
-def _rank(counted: Mapping[int, int], ordered: list[int], rank: float) -> int:
+def _rank(counted: Mapping[int, int], ordered: list[int], rank: int) -> int:
     seen = 0
     for length in ordered:
         seen += counted[length]

@@ -32,8 +32,7 @@ class Turns:
         answered = {"role": "assistant", "content": "zqAnswer"}
         self.end_token = self._end_of(template.render([asked, answered], None))
         self._ends = frozenset({self.end_token, *([eos] if (eos := tokens.named.get("eos_token")) else [])})
-        closed, open_ = template.render([asked], None), template.render([asked], None, prompt=True)
-        self._opening = open_[len(closed) :] if open_.startswith(closed) else ""
+        self._opening = self._opening_of(template.render([asked], None), template.render([asked], None, prompt=True))
         self._opening_is_special = tokens.special.search(self._opening) is not None
         self.spans([asked, answered, asked, answered], None, template.render([asked, answered, asked, answered], None))
 
@@ -93,6 +92,13 @@ class Turns:
         if outline[at:] != text[end:]:
             raise _unclear("it writes a turn differently when another turn changes")
         return found
+
+    def _opening_of(self, closed: str, opened: str) -> str:
+        """The generation prompt: where the two texts part, back to the start of a special token that lies across."""
+        apart = (number for number, (one, other) in enumerate(zip(closed, opened, strict=False)) if one != other)
+        at = next(apart, min(len(closed), len(opened)))
+        across = (match.start() for match in self._tokens.special.finditer(opened) if match.start() < at < match.end())
+        return opened[next(across, at) :]
 
     def _end_after(self, text: str, start: int) -> int | None:
         """Where the first end-of-turn token at or after `start` ends."""
