@@ -15,6 +15,7 @@ from typing import Any, Final, Protocol, TypeVar
 
 from sqlalchemy import BigInteger, Connection, Engine, Select, create_engine, event
 from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.orm import DeclarativeBase, Mapped, ORMExecuteState, Session, mapped_column, with_loader_criteria
 from sqlalchemy.types import TypeDecorator
 
@@ -114,6 +115,8 @@ def _explained() -> Generator[None]:
         if "full" in text:
             raise StorageFull from error
         raise
+    except PoolTimeout as error:  # all connections wait for the one writer
+        raise DatabaseBusy from error
 
 
 @event.listens_for(Session, "do_orm_execute")
