@@ -7,7 +7,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from statistics import median
-from typing import Protocol
 
 from sqlalchemy.orm import Session
 
@@ -19,6 +18,7 @@ from luthier.billing import rules as money
 from luthier.billing.service import Billing
 from luthier.billing.types import Hold
 from luthier.database import EVERY_TENANT, Database, page
+from luthier.datasets.service import Datasets
 from luthier.datasets.types import Dataset
 from luthier.errors import BudgetExceeded, CursorInvalid, FieldInvalid, ForbiddenField, Gone, NotFound, WillNotFit
 from luthier.jobs import estimation, projection, rules, store
@@ -27,20 +27,11 @@ from luthier.jobs.rows import job_of, projection_of, row_of, spec_of
 from luthier.jobs.spec import RunSpec, Sources
 from luthier.jobs.types import Estimate, Job, JobState, LogTail, Submitted, Transition
 from luthier.seams import Clock, Storage
-from luthier.values import Page, Source
+from luthier.values import Page
 
 _CURSOR = re.compile(r"([0-9]{1,9})-([0-9]{1,12})", re.ASCII)
 _CHARACTERS_PER_TOKEN = 3
 """Where no tokenizer counted. Low, so that an estimate is rather too high."""
-
-
-class DatasetsPort(Protocol):
-    """What jobs need of datasets."""
-
-    def ready(self, actor: Actor, dataset_id: str) -> Dataset: ...
-    def source(self, dataset: Dataset) -> Source: ...
-    def use(self, session: Session, actor: Actor, dataset_id: str, by: str) -> None: ...
-    def release(self, session: Session, by: str) -> None: ...
 
 
 @dataclass(frozen=True)
@@ -50,7 +41,7 @@ class JobServices:
     accounts: Accounts
     billing: Billing
     bases: Bases
-    datasets: DatasetsPort
+    datasets: Datasets
 
 
 class Jobs:
