@@ -143,7 +143,8 @@ def token_batches(tokenizer: Tokenizer, corpus: Corpus, recipe: TinyRecipe, seed
 def optimizers_of(model: LlamaForCausalLM, recipe: TinyRecipe) -> list[torch.optim.Optimizer]:
     """Muon for the matrices between the layers, AdamW for the embedding and the norms.
 
-    In 180 steps AdamW alone left an answer of the corpus at 10.3 nats, this pair at 7.7.
+    Once, after 160 of 180 steps, AdamW alone (rate 3e-3, initial deviation 0.06) had an answer of the
+    corpus at 10.3 nats, this pair (0.05) at 7.7.
     """
     named = list(model.named_parameters())
     matrices = [each for name, each in named if each.ndim == 2 and "embed" not in name]
