@@ -5,14 +5,15 @@ from __future__ import annotations
 import re
 from contextlib import suppress
 from pathlib import Path
-from typing import BinaryIO, Protocol
+from typing import BinaryIO
 
 from pydantic import TypeAdapter, ValidationError
 from sqlalchemy.orm import Session
 
 from luthier import ids
 from luthier.accounts.types import Actor
-from luthier.bases.types import TINY, Base
+from luthier.bases.service import Bases
+from luthier.bases.types import TINY
 from luthier.database import EVERY_TENANT, Database, page
 from luthier.datasets import rules, store
 from luthier.datasets.arrivals import Arrived, receive, sweep, workspace
@@ -39,18 +40,10 @@ _NAME: TypeAdapter[str] = TypeAdapter(Name)
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
-class KnowsBases(Protocol):
-    """What datasets need of `bases.service.Bases`."""
-
-    def get(self, base_id: str) -> Base: ...
-
-    def tokenizer_folder(self, base: Base) -> Path | None: ...
-
-
 class Datasets:
     """Upload, list, show, delete, and what jobs need of a dataset."""
 
-    def __init__(self, database: Database, storage: Storage, bases: KnowsBases, room: Room, now: Clock) -> None:
+    def __init__(self, database: Database, storage: Storage, bases: Bases, room: Room, now: Clock) -> None:
         self._database = database
         self._storage = storage
         self._bases = bases

@@ -162,7 +162,9 @@ def _syntax(line: int, text: str, error: json.JSONDecodeError) -> BadRow:
             f"The JSON is cut off: it breaks at {place}, after {end:,} characters.",
             "Write the rest of the row.",
         )
-    if error.msg.startswith("Extra data"):
+    if text.lstrip()[:1] not in {"{", "["}:
+        hint = 'This version reads JSON: write one object a line, {"messages": [...]}.'
+    elif error.msg.startswith("Extra data"):
         hint = "One row a line: put a line break between rows."
     elif error.msg.startswith("Invalid control character"):
         hint = "Escape line breaks, tabs and NUL in texts: json.dumps does."

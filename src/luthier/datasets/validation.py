@@ -136,7 +136,7 @@ def main() -> int:
             format_name = "json" if is_array(source.read(4096)) else "jsonl"
         if format_name == "json" and not tally.errors:
             said = "The file is one JSON array; its elements were read as rows."
-            tally.note(None, "format", "warning", (said, "JSON lines load faster: one object a line."))
+            tally.note(1, "format", "warning", (said, "JSON lines load faster: one object a line."))
         report = tally.report(size_bytes=path.stat().st_size, format_name=format_name)
     except MemoryError:
         return EXIT_MEMORY
