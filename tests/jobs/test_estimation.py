@@ -50,6 +50,14 @@ def test_more_epochs_take_longer_and_evaluation_is_counted(bench, alice):
     assert seconds(validation_dataset=bench.dataset_id) > seconds()
 
 
+def test_a_base_that_must_be_built_or_fetched_first_takes_longer(bench, alice):
+    cold = bench.jobs.estimate(alice, bench.spec()).seconds
+    bench.bases.folder(bench.bases.get("luthier/tiny")).mkdir(parents=True)
+    for name in ("config.json", "model.safetensors"):
+        (bench.bases.folder(bench.bases.get("luthier/tiny")) / name).write_bytes(b"{}")
+    assert cold - bench.jobs.estimate(alice, bench.spec()).seconds == 60
+
+
 def test_memory_is_the_sum_of_its_parts_and_grows_with_what_it_depends_on(bench, alice):
     def memory(**changes):
         return bench.jobs.estimate(alice, bench.spec(base_model="HuggingFaceTB/SmolLM2-135M-Instruct", **changes)).memory

@@ -229,7 +229,7 @@ def test_losing_the_database_loses_no_job(bench, alice):
     done, waiting = bench.submit(name="numbers"), None
     bench.settle()
     waiting = bench.submit()
-    before = bench.get(done)
+    before, estimate = bench.get(done), bench.jobs.submitted_estimate(alice, done.id)
     with bench.database.write("*") as session:
         from luthier.jobs.store import JobRow
 
@@ -239,6 +239,7 @@ def test_losing_the_database_loses_no_job(bench, alice):
     assert bench.jobs.reindex() == 2
     assert bench.jobs.reindex() == 0
     assert bench.get(done) == before
+    assert bench.jobs.submitted_estimate(alice, done.id) == estimate
     assert bench.get(waiting).state == "stopped"
     assert bench.jobs.resume(alice, waiting.id).state == "queued"
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from luthier.bases.types import Base, BaseShape
+from luthier.bases.types import TINY, Base, BaseShape
 from luthier.billing import rules as money
 from luthier.billing.types import Price
 from luthier.errors import FieldInvalid
@@ -17,6 +17,8 @@ DEFAULT_EPOCHS = 3
 _MOST_AUTO_ROWS, _STEPS_AN_EPOCH = 16, 32
 _RUNTIME_BYTES = 500_000_000
 _START_S = 15
+_BUILD_S = 60
+_FETCH_BYTES_PER_S = 20_000_000
 _ANSWER_TOKENS = 48
 _CPU_TOKENS, _GPU_TOKENS = 4096, 16384
 _SHARE_OF_MEMORY = 0.25
@@ -50,6 +52,7 @@ class Facts:
     validation: DataSize | None
     price: Price
     measured: Measured | None = None
+    base_is_here: bool = True
 
 
 @dataclass(frozen=True)
@@ -151,16 +154,23 @@ def adapter_parameters(base: BaseShape, lora: LoraSpec) -> int:
 
 
 def _time(facts: Facts, plan: Plan, tokens: int) -> tuple[float, int, Literal["measured", "assumed"], str]:
-    measured = facts.measured
+    measured, arrival_s = facts.measured, _arrival_s(facts)
     if measured is not None:
-        seconds = measured.overhead_s + tokens / measured.tokens_per_second
+        seconds = measured.overhead_s + arrival_s + tokens / measured.tokens_per_second
         note = f"The median speed of {measured.jobs} earlier jobs with this base on this hardware."
         return measured.tokens_per_second, max(1, round(seconds)), "measured", note
     # Forward and backward through a frozen base: 2 + 2 operations a weight and token.
     rate = facts.price.assumed_flops / (4 * facts.base.parameters)
-    seconds = _START_S + (tokens + _evaluation_tokens(facts, plan)) / rate
+    seconds = _START_S + arrival_s + (tokens + _evaluation_tokens(facts, plan)) / rate
     note = f"Assumed: {facts.price.assumed_flops / 1e9:,.0f} GFLOP/s on this hardware; the first finished job replaces it."
     return rate, max(1, round(seconds)), "assumed", note
+
+
+def _arrival_s(facts: Facts) -> float:
+    """Until the base lies on the machine: the shipped one is built there, others come over the network in two bytes a weight."""
+    if facts.base_is_here:
+        return 0
+    return _BUILD_S if facts.base.id == TINY else 2 * facts.base.parameters / _FETCH_BYTES_PER_S
 
 
 def _evaluation_tokens(facts: Facts, plan: Plan) -> int:

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pydantic import Field, ValidationError
 
 from luthier.jobs.directory import JobDirectory, Record
-from luthier.jobs.types import FINISHED, Job
+from luthier.jobs.types import FINISHED, Estimate, Job
 from luthier.seams import NotStored, Storage
 
 _LOG_BYTES = 1024 * 1024
@@ -29,6 +29,7 @@ class Projection(Record):
     tenant_id: str
     spec_sha256: str
     job: Job
+    estimate: Estimate
     status: str = Field(description="The seed's name of the job's state.")
     progress: float | None = Field(default=None, description="0 to 1.")
     gpu_metrics: GpuMetrics

@@ -157,6 +157,7 @@ class JobQueue:
             }
             values["crashes"] = row.crashes + 1 if outcome.crashed else row.crashes
             if outcome.state == JobState.QUEUED:
+                values["phase"] = None
                 values["not_before"] = self._now() + timedelta(seconds=outcome.delay_s) if outcome.delay_s else None
             else:
                 cost = self._billing.settle(session, row.tenant_id, row.id)

@@ -7,7 +7,7 @@ from typing import Any
 from luthier.billing import rules as money
 from luthier.jobs import projection, store
 from luthier.jobs.spec import RunSpec
-from luthier.jobs.types import FINISHED, Job, JobError, JobState
+from luthier.jobs.types import FINISHED, Estimate, Job, JobError, JobState
 
 
 def spec_of(row: store.JobRow) -> RunSpec:
@@ -46,6 +46,7 @@ def projection_of(row: store.JobRow, used_ms: int) -> projection.Projection:
         tenant_id=row.tenant_id,
         spec_sha256=row.spec_sha256,
         job=job,
+        estimate=Estimate.model_validate_json(row.estimate),
         status=job.state,
         progress=progress,
         gpu_metrics=projection.GpuMetrics(gpu_type=row.hardware, current_duration_seconds=used_ms / 1000),
@@ -53,7 +54,7 @@ def projection_of(row: store.JobRow, used_ms: int) -> projection.Projection:
     )
 
 
-def row_of(found: projection.Projection, spec: str, estimate: str) -> store.JobRow:
+def row_of(found: projection.Projection, spec: str) -> store.JobRow:
     """The row of a job whose database was lost. What was running counts as stopped: nobody runs it any more."""
     job = found.job
     state = job.state if job.state in FINISHED else JobState.STOPPED
@@ -65,7 +66,7 @@ def row_of(found: projection.Projection, spec: str, estimate: str) -> store.JobR
         state=state,
         spec=spec,
         spec_sha256=found.spec_sha256,
-        estimate=estimate,
+        estimate=found.estimate.model_dump_json(),
         dataset_id=job.dataset,
         validation_dataset_id=job.validation_dataset,
         queued_at=job.created_at,

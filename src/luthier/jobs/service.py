@@ -199,7 +199,7 @@ class Jobs:
             for job_id in sorted(missing):
                 each = found[job_id]
                 here = projection.directory(self._storage, each.tenant_id, job_id)
-                store.add(session, row_of(each, here.read_spec().decode(), "{}"), "found by reindex")
+                store.add(session, row_of(each, here.read_spec().decode()), "found by reindex")
         return len(missing)
 
     # -- inside ----------------------------------------------------------------------------------------------------
@@ -218,6 +218,7 @@ class Jobs:
             validation=_size(validation) if validation else None,
             price=price,
             measured=self._measured(actor, base.id, price.hardware),
+            base_is_here=self._bases.ready(base),
         )
         estimation.check(spec, base, estimation.plan_of(spec.train, facts.data.rows))
         sources = Sources(
