@@ -34,6 +34,7 @@ _LOG = logging.getLogger("luthier.supervisor")
 _ORPHAN_S = 15.0
 _DRAIN_S = 60.0
 _AGAIN_AFTER_S = 5.0
+_MACHINE_DELAY_S = 20
 _PAUSE_S = 0.1
 
 
@@ -94,7 +95,7 @@ class Supervisor:
         self._clocks = clocks
         self._watched: dict[str, _Watched] = {}
         self._stillness = Stillness(pace.reap_after_s, 2 * pace.reap_every_s)
-        self._reaped_at = float("-inf")
+        self._reaped_at = self._claim_at = float("-inf")
         self._orphans: dict[str, float] = {}
 
     @property
@@ -142,7 +143,9 @@ class Supervisor:
     # -- one job ---------------------------------------------------------------------------------------------------
 
     def _start_next(self) -> bool:
-        """Claim and start one job; False where there is none."""
+        """Claim and start one job; False where there is none, or where this machine cannot start one now."""
+        if self._clocks.monotonic() < self._claim_at:
+            return False
         held = self._queue.claim(self._presence.owner, self._pace.hardware)
         if held is None:
             return False
@@ -153,15 +156,22 @@ class Supervisor:
         try:
             here.write_control(Control(attempt=held.fence.attempt, resume_from=newest_whole(here), spec_sha256=held.spec_sha256))
             watched.handle = self._executor.start(self._launch(held, here))
-        except (LuthierError, OSError, NotStored) as error:
+        except (LuthierError, OSError, NotStored, ValueError) as error:
             _LOG.warning("job %s could not be started: %s", held.fence.job_id, type(error).__name__)
-            failure = Failure(code="storage", message="The job could not be started.", hint="Check disk and memory.")
-            self._finish(watched, rules.failed(failure, self._attempt(watched)))
-            return True
+            self._claim_at = self._clocks.monotonic() + _AGAIN_AFTER_S
+            self._finish(watched, self._not_started(watched, error))
+            return False
         self._watched[held.fence.job_id] = watched
         self._queue.launched(held.fence, watched.handle)
         self._queue.project(held.fence.job_id)
         return True
+
+    def _not_started(self, watched: _Watched, error: Exception) -> Outcome:
+        if isinstance(error, (StorageFull, Unavailable)):
+            # The machine's fault: it costs the job nothing but time, and others have their turn meanwhile.
+            return Outcome(JobState.QUEUED, "could not be started", delay_s=_MACHINE_DELAY_S)
+        failure = Failure(code="storage", message="The job could not be started.", hint="Submit it again.")
+        return rules.failed(failure, self._attempt(watched))
 
     def _launch(self, held: Held, here: JobDirectory) -> Launch:
         job_id, attempt = held.fence.job_id, held.fence.attempt

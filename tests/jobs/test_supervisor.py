@@ -179,14 +179,32 @@ def test_a_full_disk_at_the_last_step_delays_it_and_loses_nothing(bench):
     assert (bench.get(job).state, bench.get(job).attempt) == ("succeeded", 1)
 
 
-def test_a_machine_that_cannot_start_a_process_is_tried_again(bench):
+def test_a_machine_that_cannot_start_a_process_uses_up_no_jobs_attempts(bench):
     bench.executor.refuses = True
-    job = bench.submit()
-    bench.supervisor.tick()
-    assert bench.get(job).state == "queued"
+    jobs = [bench.submit() for _ in range(3)]
+    for _ in range(100):
+        bench.supervisor.tick()
+        bench.times.pass_s(5)
+    assert {bench.get(job).state for job in jobs} == {"queued"}
     bench.executor.refuses = False
+    began = bench.times.steady
     bench.settle()
-    assert (bench.get(job).state, bench.get(job).attempt) == ("succeeded", 2)
+    assert bench.times.steady - began <= 30
+    assert {bench.get(job).state for job in jobs} == {"succeeded"}
+
+
+def test_a_directory_that_leads_elsewhere_is_not_followed_and_holds_up_nobody(bench, tmp_path):
+    bad, good = bench.submit(), bench.submit()
+    root = bench.folder / "users/team_alice/jobs" / bad.id
+    root.rename(tmp_path / "elsewhere")
+    root.symlink_to(tmp_path / "elsewhere")
+    for _ in range(60):
+        bench.supervisor.tick()
+        bench.executor.join()
+        bench.times.pass_s(2)
+    assert bench.get(bad).state == "failed"
+    assert bench.get(good).state == "succeeded"
+    assert not (tmp_path / "elsewhere/control.json").exists()
 
 
 def test_a_directory_that_the_trainer_cannot_use_fails_at_once(bench, fake):
