@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import math
+import os
+import shutil
+import subprocess
+import sys
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
+from importlib.resources import files
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -16,7 +24,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from luthier.backends.storage.local import LocalStorage
-from luthier.jobs.directory import CheckpointRef, Control, JobDirectory
+from luthier.jobs.directory import AttemptStatus, CheckpointRef, Control, JobDirectory
 from luthier.jobs.spec import RunSpec
 from luthier.modeling.types import Completion, Packed, Sampling
 from luthier.training.batches import Rows
@@ -114,7 +122,7 @@ class Bench:
     rows: Rows
     validation: Rows | None = None
     spec: RunSpec = field(default_factory=lambda: RunSpec(base_model="luthier/tiny", dataset="train.jsonl"))
-    fixed: Fixed = Fixed(batch_size=4, tokens_per_pass=64, threads=1, device="cpu", precision="fp32")
+    fixed: Fixed = field(default_factory=lambda: Fixed(4, 64, 1, "cpu", "fp32"))
     number: int = 0
     monotonic: Callable[[], float] = lambda: 0.0
 
@@ -187,3 +195,148 @@ def control() -> Callable[..., Control]:
         return Control(attempt=attempt, spec_sha256="0" * 64, **fields)
 
     return make
+
+
+# -- real trainers -----------------------------------------------------------------------------------------------------
+
+SUPPORT = [
+    ("My card was charged twice", "billing"),
+    ("The app crashes on start", "bug"),
+    ("How do I export my notes?", "question"),
+    ("I want my money back", "billing"),
+    ("The button does nothing", "bug"),
+    ("Where is the dark theme?", "question"),
+    ("An invoice is missing", "billing"),
+    ("Search finds nothing at all", "bug"),
+]
+
+
+@pytest.fixture(scope="session")
+def bases(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A cache of base models that holds a very small one, with random weights, where `luthier/tiny` is looked for."""
+    cache = tmp_path_factory.mktemp("bases")
+    save_small_llama(cache / "luthier--tiny" / "1")
+    return cache
+
+
+def save_small_llama(folder: Path) -> None:
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    shipped = Path(str(files("luthier.bases.tiny")))
+    config = LlamaConfig.from_pretrained(shipped)
+    config.update({"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 2})
+    config.update({"num_key_value_heads": 2, "head_dim": 32, "max_position_embeddings": 256})
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = LlamaForCausalLM(config)
+        # The head is frozen: with embeddings as short as fresh ones are, no adapter could make it certain of anything.
+        model.get_input_embeddings().weight.data.mul_(6)
+        model.save_pretrained(folder)
+    for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
+        shutil.copyfile(shipped / name, folder / name)
+
+
+@dataclass
+class Submitted:
+    """A job directory as the platform leaves it at submit, and what a supervisor does with it."""
+
+    folder: Path
+    bases: Path
+    train: dict[str, Any]
+    validate: bool = False
+    rows: Sequence[tuple[str, str]] = tuple(SUPPORT)
+    more: dict[str, Any] = field(default_factory=dict[str, Any])
+    number: int = 0
+
+    def __post_init__(self) -> None:
+        self.folder.mkdir(parents=True)
+        self.job = JobDirectory(LocalStorage(self.folder), "")
+        data = self.folder.with_name(f"{self.folder.name}.jsonl")
+        lines = [{"messages": [{"role": "user", "content": q}, {"role": "assistant", "content": a}]} for q, a in self.rows]
+        data.write_text("".join(json.dumps(line) + "\n" for line in lines), "utf-8")
+        pin = {"id": "ds_1", "url": data.as_uri(), "sha256": hashlib.sha256(data.read_bytes()).hexdigest()}
+        base = {"id": "luthier/tiny", "revision": "1", "url": "luthier:tiny"}
+        spec: dict[str, Any] = {
+            "base_model": "luthier/tiny",
+            "dataset": "ds_1",
+            "train": {"device": "cpu", **self.train},
+            **self.more,
+        }
+        spec["sources"] = {"dataset": pin, "base": base}
+        if self.validate:
+            spec["validation_dataset"] = "ds_1"
+            spec["sources"]["validation_dataset"] = pin
+        self.sha256 = self.job.write_spec(spec)
+
+    def claim(self) -> None:
+        """The next attempt, from the newest complete checkpoint."""
+        self.number += 1
+        resume_from = self.job.newest_checkpoint()
+        self.job.write_control(Control(attempt=self.number, resume_from=resume_from, spec_sha256=self.sha256))
+
+    def start(self, *options: str, **popen: Any) -> subprocess.Popen[str]:
+        self.claim()
+        command = [
+            sys.executable,
+            "-m",
+            "luthier.training",
+            self.job.url,
+            "--bases",
+            str(self.bases),
+            "--poll-s",
+            "0.2",
+            *options,
+        ]
+        with self.folder.with_name(f"{self.folder.name}.log").open("a") as log:
+            return subprocess.Popen(
+                command, stdout=log, stderr=log, text=True, start_new_session=True, env=few_threads(), **popen
+            )
+
+    def run(self) -> int:
+        process = self.start()
+        try:
+            return process.wait(200)
+        finally:
+            process.kill()
+
+    @property
+    def log(self) -> str:
+        return self.folder.with_name(f"{self.folder.name}.log").read_text("utf-8")
+
+    @property
+    def status(self) -> AttemptStatus | None:
+        return self.job.attempt(self.number).status()
+
+    def losses(self) -> list[tuple[int, float]]:
+        """Every step's loss as readers see the history."""
+        return [(step[0], step[1]) for event in self.job.events() if event.kind == "step" for step in event.data["steps"]]
+
+    def result(self, name: str) -> bytes:
+        return self.job.storage.read(f"attempts/{self.number}/results/{name}")
+
+
+def few_threads() -> dict[str, str]:
+    """The tests share their cores."""
+    return {**os.environ, "OMP_NUM_THREADS": "2"}
+
+
+def until(condition: Callable[[], Any], process: subprocess.Popen[str], within_s: float = 120) -> None:
+    """Wait for something that another process does."""
+    end = time.monotonic() + within_s
+    while not condition():
+        assert process.poll() is None, "the trainer has ended"
+        assert time.monotonic() < end
+        time.sleep(0.01)  # another process works here: there is nothing to step forward but real time
+
+
+@pytest.fixture(scope="session")
+def submitted(bases: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Submitted]:
+    def make(**details: Any) -> Submitted:
+        return Submitted(tmp_path_factory.mktemp("jobs") / "job", bases, **details)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def wait_until() -> Callable[..., None]:
+    return until

@@ -78,7 +78,7 @@ def test_chunks_stay_small_and_their_names_count_on(job):
     journal = Journal(job.attempt(1), lambda: NOW)
     for number in range(300):
         journal.event("warning", f"{number} " + "x" * 1000)
-    names = [name for name in job.storage.names("attempts/1/events")]
+    names = list(job.storage.names("attempts/1/events"))
     assert len(names) > 4
     assert all(job.storage.size(name) <= CHUNK_BYTES for name in names)
     events = list(job.attempt(1).events())

@@ -106,11 +106,10 @@ def _work(run: Run) -> None:
     base = _fetch_base(run)
     data = _read_data(run, base)
     state = _resumed_state(run)
-    if state is not None:
-        torch.set_num_threads(state.fixed.threads)
     if run.spec.train.deterministic:
         machine.be_deterministic()
     engine, fixed = _load_engine(run, base, data, state)
+    torch.set_num_threads(fixed.threads)
     plan = plan_of(run.spec, fixed, len(data.rows), data.max_seq_len)
     state = state or TrainState(fixed)
 
@@ -202,7 +201,7 @@ def _load_engine(run: Run, base: Path, data: Data, state: TrainState | None) -> 
     return engine, Fixed(
         batch_size=auto_batch_size(len(data.rows)) if asked == "auto" else asked,
         tokens_per_pass=tokens_per_pass(_config(base), device, machine.free_bytes(device)),
-        threads=torch.get_num_threads(),
+        threads=machine.threads_for(loaded.n_params),
         device=device,
         precision="bf16" if loaded.dtype == torch.bfloat16 else "fp32",
     )

@@ -68,7 +68,9 @@ class Loop:
         self.limits = material.plan.limits
         self.order = Order(material.spec.seed, len(material.rows), self.plan.rows_per_step)
         self.schedule = Schedule(train.learning_rate, train.schedule, train.warmup_steps, self.plan.total_steps)
-        self.parameters = list(material.engine.parameters.values())
+        # Sorted: the order decides the last bits of the gradient's norm, and a loaded adapter may list its weights in another.
+        self.named = dict(sorted(material.engine.parameters.items()))
+        self.parameters = list(self.named.values())
         betas = (train.adam_beta1, train.adam_beta2)
         self.optimiser = AdamW(
             self.parameters,
@@ -78,7 +80,7 @@ class Loop:
             fused=self.plan.fixed.device != "mps",
         )
         if resumed is not None:
-            read_optimiser(resumed[1], self.optimiser, material.engine.parameters)
+            read_optimiser(resumed[1], self.optimiser, self.named)
         self._resumed = None if resumed is None else resumed[0]
         self._began = self._saved_at = desk.monotonic()
         self._seconds_before = state.seconds
@@ -149,7 +151,7 @@ class Loop:
             self.desk.journal.event("warning", message, level="warning")
 
     def _passes(self, rows: Sequence[Row], limits: PassLimits) -> float:
-        torch.manual_seed(self.material.spec.seed * 0x1_0000_0000 + self.state.step & 0x7FFF_FFFF_FFFF_FFFF)
+        machine.seed(self.material.spec.seed << 32 | self.state.step, self.plan.fixed.device)
         engine, tokens, loss = self.material.engine, loss_tokens(rows), 0.0
         for packed in passes(rows, limits):
             logp_N = engine.logprobs(packed, training=True).detach().requires_grad_()
@@ -227,7 +229,7 @@ class Loop:
         def fill(folder: Path) -> None:
             base = spec.sources.base if spec.sources else None
             self.material.engine.save_adapter(folder, base_model=spec.base_model, revision=base.revision if base else "")
-            write_optimiser(folder, self.optimiser, self.material.engine.parameters)
+            write_optimiser(folder, self.optimiser, self.named)
             write_state(folder, state)
 
         ref = self.desk.checkpoints.save(state.step, fill)

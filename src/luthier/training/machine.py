@@ -12,6 +12,8 @@ import torch
 from luthier.training.failures import AttemptFailed
 from luthier.training.plan import Device
 
+_SMALL_PARAMETERS = 20_000_000
+
 
 def resolve_device(asked: Literal["auto", "cpu", "cuda", "mps"]) -> Device:
     """Where to train: the best there is, or what was asked for. Raises: AttemptFailed (`device`) if that is not there."""
@@ -37,6 +39,20 @@ def be_deterministic() -> None:
     # A debugging aid that this switch turns on: it writes every fresh buffer once more.
     deterministic = cast(Any, torch.utils.deterministic)  # its switch is set by a module subclass, unseen by type checkers
     deterministic.fill_uninitialized_memory = False
+
+
+def threads_for(parameters: int) -> int:
+    """How many threads compute. A small model gains nothing from a third, and waits for it whenever the machine is busy."""
+    return min(torch.get_num_threads(), 2) if parameters < _SMALL_PARAMETERS else torch.get_num_threads()
+
+
+def seed(number: int, device: Device) -> None:
+    """Start the random numbers anew. Not `torch.manual_seed`: that looks for devices of every kind, at each step."""
+    torch.default_generator.manual_seed(number)
+    if device == "cuda":
+        torch.cuda.manual_seed(number)
+    elif device == "mps":
+        torch.mps.manual_seed(number)
 
 
 def free_bytes(device: Device) -> int:
