@@ -1,0 +1,138 @@
+"""Adapters in PEFT's format: `adapter_model.safetensors` and `adapter_config.json`. What is read is not trusted."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch.nn import Parameter
+
+from luthier.modeling.lora import Adapter, Linears, Pair
+from luthier.modeling.types import LoraShape
+
+WEIGHTS = "adapter_model.safetensors"
+CONFIG = "adapter_config.json"
+_PREFIX = "base_model.model."
+_MAX_CONFIG_BYTES = 1024 * 1024
+_MAX_RANK = 4096
+_FLOATS = frozenset({"F32", "F16", "BF16", "F64"})
+# Variants of LoRA that would be read wrongly as plain LoRA. Any value but false, none or empty is refused.
+_NOT_PLAIN = (
+    "use_dora", "use_qalora", "alora_invocation_tokens", "modules_to_save", "rank_pattern", "alpha_pattern",
+    "fan_in_fan_out", "lora_bias", "layer_replication", "megatron_config", "target_parameters", "trainable_token_indices",
+)  # fmt: skip
+
+
+def save(adapter: Adapter, linears: Linears, folder: Path, *, base_model: str, revision: str) -> None:
+    """Write both files into `folder`. The same weights give the same bytes."""
+    folder.mkdir(parents=True, exist_ok=True)
+    tensors = {f"{_PREFIX}{name}": weight.detach().cpu().contiguous() for name, weight in adapter.parameters.items()}
+    save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
+    shape = adapter.shape
+    config = {
+        "peft_type": "LORA",
+        "task_type": "CAUSAL_LM",
+        "base_model_name_or_path": base_model,
+        "revision": revision,
+        "r": shape.rank,
+        "lora_alpha": shape.alpha,
+        "lora_dropout": shape.dropout,
+        "use_rslora": shape.rslora,
+        "target_modules": _target_names(adapter, linears),
+        "bias": "none",
+        "fan_in_fan_out": False,
+        "inference_mode": True,
+        "init_lora_weights": True,
+        "modules_to_save": None,
+    }
+    (folder / CONFIG).write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", "utf-8")
+
+
+def load(linears: Linears, folder: Path, device: torch.device) -> Adapter:
+    """The adapter saved in `folder`, for the model of `linears`.
+
+    Raises: ValueError where the files are no plain LoRA, or do not fit this model layer by layer.
+    """
+    shape = _read_shape(folder / CONFIG)
+    try:
+        with safe_open(folder / WEIGHTS, framework="pt") as file:
+            names: list[str] = sorted(file.keys())
+            paths = _paths(names, linears)
+            wanted = _wanted_shapes(paths, linears, shape.rank)
+            # Shapes are read from the header: a hostile file is refused before its tensors take memory.
+            for name, size in wanted.items():
+                part = file.get_slice(name)
+                if tuple(part.get_shape()) != size or part.get_dtype() not in _FLOATS:
+                    raise ValueError(f"a weight of the adapter has another shape than the base model needs ({size})")
+            weights = {name: file.get_tensor(name).to(device=device, dtype=torch.float32) for name in names}
+    except (OSError, SafetensorError) as error:
+        raise ValueError("the adapter's weights are missing or no safetensors file") from error
+    pairs = {path: Pair(Parameter(weights[_key(path, "A")]), Parameter(weights[_key(path, "B")]), shape.scale) for path in paths}
+    return Adapter(shape, pairs)
+
+
+def _key(path: str, letter: str) -> str:
+    return f"{_PREFIX}{path}.lora_{letter}.weight"
+
+
+def _paths(names: list[str], linears: Linears) -> list[str]:
+    # The files themselves say which layers learn; in the model's order, so that parameters are always listed alike.
+    present = set(names)
+    paths = [path for path in linears.by_path if _key(path, "A") in present and _key(path, "B") in present]
+    if not paths or 2 * len(paths) != len(names):
+        raise ValueError("the adapter holds weights for layers that this base model does not have")
+    return paths
+
+
+def _wanted_shapes(paths: list[str], linears: Linears, rank: int) -> dict[str, tuple[int, int]]:
+    wanted: dict[str, tuple[int, int]] = {}
+    for path in paths:
+        layer = linears.by_path[path]
+        wanted[_key(path, "A")] = (rank, layer.in_features)
+        wanted[_key(path, "B")] = (layer.out_features, rank)
+    return wanted
+
+
+def _target_names(adapter: Adapter, linears: Linears) -> list[str]:
+    """Names that PEFT will match to exactly these layers: the last part of the path where that is enough, else all of it."""
+    suffixes = {path.rsplit(".", 1)[-1] for path in adapter.pairs}
+    matched = {path for path in linears.by_path if path.rsplit(".", 1)[-1] in suffixes}
+    clash = linears.head_path is not None and linears.head_path.rsplit(".", 1)[-1] in suffixes
+    return sorted(suffixes) if matched == set(adapter.pairs) and not clash else sorted(adapter.pairs)
+
+
+def _read_shape(path: Path) -> LoraShape:
+    config = _read_config(path)
+    odd = [name for name in _NOT_PLAIN if config.get(name)]
+    if config.get("peft_type") != "LORA" or config.get("bias", "none") != "none" or odd:
+        raise ValueError(f"the adapter is no plain LoRA{f' ({odd[0]} is set)' if odd else ''}")
+    rank, alpha = _number(config, "r", 1, _MAX_RANK), _number(config, "lora_alpha", 0, 1e6)
+    if rank != int(rank) or alpha != int(alpha):
+        raise ValueError("the adapter's rank and alpha are whole numbers")
+    targets = config.get("target_modules")
+    names = tuple(str(name) for name in cast(list[Any], targets)) if isinstance(targets, list) else None
+    dropout = _number({"lora_dropout": 0.0, **config}, "lora_dropout", 0, 1)
+    return LoraShape(int(rank), int(alpha), dropout, names, bool(config.get("use_rslora", False)))
+
+
+def _read_config(path: Path) -> dict[str, Any]:
+    try:
+        if path.stat().st_size > _MAX_CONFIG_BYTES:
+            raise ValueError("the adapter's config is too large")
+        config = json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise ValueError("the adapter's config is missing or not JSON") from error
+    if not isinstance(config, dict):
+        raise ValueError("the adapter's config is not a JSON object")
+    return cast(dict[str, Any], config)
+
+
+def _number(config: dict[str, Any], name: str, low: float, high: float) -> float:
+    value = config.get(name)
+    if not isinstance(value, (int, float)) or isinstance(value, bool) or not low <= value <= high:
+        raise ValueError(f"`{name}` of the adapter is not a number from {low:g} to {high:g}")
+    return float(value)

@@ -1,0 +1,153 @@
+"""Decoding with a key-value cache, many prompts at a time.
+
+Prompts are padded on the left and the padding is masked, so a greedy answer does not depend on its neighbours; each
+row draws from a generator of its own, so neither does a sampled one. Shapes: B rows that still go on, L tokens, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import random
+import secrets
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from transformers import DynamicCache
+
+from luthier.modeling.load import LoadedBase
+from luthier.modeling.types import Completion, Sampling
+
+_BATCH_ROWS = 32
+_BATCH_TOKENS = 16_384
+"""Bounds of one batch: rows, and rows x longest prompt. The cache grows with the second."""
+
+
+@dataclass(frozen=True)
+class Token:
+    """The next token of a stream. The last one carries `finish_reason`, and no token where a stop id was drawn."""
+
+    id: int | None
+    finish_reason: str | None = None
+
+
+def generate(base: LoadedBase, prompts: Sequence[Sequence[int]], sampling: Sampling) -> list[Completion]:
+    """One completion a prompt, in order. The adapter is the one that `base.linears` carries now.
+
+    Raises: ValueError for a prompt that is empty, too long or holds unknown tokens.
+    """
+    answers: dict[int, list[int]] = {number: [] for number in range(len(prompts))}
+    reasons: dict[int, str] = {}
+    for numbers in _batches(prompts):
+        rows = [_Row(number, prompts[number], sampling, base) for number in numbers]
+        for row, token in _decode(base, rows):
+            if token.id is not None:
+                answers[row.number].append(token.id)
+            if token.finish_reason:
+                reasons[row.number] = token.finish_reason
+    return [Completion(tuple(answers[number]), reasons[number]) for number in range(len(prompts))]
+
+
+def stream(base: LoadedBase, prompt: Sequence[int], sampling: Sampling) -> Iterator[Token]:
+    """One answer, token by token. Closing the iterator ends it."""
+    for _, token in _decode(base, [_Row(0, prompt, sampling, base)]):
+        yield token
+
+
+class _Row:
+    """One request: what it asks, and how far it is."""
+
+    def __init__(self, number: int, prompt: Sequence[int], sampling: Sampling, base: LoadedBase) -> None:
+        if not prompt or min(prompt) < 0 or max(prompt) >= base.vocab:
+            raise ValueError(f"a prompt has at least one token, and its ids lie between 0 and {base.vocab - 1}")
+        if len(prompt) >= base.context:
+            raise ValueError(f"the prompt has {len(prompt)} tokens; the context of this base is {base.context}")
+        self.number = number
+        self.prompt = prompt
+        self.sampling = sampling
+        self.left = min(sampling.max_new_tokens, base.context - len(prompt))
+        seed = secrets.randbits(64) if sampling.seed is None else sampling.seed
+        # Python's generator: the same draws on every device.
+        self._random = random.Random(f"{seed}/{number}")
+
+    def pick(self, logits_V: Tensor) -> int:
+        """Draw from the most likely tokens that together hold `top_p` of the probability."""
+        probability_V, id_V = torch.softmax(logits_V.double() / self.sampling.temperature, dim=0).sort(
+            descending=True, stable=True
+        )
+        sum_V = probability_V.cumsum(0)
+        # The token that crosses top_p still counts, so there is always one.
+        kept = int((sum_V - probability_V < self.sampling.top_p).sum()) or 1
+        drawn = self._random.random() * sum_V[kept - 1]
+        return int(id_V[min(int(torch.searchsorted(sum_V[:kept], drawn, right=True)), kept - 1)])
+
+    def take(self, token: int) -> Token:
+        self.left -= 1
+        if token in self.sampling.stop_ids:
+            return Token(None, "stop")
+        return Token(token, None if self.left > 0 else "length")
+
+
+def _batches(prompts: Sequence[Sequence[int]]) -> Iterator[list[int]]:
+    """Numbers of prompts of similar length, longest first: if memory is short, it is short at once."""
+    batch: list[int] = []
+    for number in sorted(range(len(prompts)), key=lambda n: (-len(prompts[n]), n)):
+        longest = len(prompts[batch[0]]) if batch else 0
+        if batch and (len(batch) == _BATCH_ROWS or (len(batch) + 1) * longest > _BATCH_TOKENS):
+            yield batch
+            batch = []
+        batch.append(number)
+    if batch:
+        yield batch
+
+
+def _decode(base: LoadedBase, rows: list[_Row]) -> Iterator[tuple[_Row, Token]]:
+    """Tokens of all rows as they come, each with its row."""
+    for row in [row for row in rows if row.left < 1]:
+        yield row, Token(None, "length")
+    rows = [row for row in rows if row.left >= 1]
+    if not rows:
+        return
+    cache = DynamicCache(config=base.model.config)
+    next_BL, mask_BL = _left_padded(rows, base.device)
+    while True:
+        ids = _next(base, rows, next_BL, mask_BL, cache)
+        going: list[int] = []
+        for index, (row, token_id) in enumerate(zip(rows, ids, strict=True)):
+            token = row.take(token_id)
+            if token.finish_reason is None:
+                going.append(index)
+            yield row, token
+        if not going:
+            return
+        next_BL = torch.tensor(ids, device=base.device)[:, None]
+        if len(going) < len(rows):
+            rows = [rows[index] for index in going]
+            kept = torch.tensor(going, device=base.device)
+            next_BL, mask_BL = next_BL[kept], mask_BL[kept]
+            cache.batch_select_indices(kept)
+        mask_BL = torch.cat([mask_BL, mask_BL.new_ones(len(rows), 1)], dim=1)
+
+
+@torch.no_grad()
+def _next(base: LoadedBase, rows: list[_Row], next_BL: Tensor, mask_BL: Tensor, cache: DynamicCache) -> list[int]:
+    # Positions count real tokens only: a row's answer must not know how much padding it got.
+    position_BL = (mask_BL.cumsum(1) - 1).clamp(min=0)[:, -next_BL.shape[1] :]
+    logits_BV = base.model(
+        input_ids=next_BL,
+        attention_mask=mask_BL,
+        position_ids=position_BL,
+        past_key_values=cache,
+        use_cache=True,
+        logits_to_keep=1,
+    ).logits[:, -1]
+    likeliest: list[int] = logits_BV.argmax(dim=1).tolist()
+    return [row.pick(logits_BV[i]) if row.sampling.temperature > 0 else likeliest[i] for i, row in enumerate(rows)]
+
+
+def _left_padded(rows: list[_Row], device: torch.device) -> tuple[Tensor, Tensor]:
+    longest = max(len(row.prompt) for row in rows)
+    pads = [longest - len(row.prompt) for row in rows]
+    ids_BL = torch.tensor([[0] * pad + list(row.prompt) for row, pad in zip(rows, pads, strict=True)], device=device)
+    mask_BL = torch.tensor([[0] * pad + [1] * len(row.prompt) for row, pad in zip(rows, pads, strict=True)], device=device)
+    return ids_BL, mask_BL

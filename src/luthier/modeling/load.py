@@ -1,0 +1,158 @@
+"""Load a frozen base model from a folder of safetensors. Nothing in the folder can become code."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, cast
+
+import torch
+from torch import nn
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
+
+from luthier.errors import BaseUnavailable, ModelNotAllowed
+from luthier.modeling.lora import Linears
+
+Device = Literal["auto", "cpu", "cuda", "mps"]
+Precision = Literal["auto", "bf16", "fp32"]
+
+DENIED_KEYS = frozenset({"auto_map", "trust_remote_code", "_attn_implementation_internal", "custom_pipelines"})
+"""Keys of a `config.json` that make transformers import code which came with the model, or from a hub."""
+
+_MAX_CONFIG_BYTES = 1024 * 1024
+_BF16_PAYS_FROM = 50_000_000
+"""Weights from which bf16 is worth its conversions on a CPU; below, fp32 is faster and exact."""
+
+
+@dataclass(frozen=True)
+class LoadedBase:
+    """A base in memory: every weight frozen, in eval mode. Shared by all adapters that stand on it."""
+
+    model: PreTrainedModel
+    device: torch.device
+    dtype: torch.dtype
+    vocab: int
+    context: int
+    n_params: int
+    linears: Linears = field(repr=False)
+
+    @property
+    def n_bytes(self) -> int:
+        return self.n_params * self.dtype.itemsize
+
+
+def load_base(folder: Path, device: Device = "auto", precision: Precision = "auto") -> LoadedBase:
+    """The base in `folder`, on the best device there is unless one is named.
+
+    Raises: ModelNotAllowed for a config that asks to run code; BaseUnavailable where files are missing or unreadable.
+    """
+    check_config(folder)
+    target = pick_device(device)
+    try:
+        config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+        dtype = pick_dtype(precision, target, _count(config))
+        model = AutoModelForCausalLM.from_pretrained(
+            folder,
+            config=config,
+            dtype=dtype,
+            local_files_only=True,
+            trust_remote_code=False,
+            use_safetensors=True,
+            attn_implementation=_attention(config),
+        )
+    except (OSError, ValueError, KeyError, RuntimeError) as error:
+        raise BaseUnavailable(
+            "The files of this base model cannot be loaded: they are incomplete, or of a kind that this version does not know.",
+            hint="Remove it from the cache and fetch it again with `luthier bases fetch <id>`, or use luthier/tiny.",
+        ) from error
+    return frozen(model, target)
+
+
+def frozen(model: PreTrainedModel, device: torch.device) -> LoadedBase:
+    """`model` as a base: on `device`, frozen, in eval mode, ready to carry adapters."""
+    # transformers types `to` as if it took no device.
+    model = cast(PreTrainedModel, cast(Any, model).to(device)).eval()
+    model.requires_grad_(False)
+    config = model.config.get_text_config()
+    return LoadedBase(
+        model=model,
+        device=device,
+        dtype=model.dtype,
+        vocab=cast(nn.Embedding, model.get_input_embeddings()).num_embeddings,
+        context=int(getattr(config, "max_position_embeddings", None) or 2048),
+        n_params=sum(weight.numel() for weight in model.parameters()),
+        linears=Linears(model),
+    )
+
+
+def pick_device(device: Device = "auto") -> torch.device:
+    """cuda, then mps, then cpu. Raises: BaseUnavailable for a device that this machine lacks."""
+    there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    if device == "auto":
+        return torch.device(next(name for name, present in there.items() if present))
+    if not there[device]:
+        raise BaseUnavailable(f"This machine has no usable {device} device.", hint="Use `device: auto` or `device: cpu`.")
+    return torch.device(device)
+
+
+def pick_dtype(precision: Precision, device: torch.device, n_params: int) -> torch.dtype:
+    """bf16 where the hardware computes in it and the model is large enough to profit; else fp32."""
+    if precision != "auto":
+        return torch.bfloat16 if precision == "bf16" else torch.float32
+    if device.type == "cuda":
+        return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float32
+    native = device.type == "cpu" and cpu_has_bf16()
+    return torch.bfloat16 if native and n_params >= _BF16_PAYS_FROM else torch.float32
+
+
+def cpu_has_bf16() -> bool:
+    """Whether this CPU multiplies bf16 by itself; emulation is slower than fp32."""
+    has = cast(Any, torch.cpu)
+    return bool(has._is_avx512_bf16_supported() or has._is_amx_tile_supported())
+
+
+def check_config(folder: Path) -> None:
+    """Refuse a `config.json` that is no plain description. Raises: ModelNotAllowed, BaseUnavailable."""
+    path = folder / "config.json"
+    if not path.is_file() or not any(folder.glob("*.safetensors")):
+        raise BaseUnavailable(
+            "The files of this base model are not on this machine.", hint="Fetch them with `luthier bases fetch <id>`."
+        )
+    if path.stat().st_size > _MAX_CONFIG_BYTES:
+        raise ModelNotAllowed(f"config.json is {path.stat().st_size} bytes; at most {_MAX_CONFIG_BYTES} are read.")
+    try:
+        keys = set(_suspects(json.loads(path.read_text("utf-8"))))
+    except (ValueError, RecursionError):
+        raise BaseUnavailable("config.json of this base model is not JSON.", hint="Fetch the base again.") from None
+    if keys:
+        raise ModelNotAllowed(
+            f"This base model asks to run code of its own (`{min(keys)}` in config.json).",
+            hint="Luthier loads weights, never code. Use a base whose architecture is part of transformers.",
+        )
+
+
+def _suspects(value: Any) -> Iterator[str]:
+    if isinstance(value, list):
+        for item in cast(list[Any], value):
+            yield from _suspects(item)
+    if not isinstance(value, dict):
+        return
+    for key, item in cast(dict[str, Any], value).items():
+        # An attention implementation "user/repo" is a kernel that transformers would download and run.
+        if key in DENIED_KEYS or ("attn_implementation" in key and "/" in str(item)):
+            yield key
+        yield from _suspects(item)
+
+
+def _attention(config: PreTrainedConfig) -> str:
+    # Soft-capped scores (Gemma 2) exist only in the eager path; the fused one would leave the cap out.
+    return "eager" if getattr(config.get_text_config(), "attn_logit_softcapping", None) else "sdpa"
+
+
+def _count(config: PreTrainedConfig) -> int:
+    """Weights, roughly: enough to tell a toy from a model."""
+    text = config.get_text_config()
+    hidden, layers = int(getattr(text, "hidden_size", 0) or 0), int(getattr(text, "num_hidden_layers", 0) or 0)
+    return 12 * layers * hidden * hidden + int(getattr(text, "vocab_size", 0) or 0) * hidden

@@ -1,0 +1,133 @@
+"""LoRA: a low-rank update beside each frozen linear layer. Hu et al. 2021, https://arxiv.org/abs/2106.09685
+
+y = x W^T + scale * (x A^T) B^T with A (rank, in) random and B (out, rank) zero, so that at step 0 nothing has changed.
+Shapes as suffixes: I inputs of a layer, O its outputs, R rank, `_` any leading dimensions. Files: see `adapter_files`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import Parameter, functional
+from transformers import PreTrainedModel
+
+from luthier.modeling.types import LoraShape
+
+
+@dataclass(frozen=True)
+class Pair:
+    """The update of one layer; fp32 whatever the base is."""
+
+    a_RI: Parameter
+    b_OR: Parameter
+    scale: float
+
+    def merged_into(self, weight_OI: Tensor) -> Tensor:
+        """The layer's weight with the update added, in the weight's own type."""
+        update_OI = self.scale * (self.b_OR.detach() @ self.a_RI.detach())
+        return (weight_OI.float() + update_OI).to(weight_OI.dtype)
+
+
+@dataclass(frozen=True)
+class Adapter:
+    """One adapter: a pair for each layer that learns, by the layer's path in the model."""
+
+    shape: LoraShape
+    pairs: dict[str, Pair]
+
+    @property
+    def parameters(self) -> dict[str, Parameter]:
+        """By PEFT name without prefix, layer by layer, A before B."""
+        named: dict[str, Parameter] = {}
+        for path, pair in self.pairs.items():
+            named[f"{path}.lora_A.weight"] = pair.a_RI
+            named[f"{path}.lora_B.weight"] = pair.b_OR
+        return named
+
+    @property
+    def is_finite(self) -> bool:
+        return all(bool(torch.isfinite(weight).all()) for weight in self.parameters.values())
+
+
+class LoraLinear(nn.Linear):
+    """A frozen linear layer that may carry a pair.
+
+    A layer becomes one by a change of its class, not by a wrapper around it: all names in the model stay what they
+    are, and those names are the ones that PEFT writes into its files.
+    """
+
+    pair: Pair | None
+    dropout: float
+
+    def forward(self, input: Tensor) -> Tensor:  # noqa: A002  # the name in nn.Linear
+        y_O = functional.linear(input, self.weight, self.bias)
+        if self.pair is None:
+            return y_O
+        # Both products in the type of the activations, as autocast would: fp32 stays exact, bf16 stays fast.
+        x_I = functional.dropout(input, self.dropout) if self.dropout else input
+        x_NI = x_I.reshape(-1, self.in_features)
+        h_NR = x_NI @ self.pair.a_RI.to(x_I.dtype).t()
+        b_RO = self.pair.b_OR.to(x_I.dtype).t()
+        y_NO = torch.addmm(y_O.reshape(-1, self.out_features), h_NR, b_RO, alpha=self.pair.scale)
+        return y_NO.view(y_O.shape)
+
+
+class Linears:
+    """All linear layers of a model but the head, and which adapter they carry now. Not for two threads at once."""
+
+    def __init__(self, model: PreTrainedModel) -> None:
+        head = model.get_output_embeddings()
+        self.head_path = next((path for path, module in model.named_modules() if module is head), None)
+        self.by_path = dict(_linears(model, head))
+        for layer in self.by_path.values():
+            layer.pair, layer.dropout = None, 0.0
+        self.adapter: Adapter | None = None
+
+    def carry(self, adapter: Adapter | None, *, dropout: float = 0.0) -> None:
+        """From now on the model answers with `adapter`, or as the bare base."""
+        pairs = adapter.pairs if adapter else {}
+        for path, layer in self.by_path.items():
+            layer.pair, layer.dropout = pairs.get(path), dropout
+        self.adapter = adapter
+
+    def targeted(self, targets: tuple[str, ...] | None) -> dict[str, LoraLinear]:
+        """The layers that learn: all of them, or those with one of the names. Raises: ValueError where there are none."""
+        if targets is None:
+            chosen = self.by_path
+        else:
+            chosen = {path: layer for path, layer in self.by_path.items() if path.endswith(tuple(f".{t}" for t in targets))}
+        if not chosen:
+            raise ValueError("this base model has none of the linear layers that were asked for")
+        return chosen
+
+
+def new_adapter(linears: Linears, shape: LoraShape, seed: int, device: torch.device) -> Adapter:
+    """A fresh adapter that changes nothing yet: A is drawn from `seed` alone, B is zero."""
+    generator = torch.Generator().manual_seed(seed)
+    pairs: dict[str, Pair] = {}
+    for path, layer in linears.targeted(shape.targets).items():
+        # Drawn on the CPU, whatever the device: the same seed starts the same adapter everywhere.
+        a_RI = torch.empty(shape.rank, layer.in_features)
+        # As PEFT starts it: kaiming-uniform with a = sqrt(5), which is U(-1/sqrt(I), 1/sqrt(I)).
+        nn.init.kaiming_uniform_(a_RI, a=math.sqrt(5), generator=generator)
+        b_OR = torch.zeros(layer.out_features, shape.rank)
+        pairs[path] = Pair(Parameter(a_RI.to(device)), Parameter(b_OR.to(device)), shape.scale)
+    return Adapter(shape, pairs)
+
+
+def merged_weights(linears: Linears, adapter: Adapter) -> dict[str, Tensor]:
+    """What the weights of the base become when the adapter is merged in, by name in the model's state."""
+    return {f"{path}.weight": pair.merged_into(linears.by_path[path].weight) for path, pair in adapter.pairs.items()}
+
+
+def _linears(model: PreTrainedModel, head: nn.Module | None) -> Iterator[tuple[str, LoraLinear]]:
+    for path, module in model.named_modules():
+        # Exactly nn.Linear: a subclass has a forward of its own that must not be lost.
+        if module is not head and (type(module) is nn.Linear or isinstance(module, LoraLinear)):
+            module.__class__ = LoraLinear
+            if isinstance(module, LoraLinear):
+                yield path, module

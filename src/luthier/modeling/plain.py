@@ -1,0 +1,192 @@
+"""PlainEngine: a transformers model, our LoRA, autograd. It runs on every device and architecture, and is right.
+
+The fast path packs rows (`attention.py`) and takes the head in chunks (`head.py`). Before its first use it is compared
+with the model's own forward on two short rows; an architecture that does not pass goes row by row, slower and as right.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from functools import cached_property
+from itertools import pairwise
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from torch.nn import Parameter
+
+from luthier.modeling import adapter_files, generate, lora
+from luthier.modeling.attention import Rows, RowsUnsupported, attending_by_rows
+from luthier.modeling.head import head_of, token_logprobs
+from luthier.modeling.load import LoadedBase
+from luthier.modeling.types import Completion, LoraShape, Packed, Sampling
+
+_SAME = 1e-3
+"""Largest difference of a logit, relative to the largest, at which the fast path counts as the model's own."""
+_PLAIN_LAYERS = frozenset({"full_attention", "sliding_attention"})
+
+
+class PlainEngine:
+    """A frozen base and one adapter; implements `types.TrainingEngine` and `types.Generator`.
+
+    Engines may share a base: each puts its own adapter on before it computes. One thread at a time a base.
+    Dropout draws from torch's global generator: who resumes a run restores that generator's state.
+    """
+
+    def __init__(self, base: LoadedBase, shape: LoraShape, seed: int) -> None:
+        self.base = base
+        self._adapter = lora.new_adapter(base.linears, shape, seed, base.device)
+        self._pending: Tensor | None = None
+        self._bare = False
+
+    @property
+    def parameters(self) -> dict[str, Parameter]:
+        return self._adapter.parameters
+
+    def logprobs(self, packed: Packed, *, training: bool) -> Tensor:
+        """See `types.TrainingEngine`. Raises: ValueError for a pack that is none."""
+        _check(packed, self.base)
+        self._carry(dropout=self._adapter.shape.dropout if training else 0.0)
+        with torch.set_grad_enabled(training):
+            logprob_N = self._logprobs(packed)
+        self._pending = logprob_N if training else None
+        return logprob_N.detach()
+
+    def backward(self, grad_N: Tensor) -> None:
+        """See `types.TrainingEngine`. Once for each `logprobs(training=True)`. Raises: RuntimeError without one."""
+        pending, self._pending = self._pending, None
+        if pending is None:
+            raise RuntimeError("backward follows logprobs(training=True), once")
+        if pending.requires_grad:
+            torch.autograd.backward([pending], [grad_N.to(pending)])
+
+    @torch.no_grad()
+    def logits(self, ids: Sequence[int]) -> Tensor:
+        self._carry()
+        ids_1T = torch.tensor([list(ids)], device=self.base.device)
+        return self.base.model(input_ids=ids_1T, use_cache=False).logits[0].float()
+
+    def adapter_off(self) -> _AdapterOff:
+        """A context in which the bare base answers; it may be nested."""
+        return _AdapterOff(self)
+
+    def save_adapter(self, folder: Path, *, base_model: str, revision: str) -> None:
+        adapter_files.save(self._adapter, self.base.linears, folder, base_model=base_model, revision=revision)
+
+    @torch.no_grad()
+    def load_adapter(self, folder: Path) -> None:
+        """In place: an optimiser that holds the parameters goes on with them. Raises: ValueError where shapes differ."""
+        saved = adapter_files.load(self.base.linears, folder, self.base.device)
+        own, read = self.parameters, saved.parameters
+        if own.keys() != read.keys() or any(own[name].shape != read[name].shape for name in own):
+            raise ValueError("the saved adapter has other layers or another rank than this one")
+        if saved.shape.scale != self._adapter.shape.scale:
+            raise ValueError("the saved adapter is scaled otherwise than this one (alpha, rank or rsLoRA differ)")
+        for name, weight in own.items():
+            weight.copy_(read[name])
+
+    def generate(self, prompts: Sequence[Sequence[int]], sampling: Sampling) -> list[Completion]:
+        """See `types.Generator`."""
+        self._carry()
+        return generate.generate(self.base, prompts, sampling)
+
+    def stream(self, prompt: Sequence[int], sampling: Sampling) -> Iterator[generate.Token]:
+        """One answer, token by token. Closing the iterator ends it."""
+        self._carry()
+        return generate.stream(self.base, prompt, sampling)
+
+    def _carry(self, *, dropout: float = 0.0) -> None:
+        self.base.linears.carry(None if self._bare else self._adapter, dropout=dropout)
+
+    def _logprobs(self, packed: Packed) -> Tensor:
+        if not packed.loss_at_N:
+            return torch.zeros(0, device=self.base.device)
+        if self._packs:
+            try:
+                return self._packed_logprobs(packed)
+            except RowsUnsupported:  # only rows beyond a window that this architecture hides from us
+                pass
+        return self._row_logprobs(packed)
+
+    def _packed_logprobs(self, packed: Packed) -> Tensor:
+        ids_T = torch.tensor(packed.ids_T, device=self.base.device)
+        at_N = torch.tensor(packed.loss_at_N, device=self.base.device)
+        hidden_TD = self._hidden(ids_T, packed.lengths)
+        return token_logprobs(self._head, hidden_TD.index_select(0, at_N), ids_T[at_N + 1], self.base.vocab)
+
+    def _hidden(self, ids_T: Tensor, lengths: Sequence[int]) -> Tensor:
+        """Last hidden states of packed rows, shape (T, D)."""
+        rows = Rows(lengths, self.base.device)
+        with attending_by_rows(self.base.model):
+            output = self.base.model.base_model(input_ids=ids_T[None], position_ids=rows.positions_1T, use_cache=False, rows=rows)
+        return output.last_hidden_state[0]
+
+    def _row_logprobs(self, packed: Packed) -> Tensor:
+        """Each row alone through the model's own forward, head included."""
+        parts: list[Tensor] = []
+        start = 0
+        for length in packed.lengths:
+            at = [t - start for t in packed.loss_at_N if start <= t < start + length]
+            ids_T = torch.tensor(packed.ids_T[start : start + length], device=self.base.device)
+            start += length
+            if at:
+                at_N = torch.tensor(at, device=self.base.device)
+                logits_NV = self.base.model(input_ids=ids_T[None], use_cache=False).logits[0].index_select(0, at_N)
+                parts.append(token_logprobs(torch.Tensor.float, logits_NV, ids_T[at_N + 1], self.base.vocab))
+        return torch.cat(parts)
+
+    @cached_property
+    def _head(self):
+        return head_of(self.base.model)
+
+    @cached_property
+    def _packs(self) -> bool:
+        """Whether the fast path computes what the model computes; measured once, with the adapter as it is now."""
+        config = self.base.model.config.get_text_config()
+        if not _PLAIN_LAYERS.issuperset(getattr(config, "layer_types", None) or ()) or self.base.context < 8:
+            return False
+        rows = [[i % self.base.vocab for i in range(3, 8)], [i % self.base.vocab for i in range(11, 14)]]
+        with torch.no_grad():
+            alone_TV = torch.cat([self._model_logits(row) for row in rows])
+            try:
+                ids_T = torch.tensor([*rows[0], *rows[1]], device=self.base.device)
+                packed_TV = self._head(self._hidden(ids_T, [len(row) for row in rows]))
+            except (RowsUnsupported, TypeError, AttributeError):
+                return False
+        # bf16 rounds each layer to 8 bits, and packing changes the order of sums.
+        allowed = _SAME if self.base.dtype == torch.float32 else 0.05
+        return bool((packed_TV - alone_TV).abs().max() <= allowed * alone_TV.abs().max())
+
+    def _model_logits(self, ids: Sequence[int]) -> Tensor:
+        ids_1T = torch.tensor([list(ids)], device=self.base.device)
+        return self.base.model(input_ids=ids_1T, use_cache=False).logits[0].float()
+
+
+class _AdapterOff:
+    def __init__(self, engine: PlainEngine) -> None:
+        self._engine = engine
+        self._before = False
+
+    def __enter__(self) -> None:
+        self._before, self._engine._bare = self._engine._bare, True  # pyright: ignore[reportPrivateUsage]  # one unit
+
+    def __exit__(self, *details: object) -> None:
+        self._engine._bare = self._before  # pyright: ignore[reportPrivateUsage]
+
+
+def _check(packed: Packed, base: LoadedBase) -> None:
+    """What would give wrong numbers in silence is refused."""
+    if not packed.lengths or min(packed.lengths) < 1 or sum(packed.lengths) != len(packed.ids_T):
+        raise ValueError("the lengths of a pack are at least 1 each and sum to its tokens")
+    if max(packed.lengths) > base.context:
+        raise ValueError(f"a row has {max(packed.lengths)} tokens; the context of this base is {base.context}")
+    if min(packed.ids_T) < 0 or max(packed.ids_T) >= base.vocab:
+        raise ValueError(f"token ids lie between 0 and {base.vocab - 1}")
+    ends, end = set[int](), 0
+    for length in packed.lengths:
+        end += length
+        ends.add(end - 1)
+    at = packed.loss_at_N
+    ascending = all(a < b for a, b in pairwise(at))
+    if at and (at[0] < 0 or at[-1] >= end or not ascending or not ends.isdisjoint(at)):
+        raise ValueError("loss positions ascend, and none is the last of its row")
