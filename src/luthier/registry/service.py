@@ -2,79 +2,248 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import BinaryIO
 
+from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from luthier.accounts.types import Actor
 from luthier.bases.service import Bases
-from luthier.database import Database
-from luthier.registry.types import Archive, Finished, Model, ModelFile, Stage
+from luthier.database import EVERY_TENANT, Database
+from luthier.errors import DatabaseBusy, Gone, InUse, ModelNotAllowed, NotFound, Unavailable
+from luthier.registry import rules, store
+from luthier.registry.cards import Results, card_of, config_of
+from luthier.registry.files import ModelFiles, root_of
+from luthier.registry.rows import files_of, model_of, row_of, stored_of
+from luthier.registry.types import Archive, Finished, Model, ModelFile, Stage, StoredModel
 from luthier.seams import Clock, Storage
 from luthier.values import Page
+
+_TRIES = 5
 
 
 class Registry:
     """Model versions of each tenant. `cache` is a local folder for weights that an engine loads."""
 
-    def __init__(self, database: Database, storage: Storage, bases: Bases, cache: Path, now: Clock) -> None: ...
+    def __init__(self, database: Database, storage: Storage, bases: Bases, cache: Path, now: Clock) -> None:
+        self._database = database
+        self._files = ModelFiles(storage, cache)
+        self._bases = bases
+        self._now = now
 
     def register(self, finished: Finished) -> Model:
         """Make the model of a finished job visible, once: a second call for the same job returns the same model.
 
         Raises: ArtifactCorrupt where the results hold no complete adapter.
         """
-        raise NotImplementedError
+        earlier = self._of_job(finished)
+        if earlier is not None:
+            return earlier
+        results = self._results(finished)
+        # Folder before row: a folder without a row is litter that `luthier doctor` names; the row makes it a model.
+        for _ in range(_TRIES):
+            stored = self._described(finished, results)
+            self._files.write(stored, config_of(finished.spec))
+            try:
+                with self._database.write(finished.tenant_id) as session:
+                    session.add(row_of(stored))
+            except IntegrityError:  # somebody registered it meanwhile, or took the number
+                earlier = self._of_job(finished)
+                if earlier is not None:
+                    return earlier
+                continue
+            return model_of(row_of(stored))
+        raise DatabaseBusy
 
-    def list(self, actor: Actor, *, name: str | None = None, after: str | None = None, limit: int = 50) -> Page[Model]:
+    def list(
+        self,
+        actor: Actor,
+        *,
+        name: str | None = None,
+        stage: Stage | None = None,
+        after: str | None = None,
+        limit: int = 50,
+    ) -> Page[Model]:
         """The tenant's models, newest first. Raises: CursorInvalid."""
-        raise NotImplementedError
+        with self._database.read(actor.tenant_id) as session:
+            rows, cursor = store.standing(session, name=name, stage=stage, after=after, limit=limit)
+            return Page(data=[model_of(row) for row in rows], next_cursor=cursor)
 
     def get(self, actor: Actor, model_id: str) -> Model:
-        """One version. Raises: NotFound, Gone."""
-        raise NotImplementedError
+        """One version, by its id alone. Raises: NotFound, Gone."""
+        with self._database.read(actor.tenant_id) as session:
+            return model_of(_standing(store.by_id(session, model_id)))
 
     def resolve(self, actor: Actor, ref: str) -> Model:
         """The version that an id, a name (its Production) or `name@3` stands for. Raises: NotFound, Gone."""
-        raise NotImplementedError
+        with self._database.read(actor.tenant_id) as session:
+            return model_of(_meant(session, ref))
 
     def delete(self, actor: Actor, ref: str) -> None:
         """Remove a version and its files. Raises: NotFound, Gone, InUse (Production, or something uses it)."""
-        raise NotImplementedError
+        with self._database.write(actor.tenant_id) as session:
+            row = _meant(session, ref)
+            if row.stage == Stage.PRODUCTION:
+                raise InUse(
+                    f"Version {row.number} of this name is in Production.",
+                    hint="Promote another version, or move this one to Archived, then delete it.",
+                )
+            users = store.users_of(session, row.id)
+            if users:
+                raise InUse(f"Still used by {', '.join(users)}.", hint="End what uses it first.")
+            row.deleted_at = row.updated_at = self._now()
+        # Row before files: what is left of them after a crash is litter, not a model.
+        self._files.remove(row.tenant_id, row.id)
 
     def transition(self, actor: Actor, ref: str, stage: Stage) -> Model:
         """Move a version to a stage; to Production archives the one before, in one transaction.
 
         Raises: NotFound, Gone, EvaluationNeeded (with the numbers) where it was not shown to be at least as good as its base.
         """
-        raise NotImplementedError
+        changed: list[StoredModel] = []
+        with self._database.write(actor.tenant_id) as session:
+            row = _meant(session, ref)
+            if stage == Stage.PRODUCTION and row.stage != Stage.PRODUCTION:
+                rules.check_gate(model_of(row).card.evaluation)
+                before = store.in_production(session, row.name)
+                if before is not None:
+                    before.stage, before.updated_at = Stage.ARCHIVED, self._now()
+                    session.flush()  # the index allows one Production a name, at every moment
+                    changed.append(stored_of(before))
+            if row.stage != stage:
+                row.stage, row.updated_at = stage, self._now()
+                changed.append(stored_of(row))
+        for stored in changed:
+            self._files.write(stored, {})
+        return model_of(row)
 
     def files(self, actor: Actor, ref: str) -> list[ModelFile]:
         """Names, sizes and checksums of a model's files. Raises: NotFound, Gone."""
-        raise NotImplementedError
+        with self._database.read(actor.tenant_id) as session:
+            return files_of(_meant(session, ref))
 
     def open(self, actor: Actor, ref: str, name: str) -> tuple[ModelFile, BinaryIO]:
         """One file, verified against its checksum, at its first byte. Raises: NotFound, Gone, ArtifactCorrupt."""
-        raise NotImplementedError
+        with self._database.read(actor.tenant_id) as session:
+            row = _meant(session, ref)
+        for file in files_of(row):
+            if file.name == name:
+                return file, self._files.opened(root_of(row.tenant_id, row.id), file)
+        raise NotFound("file", hint="`GET /api/models/<id>/files` lists the files of a model.")
 
     def archive(self, actor: Actor, ref: str) -> Archive:
         """All files as one tar, verified before its first byte. Raises: NotFound, Gone, ArtifactCorrupt."""
-        raise NotImplementedError
+        with self._database.read(actor.tenant_id) as session:
+            row = _meant(session, ref)
+        return self._files.archive(root_of(row.tenant_id, row.id), row.id, files_of(row))
 
-    def weights(self, model: Model) -> Path:
-        """A local folder with the model's verified files, for an engine. Raises: ArtifactCorrupt."""
-        raise NotImplementedError
+    def weights(self, actor: Actor, model: Model) -> Path:
+        """A local folder with the model's verified files, for an engine. Raises: NotFound, Gone, ArtifactCorrupt."""
+        with self._database.read(actor.tenant_id) as session:
+            row = _standing(store.by_id(session, model.id))
+        return self._files.local(root_of(row.tenant_id, row.id), row.id, files_of(row))
 
-    def use(self, session: Session, model_id: str, by: str) -> None:
+    def use(self, session: Session, actor: Actor, model_id: str, by: str) -> None:
         """Note, in the caller's transaction, that `by` needs this version: it cannot be deleted until `release`."""
-        raise NotImplementedError
+        row = _standing(store.by_id(session, model_id))
+        if not store.is_used(session, row.id, by):
+            session.add(store.ModelUseRow(tenant_id=actor.tenant_id, model_id=row.id, used_by=by))
 
     def release(self, session: Session, by: str) -> None:
-        """Forget what `by` needed."""
-        raise NotImplementedError
+        """Forget, in the caller's transaction, what `by` needed."""
+        store.release(session, by)
 
-    def reindex(self, report: Callable[[str], None]) -> int:
-        """Make the rows of all models whose folders are there and whose rows are not. Returns how many."""
-        raise NotImplementedError
+    def reindex(self) -> int:
+        """Make the rows of all models whose folders are complete and whose rows are gone. Returns how many.
+
+        Safe to repeat. What was deleted stays deleted; of two that claim to be in Production the newer one is.
+        """
+        with self._database.write(EVERY_TENANT) as session:
+            known = store.everything(session)
+            taken = {row.id for row in known} | {(row.tenant_id, row.name, row.number) for row in known}
+            served = {(row.tenant_id, row.name) for row in known if row.stage == Stage.PRODUCTION}
+            made = 0
+            for stored in sorted(self._files.found(), key=lambda found: found.updated_at, reverse=True):
+                row = row_of(stored)
+                line = (row.tenant_id, row.name)
+                if row.id in taken or (*line, row.number) in taken:
+                    continue
+                if row.stage == Stage.PRODUCTION:
+                    row.stage = Stage.ARCHIVED if line in served else Stage.PRODUCTION
+                    served.add(line)
+                taken |= {row.id, (*line, row.number)}
+                session.add(row)
+                made += 1
+        return made
+
+    def litter(self) -> Iterator[str]:
+        """Folders of models that have no row, for `luthier doctor`: left by a crash, or waiting for `luthier reindex`."""
+        with self._database.read(EVERY_TENANT) as session:
+            ids = {row.id for row in store.everything(session) if row.deleted_at is None}
+        yield from (stored.id for stored in self._files.found() if stored.id not in ids)
+
+    def _described(self, finished: Finished, results: Results) -> StoredModel:
+        """The model as it is about to be registered, under the next number of its name."""
+        with self._database.read(finished.tenant_id) as session:
+            number = store.newest_number(session, rules.name_of(finished.spec, finished.job_id)) + 1
+        card = card_of(finished, results, number, self._now())
+        return StoredModel(
+            id=card.id,
+            tenant_id=finished.tenant_id,
+            created_by=finished.created_by,
+            stage=Stage.NONE,
+            files=results.files,
+            card=card,
+            created_at=card.created_at,
+            updated_at=card.created_at,
+        )
+
+    def _results(self, finished: Finished) -> Results:
+        """The job's results; its adapter is copied into the model's folder by this."""
+        root = root_of(finished.tenant_id, rules.model_id_of(finished.job_id))
+        read = partial(self._files.results, finished.results)
+        return Results(
+            files=self._files.take(f"{finished.results}/final_model", root),
+            metrics=read("metrics.json"),
+            checks=read("checks.json"),
+            evaluation=read("evaluation.json"),
+            languages=self._languages(finished),
+        )
+
+    def _of_job(self, finished: Finished) -> Model | None:
+        with self._database.read(finished.tenant_id) as session:
+            row = store.by_job(session, finished.job_id)
+            return None if row is None else model_of(row)
+
+    def _languages(self, finished: Finished) -> tuple[str, ...]:
+        try:
+            return self._bases.get(finished.spec.base_model).languages
+        except (ModelNotAllowed, Unavailable):  # taken off the list while the job ran
+            return ()
+
+
+def _standing(row: store.ModelRow | None) -> store.ModelRow:
+    if row is None:
+        raise NotFound("model")
+    if row.deleted_at is not None:
+        raise Gone("model")
+    return row
+
+
+def _meant(session: Session, ref: str) -> store.ModelRow:
+    """The row that a reference stands for. Raises: NotFound, Gone."""
+    for meant in rules.references(ref):
+        if meant.id is not None:
+            return _standing(store.by_id(session, meant.id))
+        name = meant.name or ""
+        row = store.in_production(session, name) if meant.number is None else store.by_number(session, name, meant.number)
+        if row is not None:
+            return _standing(row)
+        newest = store.newest_standing(session, name)
+        if newest is not None and meant.number is None:
+            hint = f"Its newest is version {newest}: write `name@{newest}`, or promote one."
+            raise NotFound("model", hint=f"No version of this name is in Production. {hint}")
+    raise NotFound("model")

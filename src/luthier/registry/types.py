@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
-from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -64,7 +64,9 @@ class Lineage(Frozen):
     validation_dataset: str | None = None
     method: str
     seed: int
-    template_fingerprint: str | None = Field(default=None, description="Of tokenizer and chat template together.")
+    tokenizer_sha256: dict[str, str] = Field(
+        default_factory=dict, description="Of each tokenizer and template file: the same prompt, the same tokens."
+    )
 
 
 class ModelCard(Frozen):
@@ -130,8 +132,8 @@ class Archive:
 
     file_name: str
     bytes: int
-    chunks: Any
-    """Iterator of bytes, constant memory."""
+    chunks: Iterator[bytes]
+    """Constant memory; close it where the reader left early."""
 
 
 class StoredModel(BaseModel):
@@ -145,4 +147,5 @@ class StoredModel(BaseModel):
     stage: Stage
     files: tuple[ModelFile, ...]
     card: ModelCard
+    created_at: datetime
     updated_at: datetime

@@ -1,0 +1,177 @@
+"""A model's files: taken over from a job's results, verified when they are read, bundled for a download."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import tarfile
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from luthier.errors import ArtifactCorrupt
+from luthier.registry import rules
+from luthier.registry.types import Archive, ModelFile, StoredModel
+from luthier.seams import NotStored, Storage
+
+_CHUNK = 1024 * 1024
+_BLOCK = tarfile.BLOCKSIZE
+
+
+def root_of(tenant_id: str, model_id: str) -> str:
+    """Storage name of a model's folder."""
+    return f"users/{tenant_id}/models/{model_id}"
+
+
+def card_name(model_id: str) -> str:
+    """Storage name of a model's card."""
+    return f"model_registry/{model_id}.json"
+
+
+class ModelFiles:
+    """The folders of all models in one storage. `cache` is a local folder on which engines load."""
+
+    def __init__(self, storage: Storage, cache: Path) -> None:
+        self._storage = storage
+        self._cache = cache
+
+    def results(self, folder: str, name: str) -> dict[str, Any]:
+        """A JSON file of a job's results, `{}` where there is none. Raises: ArtifactCorrupt."""
+        try:
+            found = json.loads(self._storage.read(f"{folder}/{name}"))
+        except NotStored:
+            return {}
+        except ValueError:
+            raise ArtifactCorrupt(f"The job's {name} cannot be read.", hint="Train again.") from None
+        return found if isinstance(found, dict) else {}
+
+    def take(self, final_model: str, root: str) -> tuple[ModelFile, ...]:
+        """Copy an adapter into a model's `weights/`; safe to repeat. Raises: ArtifactCorrupt where it is not complete."""
+        names = {name.rpartition("/")[2]: name for name in self._storage.names(final_model)}
+        missing = [name for name in rules.ADAPTER_FILES if not self._storage.size(names.get(name, f"{final_model}/{name}"))]
+        if missing:
+            raise ArtifactCorrupt(f"The job's results hold no {' and no '.join(missing)}.", hint="Train again.")
+        self._cache.mkdir(parents=True, exist_ok=True)
+        taken: list[ModelFile] = []
+        with tempfile.TemporaryDirectory(dir=self._cache, prefix=".taking-") as scratch:
+            for short, name in sorted(names.items()):
+                local = Path(scratch, short)
+                self._storage.fetch_file(name, local)
+                with local.open("rb") as stream:
+                    digest, size = hashed(stream)
+                self._storage.put_file(f"{root}/weights/{short}", local)
+                taken.append(ModelFile(name=short, bytes=size, sha256=digest))
+        return tuple(taken)
+
+    def write(self, stored: StoredModel, config: dict[str, Any]) -> None:
+        """Write `config.json`, `metadata.json` and the card. Metadata last: it is what makes the folder a model."""
+        root = root_of(stored.tenant_id, stored.id)
+        card = {**stored.card.model_dump(mode="json"), "stage": stored.stage}
+        self._storage.write(card_name(stored.id), _json(card))
+        if config:
+            self._storage.write(f"{root}/config.json", _json(config))
+        self._storage.write(f"{root}/metadata.json", _json(stored.model_dump(mode="json")))
+
+    def found(self) -> Iterator[StoredModel]:
+        """Every model whose folder is complete. A `metadata.json` that names another folder than its own does not count."""
+        for name in self._storage.names("users"):
+            parts = name.split("/")
+            if len(parts) == 5 and parts[2] == "models" and parts[4] == "metadata.json":
+                try:
+                    stored = StoredModel.model_validate_json(self._storage.read(name))
+                except (NotStored, ValueError):
+                    continue
+                if (stored.tenant_id, stored.id) == (parts[1], parts[3]) and self._complete(stored):
+                    yield stored
+
+    def opened(self, root: str, file: ModelFile) -> BinaryIO:
+        """One file at its first byte, after all of it was compared with its checksum. Raises: ArtifactCorrupt."""
+        try:
+            stream = self._storage.open(f"{root}/weights/{file.name}")
+        except NotStored:
+            raise _corrupt(file, "is missing") from None
+        try:
+            if hashed(stream) != (file.sha256, file.bytes):
+                raise _corrupt(file, "has changed")
+            stream.seek(0)
+        except BaseException:
+            stream.close()
+            raise
+        return stream
+
+    def archive(self, root: str, folder: str, files: Sequence[ModelFile]) -> Archive:
+        """All files below `folder/` as one tar. Every file is verified and open before this returns.
+
+        Raises: ArtifactCorrupt.
+        """
+        with ExitStack() as opening:
+            streams = [(file, opening.enter_context(self.opened(root, file))) for file in files]
+            held = opening.pop_all()
+        padded = sum(_BLOCK + _BLOCK * -(-file.bytes // _BLOCK) for file in files)
+        return Archive(file_name=f"{folder}.tar", bytes=padded + 2 * _BLOCK, chunks=_tar(folder, streams, held.close))
+
+    def local(self, root: str, model_id: str, files: Sequence[ModelFile]) -> Path:
+        """A local folder with the verified files; made once. Raises: ArtifactCorrupt."""
+        folder = self._cache / model_id
+        if folder.is_dir():
+            return folder
+        self._cache.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=self._cache, prefix=".fetching-") as scratch:
+            ready = Path(scratch, model_id)
+            for file in files:
+                self.opened(root, file).close()
+                self._storage.fetch_file(f"{root}/weights/{file.name}", ready / file.name)
+            try:
+                ready.rename(folder)
+            except OSError:
+                if not folder.is_dir():  # somebody else made it first: theirs is as good
+                    raise
+        return folder
+
+    def remove(self, tenant_id: str, model_id: str) -> None:
+        """Remove folder, card and local copy; fine if they are gone."""
+        self._storage.delete(root_of(tenant_id, model_id))
+        self._storage.delete(card_name(model_id))
+        shutil.rmtree(self._cache / model_id, ignore_errors=True)
+
+    def _complete(self, stored: StoredModel) -> bool:
+        root = root_of(stored.tenant_id, stored.id)
+        return all(self._storage.size(f"{root}/weights/{file.name}") == file.bytes for file in stored.files)
+
+
+def hashed(stream: BinaryIO) -> tuple[str, int]:
+    """sha256 and size of the rest of a stream, in constant memory."""
+    digest, size = hashlib.sha256(), 0
+    while chunk := stream.read(_CHUNK):
+        digest.update(chunk)
+        size += len(chunk)
+    return digest.hexdigest(), size
+
+
+def _tar(folder: str, streams: Sequence[tuple[ModelFile, BinaryIO]], close: Callable[[], None]) -> Iterator[bytes]:
+    try:
+        for file, stream in streams:
+            header = tarfile.TarInfo(f"{folder}/{file.name}")
+            header.size, header.mode = file.bytes, 0o644
+            yield header.tobuf(tarfile.USTAR_FORMAT)
+            while chunk := stream.read(_CHUNK):
+                yield chunk
+            yield b"\0" * (-file.bytes % _BLOCK)
+        yield b"\0" * (2 * _BLOCK)
+    finally:
+        close()
+
+
+def _json(value: dict[str, Any]) -> bytes:
+    return (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode()
+
+
+def _corrupt(file: ModelFile, how: str) -> ArtifactCorrupt:
+    return ArtifactCorrupt(
+        f"A stored file of this model ({file.bytes} bytes when it was written) {how}.",
+        hint="Train it again from its job, or restore the data folder from a backup.",
+        details={"file": file.name},
+    )

@@ -1,0 +1,124 @@
+"""Decisions about models: what a card says, what goes to Production, what a reference means."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from luthier import ids
+from luthier.errors import EvaluationNeeded
+from luthier.jobs.spec import RunSpec
+from luthier.registry.types import Evaluation, Lineage, ModelFile
+
+ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors")
+"""Without these there is no model."""
+_TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
+_NUMBERED = re.compile(r"(?P<name>.+)@(?P<number>[1-9][0-9]{0,8})", re.ASCII | re.DOTALL)
+
+
+def model_id_of(job_id: str) -> str:
+    """The id of a job's model: the job's own 26 characters, so that registering twice after a crash is the same folder.
+
+    >>> model_id_of("job_01h0000000000000000000000x")
+    'model_01h0000000000000000000000x'
+    """
+    return f"{ids.MODEL}_{job_id.partition('_')[2]}"
+
+
+def name_of(spec: RunSpec, job_id: str) -> str:
+    """The name that the user gave, else one of base and job."""
+    return spec.name or f"{spec.base_model.rpartition('/')[2]}-{job_id[-8:]}"
+
+
+@dataclass(frozen=True)
+class Reference:
+    """What a user typed to mean a model: an id, or a name with or without a number."""
+
+    id: str | None = None
+    name: str | None = None
+    number: int | None = None
+
+
+def references(text: str) -> list[Reference]:
+    """What `text` can mean, likeliest first: a name may itself end in `@3`.
+
+    >>> references("intents@3")
+    [Reference(id=None, name='intents', number=3), Reference(id=None, name='intents@3', number=None)]
+    """
+    if ids.is_id(text, ids.MODEL):
+        return [Reference(id=text)]
+    match = _NUMBERED.fullmatch(text)
+    numbered = [Reference(name=match["name"], number=int(match["number"]))] if match else []
+    return [*numbered, Reference(name=text)]
+
+
+def check_gate(evaluation: Evaluation | None) -> None:
+    """Let pass what was measured and is no worse than its base. Raises: EvaluationNeeded, with the numbers."""
+    if evaluation is None:
+        raise EvaluationNeeded(
+            "This model was not measured against its base, so it cannot go to Production.",
+            hint="Train it with a `validation_dataset` of held-out rows (`tune start --validation-dataset ...`).",
+        )
+    base, tuned = evaluation.base, evaluation.tuned
+    if not tuned.loss <= base.loss:  # written so that NaN does not pass
+        raise EvaluationNeeded(
+            f"On {evaluation.rows} held-out rows its loss is {tuned.loss:.4f}, that of its base {base.loss:.4f}: it is worse.",
+            hint="Train longer, with a lower learning rate or with more rows; a version that is no worse can be promoted.",
+        )
+
+
+def warnings(evaluation: Evaluation | None, checks: Mapping[str, Any]) -> tuple[str, ...]:
+    """What a reader of the card must know first."""
+    found: list[str] = []
+    if evaluation is None:
+        found.append("Not measured against its base: no validation_dataset was given.")
+    else:
+        base, tuned = evaluation.base, evaluation.tuned
+        if not tuned.loss <= base.loss:
+            found.append(
+                f"Worse than its base: loss {tuned.loss:.4f} against {base.loss:.4f} on {evaluation.rows} held-out rows."
+            )
+        if tuned.exact_match is not None and base.exact_match is not None and tuned.exact_match < base.exact_match:
+            found.append(f"Fewer exact answers than its base: {tuned.exact_match:.3f} against {base.exact_match:.3f}.")
+    if checks.get("same_after_reload") is False:
+        found.append("Loaded again from its file it answered slightly differently.")
+    return tuple(found)
+
+
+def flat_metrics(metrics: Mapping[str, Any], evaluation: Evaluation | None) -> dict[str, float]:
+    """Every single number of the training, and of the evaluation with its side in front."""
+    flat = {
+        name: float(value) for name, value in metrics.items() if isinstance(value, int | float) and not isinstance(value, bool)
+    }
+    if evaluation is not None:
+        for side, scores in (("base", evaluation.base), ("tuned", evaluation.tuned)):
+            flat |= {f"{side}_{name}": value for name, value in scores.model_dump().items() if value is not None}
+    return flat
+
+
+def lineage(job_id: str, spec: RunSpec, files: Iterable[ModelFile]) -> Lineage:
+    """From what the model was made. Raises: ValueError for a spec that was never submitted."""
+    if spec.sources is None:
+        raise ValueError("a finished job has its sources")
+    held_out = spec.sources.validation_dataset
+    return Lineage(
+        job_id=job_id,
+        base_revision=spec.sources.base.revision,
+        dataset=spec.sources.dataset.id,
+        dataset_sha256=spec.sources.dataset.sha256,
+        validation_dataset=held_out.id if held_out else None,
+        method=spec.method,
+        seed=spec.seed,
+        tokenizer_sha256={file.name: file.sha256 for file in files if file.name in _TOKENIZER_FILES},
+    )
+
+
+def words(text: str) -> tuple[str, ...]:
+    """A comma-separated list as its parts.
+
+    >>> words("support, json,")
+    ('support', 'json')
+    """
+    return tuple(filter(None, (part.strip() for part in text.split(","))))

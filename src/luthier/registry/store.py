@@ -1,0 +1,108 @@
+"""Tables of model versions and of who uses them, and the only SQL on them."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+from sqlalchemy import ForeignKey, Index, Text, UniqueConstraint, delete, func, select, text
+from sqlalchemy.orm import Mapped, Session, mapped_column
+
+from luthier.database import Row, TenantOwned, UtcTime, page
+from luthier.registry.types import Stage
+
+_IN_PRODUCTION = text("stage = 'Production'")
+
+
+class ModelRow(TenantOwned, Row):
+    """One version of a name. A deleted one stays as a row, so that its number and its job are not used again."""
+
+    __tablename__ = "models"
+    __table_args__ = (
+        UniqueConstraint("tenant_id", "name", "number"),
+        Index(
+            "ix_models_one_production",
+            "tenant_id",
+            "name",
+            unique=True,
+            sqlite_where=_IN_PRODUCTION,
+            postgresql_where=_IN_PRODUCTION,
+        ),
+    )
+    id: Mapped[str] = mapped_column(primary_key=True)
+    name: Mapped[str]
+    number: Mapped[int]
+    stage: Mapped[str]
+    job_id: Mapped[str] = mapped_column(unique=True)
+    base_model: Mapped[str]
+    base_revision: Mapped[str]
+    dataset: Mapped[str]
+    files: Mapped[str] = mapped_column(Text)
+    card: Mapped[str] = mapped_column(Text)
+    created_by: Mapped[str]
+    created_at: Mapped[datetime] = mapped_column(UtcTime)
+    updated_at: Mapped[datetime] = mapped_column(UtcTime)
+    deleted_at: Mapped[datetime | None] = mapped_column(UtcTime)
+
+
+class ModelUseRow(TenantOwned, Row):
+    """Something that needs a version: it keeps the version from being deleted."""
+
+    __tablename__ = "model_uses"
+    __table_args__ = (UniqueConstraint("model_id", "used_by"),)
+    id: Mapped[int] = mapped_column(primary_key=True, autoincrement=True)
+    model_id: Mapped[str] = mapped_column(ForeignKey("models.id"))
+    used_by: Mapped[str] = mapped_column(index=True)
+
+
+def by_id(session: Session, model_id: str) -> ModelRow | None:
+    return session.scalar(select(ModelRow).where(ModelRow.id == model_id))
+
+
+def by_job(session: Session, job_id: str) -> ModelRow | None:
+    return session.scalar(select(ModelRow).where(ModelRow.job_id == job_id))
+
+
+def by_number(session: Session, name: str, number: int) -> ModelRow | None:
+    return session.scalar(select(ModelRow).where(ModelRow.name == name, ModelRow.number == number))
+
+
+def in_production(session: Session, name: str) -> ModelRow | None:
+    return session.scalar(select(ModelRow).where(ModelRow.name == name, ModelRow.stage == Stage.PRODUCTION))
+
+
+def newest_number(session: Session, name: str) -> int:
+    """The highest number that this name ever had, 0 without any."""
+    return session.scalar(select(func.max(ModelRow.number)).where(ModelRow.name == name)) or 0
+
+
+def newest_standing(session: Session, name: str) -> int | None:
+    """The highest number of this name that was not deleted."""
+    return session.scalar(select(func.max(ModelRow.number)).where(ModelRow.name == name, ModelRow.deleted_at.is_(None)))
+
+
+def standing(
+    session: Session, *, name: str | None, stage: Stage | None, after: str | None, limit: int
+) -> tuple[list[ModelRow], str | None]:
+    query = select(ModelRow).where(ModelRow.deleted_at.is_(None))
+    if name is not None:
+        query = query.where(ModelRow.name == name)
+    if stage is not None:
+        query = query.where(ModelRow.stage == stage)
+    return page(session, query, ModelRow, after=after, limit=limit)
+
+
+def everything(session: Session) -> list[ModelRow]:
+    return list(session.scalars(select(ModelRow).order_by(ModelRow.id)))
+
+
+def users_of(session: Session, model_id: str) -> list[str]:
+    return list(session.scalars(select(ModelUseRow.used_by).where(ModelUseRow.model_id == model_id).limit(10)))
+
+
+def is_used(session: Session, model_id: str, by: str) -> bool:
+    found = session.scalar(select(ModelUseRow.id).where(ModelUseRow.model_id == model_id, ModelUseRow.used_by == by))
+    return found is not None
+
+
+def release(session: Session, by: str) -> None:
+    session.execute(delete(ModelUseRow).where(ModelUseRow.used_by == by))
