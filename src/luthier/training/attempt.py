@@ -22,7 +22,7 @@ from luthier.modeling.load import load_base
 from luthier.modeling.plain import PlainEngine
 from luthier.modeling.types import LoraShape
 from luthier.training import export, machine
-from luthier.training.batches import Rows
+from luthier.training.batches import Rows, pack
 from luthier.training.checkpoints import Checkpoints, fetch_checkpoint
 from luthier.training.checks import check_adapter
 from luthier.training.evaluate import Engine, HeldOut, compare, questions_of
@@ -110,6 +110,8 @@ def _work(run: Run) -> None:
         machine.be_deterministic()
     engine, fixed = _load_engine(run, base, data, state)
     torch.set_num_threads(fixed.threads)
+    # An engine measures itself at its first use, and may draw random numbers then: not inside a step that must be repeatable.
+    engine.logprobs(pack([data.rows[0]]), training=False)
     plan = plan_of(run.spec, fixed, len(data.rows), data.max_seq_len)
     state = state or TrainState(fixed)
 
