@@ -1,1 +1,101 @@
 """Settings -> Platform: the one place where backends meet features."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from luthier import migrations
+from luthier.accounts.service import Accounts
+from luthier.backends.engines.process import EngineProcess
+from luthier.backends.executors.local import LocalExecutor
+from luthier.backends.storage.local import LocalStorage
+from luthier.bases.service import Bases
+from luthier.billing.service import Billing
+from luthier.database import Database
+from luthier.datasets.service import Datasets
+from luthier.datasets.types import Room
+from luthier.jobs.pace import Clocks, Pace
+from luthier.jobs.presence import Presence
+from luthier.jobs.queue import JobQueue
+from luthier.jobs.service import Jobs, JobServices
+from luthier.registry.service import Registry
+from luthier.seams import Clock, InferenceEngine, Storage
+from luthier.serving.service import Serving
+from luthier.settings import Settings, child_environment
+from luthier.supervisor import Parts, Supervisor
+
+
+@dataclass(frozen=True)
+class Platform:
+    """Every service, ready to be called by a face."""
+
+    settings: Settings
+    database: Database
+    storage: Storage
+    accounts: Accounts
+    billing: Billing
+    bases: Bases
+    datasets: Datasets
+    jobs: Jobs
+    registry: Registry
+    serving: Serving
+    engine: InferenceEngine
+    now: Clock
+
+    def close(self) -> None:
+        """Finish background work, end the engine process, let go of the database."""
+        self.datasets.close()
+        self.engine.close()
+        self.database.close()
+
+
+def utc_now() -> datetime:
+    """The wall clock."""
+    return datetime.now(UTC)
+
+
+def build(settings: Settings, *, engine: InferenceEngine | None = None, now: Clock = utc_now) -> Platform:
+    """The embedded platform on one data folder, migrated and with a price book. `engine` is for tests: a shipped fake."""
+    settings.data.mkdir(parents=True, exist_ok=True, mode=0o700)
+    database = Database(settings.database_path)
+    migrations.upgrade(database)
+    storage = LocalStorage(settings.data)
+    bases = Bases(settings.data / "bases", settings.bases)
+    accounts = Accounts(database, now)
+    billing = Billing(database, now)
+    billing.first_start()
+    room = Room(settings.data / "scratch", settings.max_upload_bytes, settings.inline_upload_bytes)
+    datasets = Datasets(database, storage, bases, room, now)
+    registry = Registry(database, storage, bases, settings.data / "cache", now)
+    engine = engine or EngineProcess(
+        settings.data / "run", child_environment(), idle_s=settings.engine_idle_s, start_s=settings.engine_start_s
+    )
+    return Platform(
+        settings=settings,
+        database=database,
+        storage=storage,
+        accounts=accounts,
+        billing=billing,
+        bases=bases,
+        datasets=datasets,
+        jobs=Jobs(database, storage, JobServices(accounts, billing, bases, datasets), now),
+        registry=registry,
+        serving=Serving(registry, bases, engine),
+        engine=engine,
+        now=now,
+    )
+
+
+def build_supervisor(platform: Platform) -> Supervisor:
+    """A supervisor of this platform; as long as it lives, its presence lock tells others so."""
+    settings = platform.settings
+    parts = Parts(
+        queue=JobQueue(platform.database, platform.storage, platform.billing, platform.datasets, platform.now),
+        storage=platform.storage,
+        registry=platform.registry,
+        executor=LocalExecutor(settings.data, child_environment()),
+        presence=Presence(settings.data / "supervisors"),
+        bases_url=platform.bases.cache.resolve().as_uri(),
+    )
+    return Supervisor(parts, Pace.of(settings), Clocks(platform.now))

@@ -1,0 +1,52 @@
+"""The supervisor as a process: alone by hand, or as the one that `luthier up` keeps running."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import threading
+import time
+
+from luthier.server.locks import FolderLock
+from luthier.settings import Settings
+from luthier.wiring import build, build_supervisor
+
+_LOG = logging.getLogger("luthier.supervisor")
+LOCK = "supervisor"
+
+
+def supervise(settings: Settings, *, server_pipe: int | None = None) -> int:
+    """Run until SIGTERM or SIGINT, then let trainers save. Returns the exit status.
+
+    With `server_pipe` (the read end of a pipe that `luthier up` keeps open) it is the embedded one: only one of those runs
+    on a data folder, and when its server is gone it finishes the jobs that it runs and ends.
+    """
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    lock = FolderLock(settings.data, LOCK)
+    if server_pipe is not None and not lock.take():
+        return 0  # the one of an earlier server still works; `up` asks again
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+    platform = build(settings)
+    supervisor = build_supervisor(platform)
+    gone = threading.Event()
+    if server_pipe is not None:
+        threading.Thread(target=_watch, args=(server_pipe, gone), daemon=True).start()
+    try:
+        while not stop.is_set() and not (gone.is_set() and not supervisor.running):
+            began = time.monotonic()
+            supervisor.tick()
+            stop.wait(max(0.0, settings.tick_s - (time.monotonic() - began)))
+    finally:
+        _LOG.info("stopping; trainers save what they have")
+        supervisor.close()
+        platform.close()
+        lock.release()
+    return 0
+
+
+def _watch(server_pipe: int, gone: threading.Event) -> None:
+    os.read(server_pipe, 1)  # returns at the end of the pipe: nothing is ever written to it
+    gone.set()
