@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from luthier.backends.storage.local import LocalStorage
-from luthier.jobs.directory import Control, JobDirectory
+from luthier.jobs.directory import JobDirectory
 from luthier.training.__main__ import main
 from luthier.training.journal import Journal
 
@@ -178,9 +178,27 @@ def test_early_stopping_keeps_the_best_adapter_and_says_when(submitted):
     assert any("training ends early" in event.message for event in job.job.events())
 
 
-def test_a_finished_training_that_was_preempted_only_evaluates(submitted, monkeypatch):
+def test_a_bug_is_told_by_its_type_and_the_log_says_where(submitted, monkeypatch, capfd):
+    def broken(*arguments, **named):
+        raise ZeroDivisionError("division by zero in /srv/secret/place")
+
+    monkeypatch.setattr("luthier.training.attempt.plan_of", broken)
+    found = failure(submitted(train=SHORT))
+    assert (found.code, found.message) == ("crashed", "The trainer ended with ZeroDivisionError.")
+    assert "attempt.py:" in capfd.readouterr().err
+
+
+def test_a_stop_after_the_last_step_keeps_the_training_and_the_next_attempt_only_evaluates(submitted, monkeypatch):
     job = submitted(train=SHORT, validate=True)
-    job.claim()
-    job.job.write_control(Control(attempt=1, want="stop", spec_sha256=job.sha256))
-    assert main([job.job.url, "--bases", str(job.bases), "--poll-s", "60"]) == 0
-    assert job.status.state in {"stopped", "succeeded"}  # stopped if the first look came before the end
+    begin = Journal.phase
+
+    def interrupted(self, name, message=""):
+        begin(self, name, message)
+        if name == "evaluating":
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(Journal, "phase", interrupted)
+    assert run(job) == "preempted"
+    monkeypatch.undo()
+    assert run(job) == "succeeded"
+    assert [event for event in job.job.attempt(2).events() if event.kind == "step"] == []

@@ -5,6 +5,8 @@ import json
 import os
 import random
 import signal
+import subprocess
+import sys
 
 import pytest
 import yaml
@@ -60,11 +62,11 @@ def test_a_whole_run_leaves_all_that_the_contract_names(uninterrupted):
 @pytest.mark.filterwarnings("ignore::FutureWarning")  # peft asks transformers by an old name
 def test_peft_loads_what_was_left_and_says_the_same(uninterrupted, bases):
     import torch
-    from luthier.modeling.plain import PlainEngine
     from peft import PeftModel
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     from luthier.modeling.load import load_base
+    from luthier.modeling.plain import PlainEngine
     from luthier.modeling.types import LoraShape
 
     folder = uninterrupted.folder / "attempts" / "1" / "results" / "final_model"
@@ -162,6 +164,25 @@ def test_the_end_of_the_supervisor_ends_the_trainer_in_order(submitted, wait_unt
     os.close(writing)
     assert process.wait(30) == 0
     assert job.status.state == "preempted", job.log
+    assert job.job.newest_checkpoint().step == job.status.step
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells a process that its parent died")
+def test_the_death_of_the_supervisor_is_noticed_even_while_somebody_holds_its_pipe(submitted, wait_until):
+    reading, writing = os.pipe()
+    job = submitted(train=ENDLESS)
+    job.claim()
+    command = [sys.executable, "-m", "luthier.training", job.job.url, "--bases", str(job.bases), "--parent-pipe", str(reading)]
+    code = f"import subprocess; subprocess.Popen({command!r}, pass_fds=({reading},)).wait()"
+    supervisor = subprocess.Popen(
+        [sys.executable, "-c", code], pass_fds=(reading,), env={**os.environ, "OMP_NUM_THREADS": "2"}, stdout=subprocess.DEVNULL
+    )
+    wait_until(lambda: training(job), supervisor)
+    supervisor.kill()
+    supervisor.wait(30)
+    wait_until(lambda: job.status.state == "preempted")
+    os.close(reading)
+    os.close(writing)
     assert job.job.newest_checkpoint().step == job.status.step
 
 

@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
+from transformers.utils.logging import disable_progress_bar
 
 from luthier.datasets.rendering import Renderer
-from luthier.errors import StorageFull
+from luthier.errors import LuthierError, StorageFull
 from luthier.jobs.directory import EXIT_FENCED, AttemptDirectory, AttemptState, CheckpointRef, Failure
 from luthier.jobs.spec import RunSpec
 from luthier.modeling.fetch import fetch_base
@@ -26,7 +27,7 @@ from luthier.training.batches import Rows, pack
 from luthier.training.checkpoints import Checkpoints, fetch_checkpoint
 from luthier.training.checks import check_adapter
 from luthier.training.evaluate import Engine, HeldOut, compare, questions_of
-from luthier.training.failures import Fenced, Stopping, failure_of
+from luthier.training.failures import AttemptFailed, Fenced, Stopping, failure_of
 from luthier.training.journal import Journal
 from luthier.training.loop import Desk, Loop, Material
 from luthier.training.materials import FetchUrl, base_source, examples_of, fetch_data
@@ -75,9 +76,17 @@ def run_attempt(run: Run, work: Callable[[Run], None] | None = None) -> int:
         return _last_word(run, stopping.wish, f"Saved and {stopping.wish} at step {run.journal.status.step}.")
     except Exception as error:  # noqa: BLE001  # the edge of the process: whatever happened, its owner is told
         failure = failure_of(error)
-        traceback.print_exc(file=sys.stderr)
+        if not isinstance(error, (AttemptFailed, LuthierError)):
+            sys.stderr.write(_where(error))
         return _last_word(run, "failed", f"{failure.message} {failure.hint}", failure)
     return 0
+
+
+def _where(error: Exception) -> str:
+    """For job.log: what went wrong and where, without the machine's paths."""
+    frames = traceback.extract_tb(error.__traceback__)
+    lines = [f"  {Path(frame.filename).name}:{frame.lineno} in {frame.name}" for frame in frames]
+    return "\n".join([*lines, f"{type(error).__name__}: {str(error)[:500]}", ""])
 
 
 def _last_word(run: Run, state: AttemptState, message: str, failure: Failure | None = None) -> int:
@@ -192,6 +201,7 @@ def _load_engine(run: Run, base: Path, data: Data, state: TrainState | None) -> 
     run.journal.phase("loading base", "Loading the base model.")
     device = machine.resolve_device(spec.train.device)
     precision = spec.train.precision if state is None else state.fixed.precision
+    disable_progress_bar()  # of transformers: job.log has lines of ours
     loaded = load_base(base, device, precision)
     targets = None if spec.lora.targets == "all-linear" else tuple(spec.lora.targets)
     shape = LoraShape(spec.lora.rank, spec.lora.alpha, spec.lora.dropout, targets, spec.lora.rslora)
