@@ -27,8 +27,12 @@ def supervise(settings: Settings, *, server_pipe: int | None = None) -> int:
     if server_pipe is not None and not lock.take():
         return 0  # the one of an earlier server still works; `up` asks again
     stop = threading.Event()
+
+    def on_signal(_number: int, _frame: object) -> None:
+        stop.set()
+
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: stop.set())
+        signal.signal(number, on_signal)
     platform = build(settings)
     supervisor = build_supervisor(platform)
     gone = threading.Event()
