@@ -52,18 +52,23 @@ class Bases:
         return self._source(self._known(base_id))
 
     def folder(self, base: Base) -> Path:
-        """Where the files lie, or will lie after the fetch."""
-        return self._folder(base.id)
+        """Where the files of this revision lie, or will lie after the fetch."""
+        return self.cache / rules.folder_name(base.id) / base.revision
 
     def ready(self, base: Base) -> bool:
         """Whether the files lie on this machine now."""
-        return self._ready(base.id)
+        return _complete(self.folder(base))
+
+    def commit(self, base: Base) -> str | None:
+        """The commit whose files lie here, where the revision is a name like `main`; None before the fetch."""
+        note = self.folder(base).with_name(f"{base.revision}.commit")
+        return note.read_text("ascii").strip() if note.is_file() else None
 
     def tokenizer_folder(self, base: Base) -> Path | None:
         """Where tokenizer and chat template lie; always known for the shipped base, else None until the fetch."""
         if base.id == TINY:
             return _SHIPPED
-        return self._folder(base.id) if self._ready(base.id) else None
+        return self.folder(base) if self.ready(base) else None
 
     @cached_property
     def _allowed(self) -> dict[str, Mapping[str, Any]]:
@@ -91,7 +96,7 @@ class Bases:
             return None
         about = {name: value for name, value in entry.items() if name != "shape"}
         lists = {name: tuple(about.get(name, ())) for name in ("languages", "aliases")}
-        counted = {"parameters": rules.parameter_count(shape), "ready": self._ready(base_id)}
+        counted = {"parameters": rules.parameter_count(shape), "ready": _complete(self._folder(base_id))}
         return Base.model_validate({**shape.model_dump(), **about, **lists, **counted})
 
     def _shape(self, base_id: str, entry: Mapping[str, Any]) -> BaseShape | None:
@@ -107,6 +112,7 @@ class Bases:
     def _folder(self, base_id: str) -> Path:
         return self.cache / rules.folder_name(base_id) / self._allowed[base_id]["revision"]
 
-    def _ready(self, base_id: str) -> bool:
-        folder = self._folder(base_id)
-        return (folder / "config.json").is_file() and any(folder.glob("*.safetensors"))
+
+def _complete(folder: Path) -> bool:
+    # A fetch renames its finished folder into place, so what is there is whole.
+    return (folder / "config.json").is_file() and any(folder.glob("*.safetensors"))

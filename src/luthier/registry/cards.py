@@ -23,8 +23,9 @@ class Results:
     metrics: Mapping[str, Any]
     checks: Mapping[str, Any]
     evaluation: Mapping[str, Any]
-    languages: tuple[str, ...]
+    languages: tuple[str, ...] = ()
     """Of the base."""
+    base_commit: str | None = None
 
 
 def card_of(finished: Finished, results: Results, number: int, now: datetime) -> ModelCard:
@@ -45,7 +46,7 @@ def card_of(finished: Finished, results: Results, number: int, now: datetime) ->
         description=about.get("description", f"{spec.base_model}, tuned by {spec.method} on {spec.dataset}."),
         metrics=rules.flat_metrics(results.metrics, evaluation),
         tags=rules.words(about.get("tags", "")) or (spec.method, "lora"),
-        lineage=rules.lineage(finished.job_id, spec, results.files),
+        lineage=rules.lineage(finished.job_id, spec, results.files).model_copy(update={"base_commit": results.base_commit}),
         evaluation=evaluation,
         warnings=rules.warnings(evaluation, results.checks),
         created_at=now,

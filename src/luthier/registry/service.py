@@ -12,6 +12,7 @@ from sqlalchemy.orm import Session
 
 from luthier.accounts.types import Actor
 from luthier.bases.service import Bases
+from luthier.bases.types import Base
 from luthier.database import EVERY_TENANT, Database
 from luthier.errors import DatabaseBusy, Gone, InUse, ModelNotAllowed, NotFound, Unavailable
 from luthier.registry import rules, store
@@ -205,12 +206,14 @@ class Registry:
         """The job's results; its adapter is copied into the model's folder by this."""
         root = root_of(finished.tenant_id, rules.model_id_of(finished.job_id))
         read = partial(self._files.results, finished.results)
+        base = self._base(finished)
         return Results(
             files=self._files.take(f"{finished.results}/final_model", root),
             metrics=read("metrics.json"),
             checks=read("checks.json"),
             evaluation=read("evaluation.json"),
-            languages=self._languages(finished),
+            languages=base.languages if base else (),
+            base_commit=self._bases.commit(base) if base else None,
         )
 
     def _of_job(self, finished: Finished) -> Model | None:
@@ -218,11 +221,11 @@ class Registry:
             row = store.by_job(session, finished.job_id)
             return None if row is None else model_of(row)
 
-    def _languages(self, finished: Finished) -> tuple[str, ...]:
+    def _base(self, finished: Finished) -> Base | None:
         try:
-            return self._bases.get(finished.spec.base_model).languages
+            return self._bases.get(finished.spec.base_model)
         except (ModelNotAllowed, Unavailable):  # taken off the list while the job ran
-            return ()
+            return None
 
 
 def _standing(row: store.ModelRow | None) -> store.ModelRow:

@@ -59,6 +59,7 @@ class Lineage(Frozen):
 
     job_id: str
     base_revision: str
+    base_commit: str | None = Field(default=None, description="What a revision like `main` stood for.")
     dataset: str
     dataset_sha256: str
     validation_dataset: str | None = None

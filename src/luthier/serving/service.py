@@ -2,27 +2,156 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import threading
+from collections import OrderedDict
+from collections.abc import Generator, Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 from luthier.accounts.types import Actor
 from luthier.bases.service import Bases
+from luthier.bases.types import Base
+from luthier.datasets.rendering import Renderer
+from luthier.errors import BaseUnavailable, EngineUnavailable, FieldInvalid, ModelNotAllowed, NotFound
 from luthier.registry.service import Registry
-from luthier.seams import InferenceEngine
-from luthier.serving.types import ChatAnswer, ChatDelta, ChatRequest
+from luthier.seams import Generation, InferenceEngine, Piece, ServedModel
+from luthier.serving.decoding import TextStream
+from luthier.serving.types import ChatAnswer, ChatDelta, ChatRequest, FinishReason
+
+_RENDERERS = 32
+
+
+@dataclass(frozen=True)
+class _Ready:
+    """A request that may start."""
+
+    model: ServedModel
+    renderer: Renderer
+    generation: Generation
 
 
 class Serving:
     """Chat with tuned models and bare bases."""
 
-    def __init__(self, registry: Registry, bases: Bases, engine: InferenceEngine) -> None: ...
+    def __init__(self, registry: Registry, bases: Bases, engine: InferenceEngine) -> None:
+        self._registry = registry
+        self._bases = bases
+        self._engine = engine
+        self._renderers: OrderedDict[Path, Renderer] = OrderedDict()
+        self._renderers_lock = threading.Lock()
 
     def chat(self, actor: Actor, request: ChatRequest) -> Iterator[ChatDelta]:
         """The answer, piece by piece. All refusals come before this returns; closing the iterator stops the engine.
 
-        Raises: NotFound, Gone, ModelNotAllowed, FieldInvalid (`context_length`), BaseUnavailable, EngineUnavailable.
+        Raises: NotFound, Gone, ModelNotAllowed, FieldInvalid (`context_length`), ArtifactCorrupt, BaseUnavailable,
+        EngineUnavailable.
         """
-        raise NotImplementedError
+        deltas = self._deltas(self._prepared(actor, request))
+        next(deltas)  # it has started: from here on `close` reaches the engine, and what the engine refuses was raised
+        return deltas
 
     def answer(self, actor: Actor, request: ChatRequest) -> ChatAnswer:
         """The whole answer. Raises: as `chat`."""
-        raise NotImplementedError
+        deltas = list(self.chat(actor, request))
+        last = deltas[-1]
+        return ChatAnswer(
+            text="".join(delta.text for delta in deltas),
+            finish_reason=last.finish_reason or "stop",
+            prompt_tokens=last.prompt_tokens,
+            completion_tokens=last.completion_tokens,
+            model=last.model,
+        )
+
+    def _prepared(self, actor: Actor, request: ChatRequest) -> _Ready:
+        model, base, words = self._found(actor, request.model)
+        renderer = self._renderer(words)
+        messages = [message.model_dump(mode="json", exclude_none=True) for message in request.messages]
+        prompt = renderer.prompt(messages, list(request.tools) if request.tools else None)
+        room = base.context - len(prompt)
+        if room < 1:
+            raise FieldInvalid(
+                f"The conversation has {len(prompt)} tokens; with its answer it may have {base.context}.",
+                hint="Leave out older messages, or use a base with a longer context (`GET /api/bases`).",
+                param="messages",
+                code="context_length",
+            )
+        generation = Generation(
+            prompt_ids=tuple(prompt),
+            max_tokens=min(request.max_tokens, room),
+            temperature=request.temperature,
+            top_p=request.top_p,
+            seed=request.seed,
+            stop_ids=tuple(sorted(renderer.stop_ids)),
+        )
+        return _Ready(model, renderer, generation)
+
+    def _found(self, actor: Actor, ref: str) -> tuple[ServedModel, Base, Path]:
+        """What a reference means, and where its tokenizer lies. The ids of bases come first, their short names last."""
+        if any(base.id == ref for base in self._bases.list()):
+            return self._bare(self._bases.get(ref))
+        try:
+            model = self._registry.resolve(actor, ref)
+        except NotFound:
+            try:
+                return self._bare(self._bases.get(ref))
+            except ModelNotAllowed:
+                # Written like a hub id: then the allow-list is what the caller must hear about.
+                if "/" in ref:
+                    raise
+            raise
+        base = self._bases.get(model.base_model).model_copy(update={"revision": model.base_revision})
+        weights = self._registry.weights(actor, model)
+        return ServedModel(model.id, self._here(base), weights), base, weights
+
+    def _bare(self, base: Base) -> tuple[ServedModel, Base, Path]:
+        folder = self._here(base)
+        return ServedModel(base.id, folder, None), base, folder
+
+    def _here(self, base: Base) -> Path:
+        if not self._bases.ready(base):
+            raise BaseUnavailable(
+                f"The base model {base.id} is not on this machine.",
+                hint=f"Fetch it with `luthier bases fetch {base.id}`, or train on it: a job fetches it by itself.",
+            )
+        return self._bases.folder(base)
+
+    def _renderer(self, folder: Path) -> Renderer:
+        with self._renderers_lock:
+            renderer = self._renderers.pop(folder, None) or Renderer.load(folder)
+            self._renderers[folder] = renderer
+            if len(self._renderers) > _RENDERERS:
+                self._renderers.popitem(last=False)
+        return renderer
+
+    def _deltas(self, ready: _Ready) -> Generator[ChatDelta]:
+        """First an empty delta, once the engine has begun; then the answer."""
+        text, count = TextStream(ready.renderer.decode), 0
+        facts: dict[str, Any] = {"model": ready.model.id, "prompt_tokens": len(ready.generation.prompt_ids)}
+        finish: FinishReason = "stop"
+        with ExitStack() as held:
+            pieces = _explained(self._engine.generate(ready.model, ready.generation))
+            held.callback(pieces.close)
+            piece = next(pieces, None)
+            yield ChatDelta(**facts)
+            while piece is not None:
+                count += len(piece.token_ids)
+                shown = text.push(piece.token_ids)
+                if shown:
+                    yield ChatDelta(text=shown, completion_tokens=count, **facts)
+                if piece.finish_reason is not None:
+                    finish = "length" if piece.finish_reason == "length" else "stop"
+                    break
+                piece = next(pieces, None)
+        yield ChatDelta(text=text.rest(), finish_reason=finish, completion_tokens=count, **facts)
+
+
+def _explained(pieces: Iterator[Piece]) -> Generator[Piece]:
+    """The engine's pieces; closing this closes them. Raises: EngineUnavailable where the connection breaks."""
+    try:
+        yield from pieces
+    except OSError as error:
+        raise EngineUnavailable(
+            "The engine process ended while it answered.", hint="Ask again: it is started anew with the next request."
+        ) from error
