@@ -2,26 +2,22 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, cast
 
 import torch
+from safetensors import SafetensorError
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
 
-from luthier.errors import BaseUnavailable, ModelNotAllowed
+from luthier.errors import BaseUnavailable
+from luthier.modeling.base_config import check_config
 from luthier.modeling.lora import Linears
 
 Device = Literal["auto", "cpu", "cuda", "mps"]
 Precision = Literal["auto", "bf16", "fp32"]
 
-DENIED_KEYS = frozenset({"auto_map", "trust_remote_code", "_attn_implementation_internal", "custom_pipelines"})
-"""Keys of a `config.json` that make transformers import code which came with the model, or from a hub."""
-
-_MAX_CONFIG_BYTES = 1024 * 1024
 _BF16_PAYS_FROM = 50_000_000
 """Weights from which bf16 is worth its conversions on a CPU; below, fp32 is faster and exact."""
 
@@ -51,23 +47,32 @@ def load_base(folder: Path, device: Device = "auto", precision: Precision = "aut
     check_config(folder)
     target = pick_device(device)
     try:
-        config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-        dtype = pick_dtype(precision, target, _count(config))
-        model = AutoModelForCausalLM.from_pretrained(
-            folder,
-            config=config,
-            dtype=dtype,
-            local_files_only=True,
-            trust_remote_code=False,
-            use_safetensors=True,
-            attn_implementation=_attention(config),
-        )
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
+        return frozen(_model(folder, target, precision), target)
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         raise BaseUnavailable(
             "The files of this base model cannot be loaded: they are incomplete, or of a kind that this version does not know.",
             hint="Remove it from the cache and fetch it again with `luthier bases fetch <id>`, or use luthier/tiny.",
         ) from error
-    return frozen(model, target)
+
+
+def _model(folder: Path, device: torch.device, precision: Precision) -> PreTrainedModel:
+    config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    # Untyped in transformers: with `output_loading_info` the answer is a pair.
+    load = cast(Any, AutoModelForCausalLM).from_pretrained
+    model, report = load(
+        folder,
+        config=config,
+        dtype=pick_dtype(precision, device, _count(config)),
+        local_files_only=True,
+        trust_remote_code=False,
+        use_safetensors=True,
+        attn_implementation=_attention(config),
+        output_loading_info=True,
+    )
+    if report["missing_keys"] or report["mismatched_keys"]:
+        # transformers would go on with random numbers in their place.
+        raise ValueError("weights are missing from the files")
+    return model
 
 
 def frozen(model: PreTrainedModel, device: torch.device) -> LoadedBase:
@@ -111,39 +116,6 @@ def cpu_has_bf16() -> bool:
     """Whether this CPU multiplies bf16 by itself; emulation is slower than fp32."""
     has = cast(Any, torch.cpu)
     return bool(has._is_avx512_bf16_supported() or has._is_amx_tile_supported())
-
-
-def check_config(folder: Path) -> None:
-    """Refuse a `config.json` that is no plain description. Raises: ModelNotAllowed, BaseUnavailable."""
-    path = folder / "config.json"
-    if not path.is_file() or not any(folder.glob("*.safetensors")):
-        raise BaseUnavailable(
-            "The files of this base model are not on this machine.", hint="Fetch them with `luthier bases fetch <id>`."
-        )
-    if path.stat().st_size > _MAX_CONFIG_BYTES:
-        raise ModelNotAllowed(f"config.json is {path.stat().st_size} bytes; at most {_MAX_CONFIG_BYTES} are read.")
-    try:
-        keys = set(_suspects(json.loads(path.read_text("utf-8"))))
-    except (ValueError, RecursionError):
-        raise BaseUnavailable("config.json of this base model is not JSON.", hint="Fetch the base again.") from None
-    if keys:
-        raise ModelNotAllowed(
-            f"This base model asks to run code of its own (`{min(keys)}` in config.json).",
-            hint="Luthier loads weights, never code. Use a base whose architecture is part of transformers.",
-        )
-
-
-def _suspects(value: Any) -> Iterator[str]:
-    if isinstance(value, list):
-        for item in cast(list[Any], value):
-            yield from _suspects(item)
-    if not isinstance(value, dict):
-        return
-    for key, item in cast(dict[str, Any], value).items():
-        # An attention implementation "user/repo" is a kernel that transformers would download and run.
-        if key in DENIED_KEYS or ("attn_implementation" in key and "/" in str(item)):
-            yield key
-        yield from _suspects(item)
 
 
 def _attention(config: PreTrainedConfig) -> str:

@@ -46,9 +46,10 @@ class PlainEngine:
     def logprobs(self, packed: Packed, *, training: bool) -> Tensor:
         """See `types.TrainingEngine`. Raises: ValueError for a pack that is none."""
         _check(packed, self.base)
+        packs = self._packs  # measured before dropout is on
         self._carry(dropout=self._adapter.shape.dropout if training else 0.0)
         with torch.set_grad_enabled(training):
-            logprob_N = self._logprobs(packed)
+            logprob_N = self._logprobs(packed, packs)
         self._pending = logprob_N if training else None
         return logprob_N.detach()
 
@@ -98,10 +99,10 @@ class PlainEngine:
     def _carry(self, *, dropout: float = 0.0) -> None:
         self.base.linears.carry(None if self._bare else self._adapter, dropout=dropout)
 
-    def _logprobs(self, packed: Packed) -> Tensor:
+    def _logprobs(self, packed: Packed, packs: bool) -> Tensor:
         if not packed.loss_at_N:
             return torch.zeros(0, device=self.base.device)
-        if self._packs:
+        if packs:
             try:
                 return self._packed_logprobs(packed)
             except RowsUnsupported:  # only rows beyond a window that this architecture hides from us
@@ -141,10 +142,11 @@ class PlainEngine:
 
     @cached_property
     def _packs(self) -> bool:
-        """Whether the fast path computes what the model computes; measured once, with the adapter as it is now."""
+        """Whether the fast path computes what the model computes; measured once, on the bare base."""
         config = self.base.model.config.get_text_config()
         if not _PLAIN_LAYERS.issuperset(getattr(config, "layer_types", None) or ()) or self.base.context < 8:
             return False
+        self.base.linears.carry(None)
         rows = [[i % self.base.vocab for i in range(3, 8)], [i % self.base.vocab for i in range(11, 14)]]
         with torch.no_grad():
             alone_TV = torch.cat([self._model_logits(row) for row in rows])
