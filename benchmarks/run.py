@@ -1,0 +1,10 @@
+"""`make bench`: every benchmark of this folder, one after the other."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+HERE = Path(__file__).parent
+for name in ("startup.py", "tiny_task.py"):
+    print(f"--- {name}", flush=True)
+    subprocess.run([sys.executable, str(HERE / name)], check=True)
