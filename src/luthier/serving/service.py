@@ -83,7 +83,8 @@ class Serving:
             temperature=request.temperature,
             top_p=request.top_p,
             seed=request.seed,
-            stop_ids=tuple(sorted(renderer.stop_ids)),
+            # The base's too: its generation_config.json, which may name more, does not travel with an adapter.
+            stop_ids=tuple(sorted(renderer.stop_ids | self._renderer(model.base_folder).stop_ids)),
         )
         return _Ready(model, renderer, generation)
 
