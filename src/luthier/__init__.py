@@ -1,0 +1,20 @@
+"""Luthier. `luthier.Client` and `luthier.AsyncClient` are the way in from Python; they load on first use."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from luthier.faces.sdk.client import AsyncClient as AsyncClient
+    from luthier.faces.sdk.client import Client as Client
+
+__all__ = ["AsyncClient", "Client"]
+
+
+def __getattr__(name: str) -> Any:
+    # Every process of the platform imports this package: it must not pay for an HTTP client that it does not use.
+    if name in __all__:
+        from luthier.faces.sdk import client
+
+        return getattr(client, name)
+    raise AttributeError(f"module 'luthier' has no attribute {name!r}")

@@ -39,6 +39,8 @@ class LuthierError(Exception):
     """The root. `message` says what happened, `hint` what to do next; both are safe to show to the caller."""
 
     code: ClassVar[str] = "error"
+    request_id: str | None = None
+    """In the SDK: which request was refused, as the server's log names it."""
 
     def __init__(
         self,

@@ -1,0 +1,86 @@
+"""Where the server is and with which key: what was given, else the settings, else the key file of a local start."""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import re
+import stat
+from dataclasses import dataclass, field
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from luthier.errors import ClientError
+from luthier.faces.sdk.refusals import unauthenticated
+
+_KEY = re.compile(r"[\x21-\x7e]{1,256}")
+_GET_ONE = "Start the server once with `luthier up`: it writes one. Or set LUTHIER_API_KEY."
+
+
+@dataclass(frozen=True)
+class Access:
+    """The server's root, without a slash at its end, and the key."""
+
+    base_url: str
+    api_key: str = field(repr=False)
+    local: bool
+    """Whether the server is on this machine: no proxy is asked then."""
+
+
+def find_access(base_url: str | None = None, api_key: str | None = None) -> Access:
+    """What to connect with. Raises: Unauthenticated without a usable key, ClientError for an address that is none."""
+    from luthier.settings import Settings  # pydantic: only where a connection is made
+
+    settings = Settings.load()
+    root = (base_url or settings.api_url).rstrip("/")
+    local = _is_local(root)
+    key = api_key or settings.api_key
+    if key is None:
+        key = _key_of_a_local_start(settings.key_path, local=local)
+    if not _KEY.fullmatch(key):
+        raise unauthenticated("The API key holds characters that no key has.", "Check for quotes, blanks or a line break in it.")
+    return Access(root, key, local)
+
+
+def _is_local(root: str) -> bool:
+    try:
+        parts = urlsplit(root)
+        host, _ = parts.hostname, parts.port
+    except ValueError:
+        host, parts = None, None
+    if not host or parts is None or parts.scheme not in {"http", "https"} or parts.username or parts.query or parts.fragment:
+        raise ClientError("LUTHIER_API_URL is not the address of a server.", hint="Give it like http://127.0.0.1:8000.")
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def _key_of_a_local_start(path: Path, *, local: bool) -> str:
+    # The key of this machine's server is not for whoever else LUTHIER_API_URL points to.
+    if not local:
+        raise unauthenticated("There is no API key for this server.", "Set LUTHIER_API_KEY to a key that its admin gave you.")
+    try:
+        handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK)  # a FIFO in its place must not hang
+    except FileNotFoundError:
+        raise unauthenticated(
+            "There is no API key: LUTHIER_API_KEY is not set and <data>/admin.key is not there.", _GET_ONE
+        ) from None
+    except OSError:
+        raise unauthenticated(
+            "<data>/admin.key cannot be read.", "Run as the user that started the server, or set LUTHIER_API_KEY."
+        ) from None
+    with os.fdopen(handle, "rb") as file:
+        facts = os.fstat(handle)
+        if not stat.S_ISREG(facts.st_mode):
+            raise unauthenticated("<data>/admin.key is not a file.", _GET_ONE)
+        if facts.st_mode & 0o077:
+            raise unauthenticated("<data>/admin.key can be read by others on this machine.", "Run `chmod 600 <data>/admin.key`.")
+        key = file.read(1024).strip().decode("utf-8", "replace")
+    if not _KEY.fullmatch(key):
+        raise unauthenticated(
+            "<data>/admin.key holds no key.", "Remove it and set LUTHIER_API_KEY, or ask an admin for a new key."
+        )
+    return key

@@ -1,0 +1,276 @@
+"""What the server answered: its JSON, frozen, with attributes. Fields that this version does not know are kept."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any, ClassVar, Generic, TypeVar
+
+
+class Answer(Mapping[str, Any]):
+    """One JSON object: `job.state`, `job["state"]` and `job.get("state")` are the same. `raw` is the dict itself."""
+
+    _parts: ClassVar[Mapping[str, type[Answer]]] = {}
+    raw: dict[str, Any]
+
+    def __init__(self, raw: Mapping[str, Any]) -> None:
+        object.__setattr__(self, "raw", dict(raw))
+
+    def __getitem__(self, name: str) -> Any:
+        return _seen(self.raw[name], self._parts.get(name, Answer))
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("_") or "raw" not in self.__dict__:
+            raise AttributeError(name)
+        try:
+            return self[name]
+        except KeyError:
+            raise AttributeError(f"This {type(self).__name__} has no {name!r}; it has: {', '.join(self.raw)}.") from None
+
+    def __setattr__(self, name: str, value: object) -> None:
+        raise AttributeError(f"A {type(self).__name__} is what the server answered: it cannot be changed.")
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.raw)
+
+    def __len__(self) -> int:
+        return len(self.raw)
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.raw!r})"
+
+    def __eq__(self, other: object) -> bool:
+        return self.raw == other.raw if isinstance(other, Answer) else self.raw == other
+
+    __hash__ = None  # pyright: ignore[reportAssignmentType]  # like the dict that it holds
+
+    def __reduce__(self) -> tuple[type[Answer], tuple[dict[str, Any]]]:
+        return type(self), (self.raw,)
+
+
+A = TypeVar("A", bound=Answer)
+
+
+class Page(Generic[A]):
+    """One page of a list, newest first. `next_cursor` is the `after` of the next page; None on the last."""
+
+    def __init__(self, data: tuple[A, ...], next_cursor: str | None) -> None:
+        self.data = data
+        self.next_cursor = next_cursor
+
+    def __iter__(self) -> Iterator[A]:
+        return iter(self.data)
+
+    def __len__(self) -> int:
+        return len(self.data)
+
+
+class Dataset(Answer):
+    """One immutable version of a named dataset."""
+
+    id: str
+    name: str
+    version: int
+    state: str
+    bytes: int
+    sha256: str
+    rows: int | None
+    tokens: int | None
+    created_at: str
+    report: Answer | None
+
+
+class Estimate(Answer):
+    """What a run would take."""
+
+    rows: int
+    tokens: int
+    steps: int
+    seconds: int
+    basis: str
+    hardware: str
+    hourly_usd: str
+    cost_usd: str
+    memory: Answer
+    fits: bool
+    advice: tuple[str, ...]
+
+
+class Job(Answer):
+    """One run and how far it is."""
+
+    id: str
+    name: str | None
+    state: str
+    base_model: str
+    dataset: str
+    hardware: str
+    attempt: int
+    phase: str | None
+    step: int
+    total_steps: int | None
+    loss: float | None
+    eval_loss: float | None
+    tokens_per_second: float | None
+    eta_seconds: float | None
+    cost_usd: str
+    model_id: str | None
+    error: Answer | None
+    created_at: str
+    finished_at: str | None
+    spec: Answer
+
+    @property
+    def finished(self) -> bool:
+        """Whether it will not move by itself any more."""
+        return self.state in {"succeeded", "failed", "stopped", "cancelled"}
+
+
+class Submitted(Answer):
+    """A queued run, and what it is expected to take."""
+
+    _parts: ClassVar[Mapping[str, type[Answer]]] = {"job": Job, "estimate": Estimate}
+    job: Job
+    estimate: Estimate
+    replayed: bool
+
+
+class LogTail(Answer):
+    """The end of a job's log."""
+
+    text: str
+    attempt: int
+    total_bytes: int
+    truncated: bool
+
+
+class Event(Answer):
+    """One thing that happened to a job. `id` is `<attempt>-<seq>`."""
+
+    id: str
+    attempt: int
+    seq: int
+    at: str
+    kind: str
+    level: str
+    step: int
+    message: str
+    data: Answer
+
+
+class Model(Answer):
+    """One version of a model in the registry."""
+
+    id: str
+    name: str
+    version: str
+    stage: str
+    base_model: str
+    job_id: str
+    dataset: str
+    bytes: int
+    card: Answer
+    created_at: str
+
+
+class ModelFile(Answer):
+    """One file of a model."""
+
+    name: str
+    bytes: int
+    sha256: str
+
+
+class Base(Answer):
+    """An allowed base model."""
+
+    id: str
+    revision: str
+    parameters: int
+    context: int
+    license: str
+    ready: bool
+
+
+class Price(Answer):
+    """A row of the price book."""
+
+    hardware: str
+    description: str
+    hourly_usd: str
+    memory_bytes: int | None
+
+
+class Charge(Answer):
+    """An entry of the ledger."""
+
+    id: str
+    job_id: str
+    period: str
+    hardware: str
+    seconds: float
+    amount_usd: str
+    at: str
+
+
+class UsageReport(Answer):
+    """What this month has cost so far."""
+
+    period: str
+    cost_usd: str
+    held_usd: str
+    by_hardware: Answer
+
+
+class JobCost(Answer):
+    """What one job has cost so far."""
+
+    job_id: str
+    hardware: str
+    elapsed_seconds: float
+    cost_usd: str
+    held_usd: str
+    settled: bool
+
+
+class Me(Answer):
+    """Whose key this is."""
+
+    user_id: str
+    tenant_id: str
+    email: str
+    role: str
+
+
+class Completion(Answer):
+    """An answer of `chat`, in OpenAI's shape."""
+
+    id: str
+    model: str
+    choices: tuple[Answer, ...]
+    usage: Answer
+
+    @property
+    def text(self) -> str:
+        """What the model said."""
+        return str(self.choices[0].message.get("content") or "")
+
+
+class Chunk(Answer):
+    """A piece of a streamed answer, in OpenAI's shape."""
+
+    id: str
+    model: str
+    choices: tuple[Answer, ...]
+
+    @property
+    def text(self) -> str:
+        """What the model said since the chunk before."""
+        return "".join(str(choice.delta.get("content") or "") for choice in self.choices)
+
+
+def _seen(value: Any, kind: type[Answer]) -> Any:
+    if isinstance(value, dict):
+        return kind(value)
+    if isinstance(value, list):
+        return tuple(_seen(item, kind) for item in value)
+    return value

@@ -1,0 +1,77 @@
+"""Talk to a model or a base, in OpenAI's shapes."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from typing import Any, TypedDict, Unpack
+
+from luthier.errors import ClientError, LuthierError
+from luthier.faces.sdk.answers import Chunk, Completion
+from luthier.faces.sdk.blocking import Face, blocking, iterating
+from luthier.faces.sdk.streams import server_events
+from luthier.faces.sdk.transport import Call, Transport
+
+Messages = Sequence[Mapping[str, Any]] | str
+"""OpenAI's messages; a string is one message of the user."""
+
+
+class Sampling(TypedDict, total=False):
+    """How to draw the answer. What is left out, the server decides."""
+
+    max_tokens: int
+    temperature: float
+    top_p: float
+    seed: int
+    tools: Sequence[Mapping[str, Any]]
+
+
+class AsyncChat:
+    """`client.chat`."""
+
+    def __init__(self, transport: Transport) -> None:
+        self._transport = transport
+
+    async def create(self, model: str, messages: Messages, **sampling: Unpack[Sampling]) -> Completion:
+        """One whole answer. `model` is a model id, a name, `name@3`, or a base id."""
+        call = Call("POST", "/api/chat", body=_body(model, messages, sampling, stream=False))
+        return Completion(await self._transport.json(call))
+
+    async def stream(self, model: str, messages: Messages, **sampling: Unpack[Sampling]) -> AsyncGenerator[Chunk]:
+        """The answer piece by piece. Raises: the server's error, also where it comes in the middle."""
+        headers = {"accept": "text/event-stream"}
+        call = Call("POST", "/api/chat", body=_body(model, messages, sampling, stream=True), headers=headers)
+        async with self._transport.open(call) as response:
+            async for message in server_events(response):
+                if message.data == "[DONE]":
+                    return
+                yield _chunk(message.data)
+        raise ClientError("The answer broke off before its end.", hint="Ask again; the server's log says why.")
+
+
+class Chat(Face):
+    """`client.chat`."""
+
+    create = blocking(AsyncChat.create)
+    stream = iterating(AsyncChat.stream)
+
+
+def _body(model: str, messages: Messages, sampling: Sampling, *, stream: bool) -> dict[str, Any]:
+    talk = [{"role": "user", "content": messages}] if isinstance(messages, str) else [dict(message) for message in messages]
+    given = {name: value for name, value in sampling.items() if value is not None}
+    return {"model": model, "messages": talk, **given, "stream": stream}
+
+
+def _chunk(data: str) -> Chunk:
+    try:
+        raw = json.loads(data)
+    except ValueError:
+        raw = None
+    if not isinstance(raw, dict):
+        raise ClientError("A piece of the answer is not our JSON.", hint="Check LUTHIER_API_URL.")
+    facts = raw.get("error")
+    if isinstance(facts, dict):
+        raise LuthierError(
+            str(facts.get("message", "The answer failed.")), hint=facts.get("hint"), code=str(facts.get("code", "error"))
+        )
+    return Chunk(raw)

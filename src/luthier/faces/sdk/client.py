@@ -1,0 +1,90 @@
+"""`Client` and `AsyncClient`: the same nouns and verbs over HTTP, with and without `await`."""
+
+from __future__ import annotations
+
+from types import TracebackType
+from typing import Self
+
+from luthier.faces.sdk.access import find_access
+from luthier.faces.sdk.answers import Answer, Me
+from luthier.faces.sdk.bases import AsyncBases, Bases
+from luthier.faces.sdk.billing import AsyncBilling, Billing
+from luthier.faces.sdk.blocking import LoopThread
+from luthier.faces.sdk.chat import AsyncChat, Chat
+from luthier.faces.sdk.datasets import AsyncDatasets, Datasets
+from luthier.faces.sdk.jobs import AsyncJobs, Jobs
+from luthier.faces.sdk.models import AsyncModels, Models
+from luthier.faces.sdk.transport import Retry, Transport
+
+
+class AsyncClient:
+    """A server, for `async` code: `async with AsyncClient() as client: await client.jobs.list()`.
+
+    Without arguments the address comes from LUTHIER_API_URL and the key from LUTHIER_API_KEY, or, for a server on this
+    machine, from `<data>/admin.key`. Nothing is read or sent before the first request.
+    """
+
+    def __init__(
+        self, *, base_url: str | None = None, api_key: str | None = None, timeout_s: float = 60.0, retry: Retry | None = None
+    ) -> None:
+        self._transport = Transport(lambda: find_access(base_url, api_key), timeout_s=timeout_s, retry=retry)
+        self.datasets = AsyncDatasets(self._transport)
+        self.jobs = AsyncJobs(self._transport)
+        self.models = AsyncModels(self._transport)
+        self.bases = AsyncBases(self._transport)
+        self.billing = AsyncBilling(self._transport)
+        self.chat = AsyncChat(self._transport)
+
+    async def me(self) -> Me:
+        """Whose key this is."""
+        return await self._transport.get("/api/me", Me)
+
+    async def health(self) -> Answer:
+        """Whether the server is well."""
+        return await self._transport.get("/health", Answer)
+
+    async def close(self) -> None:
+        """Close all connections."""
+        await self._transport.close()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        await self.close()
+
+
+class Client:
+    """A server: `with Client() as client: client.jobs.list()`. The verbs are those of `AsyncClient`, without `await`."""
+
+    def __init__(
+        self, *, base_url: str | None = None, api_key: str | None = None, timeout_s: float = 60.0, retry: Retry | None = None
+    ) -> None:
+        self._inner = AsyncClient(base_url=base_url, api_key=api_key, timeout_s=timeout_s, retry=retry)
+        self._loop = LoopThread()
+        self.datasets = Datasets(self._inner.datasets, self._loop)
+        self.jobs = Jobs(self._inner.jobs, self._loop)
+        self.models = Models(self._inner.models, self._loop)
+        self.bases = Bases(self._inner.bases, self._loop)
+        self.billing = Billing(self._inner.billing, self._loop)
+        self.chat = Chat(self._inner.chat, self._loop)
+
+    def me(self) -> Me:
+        """Whose key this is."""
+        return self._loop.run(self._inner.me())
+
+    def health(self) -> Answer:
+        """Whether the server is well."""
+        return self._loop.run(self._inner.health())
+
+    def close(self) -> None:
+        """Close all connections and end the thread behind this. A second call does nothing."""
+        if self._loop.open:
+            self._loop.run(self._inner.close())
+            self._loop.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()

@@ -1,0 +1,196 @@
+"""Training jobs: estimate, submit, follow, stop."""
+
+from __future__ import annotations
+
+import json
+import uuid
+from collections.abc import AsyncGenerator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
+
+from luthier.errors import ClientError, FieldInvalid, TooMany, Unavailable
+from luthier.faces.sdk.answers import Estimate, Event, Job, LogTail, Page, Submitted
+from luthier.faces.sdk.blocking import Face, blocking, iterating
+from luthier.faces.sdk.streams import ServerEvent, server_events
+from luthier.faces.sdk.transport import Call, Lost, Transport
+
+if TYPE_CHECKING:
+    from luthier.jobs.spec import RunSpec
+
+    Spec = RunSpec | Mapping[str, Any] | Path
+    """A run: a spec, a mapping of its fields, or the path of a YAML file."""
+
+
+class AsyncJobs:
+    """`client.jobs`."""
+
+    def __init__(self, transport: Transport) -> None:
+        self._transport = transport
+
+    async def estimate(self, spec: Spec) -> Estimate:
+        """What the run would take: memory, minutes, dollars. Reserves nothing."""
+        return Estimate(await self._transport.json(Call("POST", "/api/jobs/estimate", body=_body(spec), again=True)))
+
+    async def submit(self, spec: Spec, *, idempotency_key: str | None = None) -> Submitted:
+        """Queue a run and return at once. Retries carry one Idempotency-Key, so a lost answer never makes a second job."""
+        headers = {"idempotency-key": idempotency_key or str(uuid.uuid4())}
+        call = Call("POST", "/api/jobs", body=_body(spec), headers=headers, again=True)
+        return Submitted(await self._transport.json(call))
+
+    async def list(self, *, limit: int = 50, after: str | None = None) -> Page[Job]:
+        """One page of your team's jobs, newest first."""
+        return await self._transport.page("/api/jobs", Job, limit=limit, after=after)
+
+    def each(self) -> AsyncGenerator[Job]:
+        """All of your team's jobs, newest first."""
+        return self._transport.each("/api/jobs", Job)
+
+    async def get(self, job_id: str) -> Job:
+        """The job as it stands now."""
+        return await self._transport.get(_path(job_id), Job)
+
+    async def delete(self, job_id: str) -> None:
+        """Remove a finished job and its files."""
+        await self._transport.json(Call("DELETE", _path(job_id)))
+
+    async def stop(self, job_id: str) -> Job:
+        """Save a checkpoint and end; `resume` goes on from there."""
+        return await self._post(job_id, "stop", again=True)
+
+    async def cancel(self, job_id: str) -> Job:
+        """End for good, without saving."""
+        return await self._post(job_id, "cancel", again=True)
+
+    async def resume(self, job_id: str) -> Job:
+        """Queue a stopped or failed job again, from its last checkpoint."""
+        return await self._post(job_id, "resume", again=False)
+
+    async def logs(self, job_id: str, *, tail_bytes: int = 65_536) -> LogTail:
+        """The end of the latest attempt's log."""
+        call = Call("GET", f"{_path(job_id)}/logs", {"tail_bytes": tail_bytes})
+
+        async def once() -> LogTail:
+            async with self._transport.open(call) as response:
+                text = (await response.aread()).decode("utf-8", "replace")
+                facts = response.headers
+            total = _number(facts.get("x-total-bytes")) or len(text.encode())
+            truncated = facts.get("x-truncated") == "true"
+            attempt = _number(facts.get("x-attempt"))
+            return LogTail({"text": text, "attempt": attempt, "total_bytes": total, "truncated": truncated})
+
+        return await self._transport.tried(once, again=True)
+
+    async def events(self, job_id: str, *, after: str | None = None) -> tuple[Event, ...]:
+        """What has happened so far, in order."""
+
+        async def once() -> tuple[Event, ...]:
+            async with self._transport.open(Call("GET", f"{_path(job_id)}/events", {"after": after})) as response:
+                body = _json(await response.aread())
+            items = body.get("data") if isinstance(body, dict) else body
+            return tuple(_event(item) for item in items or ())
+
+        return await self._transport.tried(once, again=True)
+
+    async def follow(self, job_id: str, *, after: str | None = None) -> AsyncGenerator[Event]:
+        """Everything that happened and happens, until the job has ended. A cut connection is taken up where it broke.
+
+        The last event has the kind `end`; its `data` is the finished job.
+        """
+        failures = 0
+        while True:
+            headers = {"accept": "text/event-stream", **({"last-event-id": after} if after else {})}
+            try:
+                async with self._transport.open(Call("GET", f"{_path(job_id)}/events", headers=headers)) as response:
+                    async for message in server_events(response):
+                        failures = 0
+                        if message.event == "end":
+                            yield Event({"kind": "end", "data": _json(message.data)})
+                            return
+                        after = message.id or after
+                        yield _event(_json(message.data), message)
+            except (Lost, Unavailable, TooMany) as error:
+                failures += 1
+                if failures >= self._transport.retry.attempts or not error.error_code:
+                    raise
+            else:
+                failures += 1
+                if failures >= self._transport.retry.attempts:
+                    raise ClientError("The event stream ends again and again without the job's end.", hint="Look at its state.")
+            await self._transport.retry.wait(max(failures, 1))
+
+    async def wait(self, job_id: str) -> Job:
+        """The job, once it has ended."""
+        async for event in self.follow(job_id):
+            if event.kind == "end":
+                return Job(event.data.raw)
+        return await self.get(job_id)
+
+    async def _post(self, job_id: str, verb: str, *, again: bool) -> Job:
+        return Job(await self._transport.json(Call("POST", f"{_path(job_id)}/{verb}", again=again)))
+
+
+class Jobs(Face):
+    """`client.jobs`."""
+
+    estimate = blocking(AsyncJobs.estimate)
+    submit = blocking(AsyncJobs.submit)
+    list = blocking(AsyncJobs.list)
+    each = iterating(AsyncJobs.each)
+    get = blocking(AsyncJobs.get)
+    delete = blocking(AsyncJobs.delete)
+    stop = blocking(AsyncJobs.stop)
+    cancel = blocking(AsyncJobs.cancel)
+    resume = blocking(AsyncJobs.resume)
+    logs = blocking(AsyncJobs.logs)
+    events = blocking(AsyncJobs.events)
+    follow = iterating(AsyncJobs.follow)
+    wait = blocking(AsyncJobs.wait)
+
+
+def _path(job_id: str) -> str:
+    return f"/api/jobs/{quote(job_id, safe='')}"
+
+
+def _body(spec: Spec) -> Any:
+    if isinstance(spec, Mapping):
+        return dict(spec)
+    if isinstance(spec, Path):
+        return _read(spec)
+    return spec.model_dump(mode="json", exclude_unset=True)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    from luthier.jobs.yaml12 import read_yaml
+
+    try:
+        with path.open("rb") as file:
+            data = file.read(65_537)  # one more than `read_yaml` takes
+    except OSError as error:
+        raise FieldInvalid(
+            f"The config cannot be read: {error.strerror}.", hint="Check the path.", code="config_unreadable"
+        ) from None
+    spec = read_yaml(data)
+    if not isinstance(spec, dict):
+        raise FieldInvalid(
+            "The config is no mapping of fields.", hint="Begin with `base_model: luthier/tiny`.", code="config_shape"
+        )
+    return spec
+
+
+def _event(raw: Any, message: ServerEvent | None = None) -> Event:
+    if not isinstance(raw, dict):
+        raise ClientError("An event of the stream is no JSON object.", hint="Check LUTHIER_API_URL.")
+    known = message.id if message and message.id else f"{raw.get('attempt')}-{raw.get('seq')}"
+    return Event({"id": known, **raw})
+
+
+def _json(data: str | bytes) -> Any:
+    try:
+        return json.loads(data)
+    except ValueError:
+        raise ClientError("What answered is not our JSON.", hint="Check LUTHIER_API_URL.") from None
+
+
+def _number(text: str | None) -> int:
+    return int(text) if text and text.isascii() and text.isdigit() else 0

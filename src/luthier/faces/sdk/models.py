@@ -1,0 +1,98 @@
+"""Models of the registry: list, download with checksums, stage."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import AsyncGenerator, Callable
+from pathlib import Path
+from urllib.parse import quote
+
+from luthier.errors import ClientError
+from luthier.faces.sdk.answers import Model, ModelFile, Page
+from luthier.faces.sdk.blocking import Face, blocking, iterating
+from luthier.faces.sdk.files import Fetch, fetch
+from luthier.faces.sdk.transport import Call, Transport
+
+_PLAIN_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,199}")
+# Names that Windows takes for devices, whatever their ending.
+_DEVICE = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)
+
+FileProgress = Callable[[str, int, int | None], None]
+"""Called with a file's name, its bytes so far and its bytes in all."""
+
+
+class AsyncModels:
+    """`client.models`."""
+
+    def __init__(self, transport: Transport) -> None:
+        self._transport = transport
+
+    async def list(self, *, limit: int = 50, after: str | None = None) -> Page[Model]:
+        """One page of your team's models, newest first."""
+        return await self._transport.page("/api/models", Model, limit=limit, after=after)
+
+    def each(self) -> AsyncGenerator[Model]:
+        """All of your team's models, newest first."""
+        return self._transport.each("/api/models", Model)
+
+    async def get(self, model: str) -> Model:
+        """One version, with its card."""
+        return await self._transport.get(_path(model), Model)
+
+    async def delete(self, model: str) -> None:
+        """Remove a version and its files. Raises: InUse while it is in Production or needed."""
+        await self._transport.json(Call("DELETE", _path(model)))
+
+    async def transition(self, model: str, stage: str) -> Model:
+        """Move a version to `None`, `Staging`, `Production` or `Archived`. Raises: EvaluationNeeded with the numbers."""
+        body = {"model": model, "stage": stage}
+        return Model(await self._transport.json(Call("POST", "/api/models/transition", body=body, again=True)))
+
+    async def files(self, model: str) -> tuple[ModelFile, ...]:
+        """Its files, with sizes and checksums. Raises: ClientError where the server gives a name that is no plain file name."""
+        found = tuple([file async for file in self._transport.each(f"{_path(model)}/files", ModelFile, limit=None)])
+        for file in found:
+            _check_name(file.name)
+        return found
+
+    async def download(self, model: str, folder: Path, *, on_progress: FileProgress | None = None) -> tuple[Path, ...]:
+        """All files into `folder`. Each appears under its name only when whole and checked; a second call goes on."""
+        files = await self.files(model)
+        folder.mkdir(parents=True, exist_ok=True)
+        paths: list[Path] = []
+        for file in files:
+            path = folder / file.name
+            wanted = Fetch(f"{_path(model)}/files/{quote(file.name, safe='')}", path, file.bytes, file.sha256)
+            await fetch(self._transport, wanted, _named(file.name, on_progress))
+            paths.append(path)
+        return tuple(paths)
+
+
+class Models(Face):
+    """`client.models`."""
+
+    list = blocking(AsyncModels.list)
+    each = iterating(AsyncModels.each)
+    get = blocking(AsyncModels.get)
+    delete = blocking(AsyncModels.delete)
+    transition = blocking(AsyncModels.transition)
+    files = blocking(AsyncModels.files)
+    download = blocking(AsyncModels.download)
+
+
+def _path(model: str) -> str:
+    return f"/api/models/{quote(model, safe='')}"
+
+
+def _check_name(name: object) -> None:
+    # The server is not trusted with our file system: its names must stay inside the folder, and be visible there.
+    if not isinstance(name, str) or not _PLAIN_NAME.fullmatch(name) or _DEVICE.fullmatch(name) or name.endswith("."):
+        raise ClientError(
+            "The server gave a file name that is no plain name; nothing was written.", hint="Do not trust this server."
+        )
+
+
+def _named(name: str, on_progress: FileProgress | None) -> Callable[[int, int | None], None] | None:
+    if on_progress is None:
+        return None
+    return lambda done, total: on_progress(name, done, total)
