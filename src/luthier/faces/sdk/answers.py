@@ -133,6 +133,11 @@ class Submitted(Answer):
     estimate: Estimate
     replayed: bool
 
+    @property
+    def id(self) -> str:
+        """The job's id."""
+        return self.job.id
+
 
 class LogTail(Answer):
     """The end of a job's log."""

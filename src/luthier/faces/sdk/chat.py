@@ -32,7 +32,7 @@ class AsyncChat:
     def __init__(self, transport: Transport) -> None:
         self._transport = transport
 
-    async def create(self, model: str, messages: Messages, **sampling: Unpack[Sampling]) -> Completion:
+    async def answer(self, model: str, messages: Messages, **sampling: Unpack[Sampling]) -> Completion:
         """One whole answer. `model` is a model id, a name, `name@3`, or a base id."""
         call = Call("POST", "/api/chat", body=_body(model, messages, sampling, stream=False))
         return Completion(await self._transport.json(call))
@@ -52,7 +52,7 @@ class AsyncChat:
 class Chat(Face):
     """`client.chat`."""
 
-    create = blocking(AsyncChat.create)
+    answer = blocking(AsyncChat.answer)
     stream = iterating(AsyncChat.stream)
 
 
