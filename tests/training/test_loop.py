@@ -191,12 +191,13 @@ def test_training_ends_early_when_the_validation_loss_gets_no_better(bench):
     assert any("training ends early" in event.message for event in bench.job.events())
 
 
-def test_a_run_ends_by_itself_when_its_time_is_over_and_keeps_what_it_learned(bench):
+def test_a_run_stops_by_itself_when_its_time_is_over_and_keeps_a_checkpoint(bench):
     bench.spec = bench.spec.model_copy(update={"limits": bench.spec.limits.model_copy(update={"max_seconds": 60})})
     seconds = iter(range(0, 10_000, 3))
     bench.monotonic = lambda: next(seconds)
     made = bench.attempt()
-    made.loop.run()
+    with pytest.raises(Stopping, match="stopped"):
+        made.loop.run()
     assert 0 < made.state.step < made.plan.total_steps
     assert bench.steps_with_checkpoint() == [made.state.step]
     assert any("max_seconds (60 s)" in event.message for event in bench.job.events())

@@ -87,7 +87,7 @@ class Loop:
         self._kept: list[int] = []
 
     def run(self) -> None:
-        """Train until all steps are done, patience or time ran out. Raises: Stopping after a save; AttemptFailed; Fenced."""
+        """Train until all steps are done or patience ran out. Raises: Stopping after a save (also when time is over); AttemptFailed; Fenced."""
         while not self.state.finished:
             self._evaluate_if_due()
             self._finish_if_due()
@@ -194,8 +194,11 @@ class Loop:
             self._finish(None)
         elif train.early_stopping_patience is not None and self.state.best.since >= train.early_stopping_patience:
             self._finish(f"No better validation loss in {self.state.best.since} evaluations: training ends early.")
-        elif limit is not None and self.seconds >= limit:
-            self._finish(f"limits.max_seconds ({limit} s) is reached at step {self.state.step} of {self.plan.total_steps}.")
+        elif limit is not None and self.seconds >= limit and self.desk.watch.wish is None:
+            # As the supervisor would: a stop, with a checkpoint to go on from once the limit is raised.
+            message = f"limits.max_seconds ({limit} s) is reached at step {self.state.step} of {self.plan.total_steps}."
+            self.desk.journal.event("warning", message, level="warning")
+            self.desk.watch.ask("stopped")
 
     def _finish(self, reason: str | None) -> None:
         # An interrupted evaluation of the last step comes first.
