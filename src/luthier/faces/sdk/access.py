@@ -32,9 +32,9 @@ def find_access(base_url: str | None = None, api_key: str | None = None) -> Acce
     from luthier.settings import Settings  # pydantic: only where a connection is made
 
     settings = Settings.load()
-    root = (base_url or settings.api_url).rstrip("/")
+    root = (settings.api_url if base_url is None else base_url).rstrip("/")
     local = _is_local(root)
-    key = api_key or settings.api_key
+    key = settings.api_key if api_key is None else api_key
     if key is None:
         key = _key_of_a_local_start(settings.key_path, local=local)
     if not _KEY.fullmatch(key):

@@ -6,6 +6,7 @@ The loop lives in another thread, so a `Client` also works inside a notebook, wh
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
 import threading
 import weakref
@@ -32,6 +33,9 @@ class LoopThread:
 
     def run(self, work: Coroutine[Any, Any, R]) -> R:
         """The result of `work`. Ctrl-C cancels it. Raises: ClientError once closed, or in a forked child."""
+        if threading.current_thread() is self._thread:
+            work.close()
+            raise ClientError("A callback of this client cannot call it again.", hint="Use a second client, or AsyncClient.")
         if not self.open:
             work.close()
             raise ClientError("This client is closed, or was made before a fork.", hint="Make a new `luthier.Client()` here.")
@@ -49,7 +53,10 @@ class LoopThread:
                 yield item
         finally:
             if isinstance(items, AsyncGenerator) and self.open:
-                self.run(_close(items))
+                closing = asyncio.run_coroutine_threadsafe(_close(items), self._loop)
+                # The garbage collector may come by here on the loop's own thread, which must not wait for itself.
+                if threading.current_thread() is not self._thread:
+                    closing.result()
 
     @property
     def open(self) -> bool:
@@ -128,7 +135,8 @@ async def _next(items: AsyncIterator[T]) -> Any:
 
 
 async def _close(items: AsyncGenerator[Any]) -> None:
-    await items.aclose()
+    with contextlib.suppress(RuntimeError):  # after Ctrl-C it may still be on its own way out
+        await items.aclose()
 
 
 def _serve(loop: asyncio.AbstractEventLoop) -> None:

@@ -40,7 +40,7 @@ class AsyncChat:
     async def stream(self, model: str, messages: Messages, **sampling: Unpack[Sampling]) -> AsyncGenerator[Chunk]:
         """The answer piece by piece. Raises: the server's error, also where it comes in the middle."""
         headers = {"accept": "text/event-stream"}
-        call = Call("POST", "/api/chat", body=_body(model, messages, sampling, stream=True), headers=headers)
+        call = Call("POST", "/api/chat", body=_body(model, messages, sampling, stream=True), headers=headers, live=True)
         async with self._transport.open(call) as response:
             async for message in server_events(response):
                 if message.data == "[DONE]":

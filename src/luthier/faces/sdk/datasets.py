@@ -44,10 +44,7 @@ class AsyncDatasets:
             headers["content-length"] = str(bytes_out.size)
         call = Call("POST", "/api/datasets", query, headers=headers, content=bytes_out.chunks)
 
-        async def once() -> Dataset:
-            return Dataset(await self._transport.json(call))
-
-        dataset = await once() if bytes_out.once else await self._transport.tried(once, again=False)
+        dataset = Dataset(await (self._transport.once(call) if bytes_out.once else self._transport.json(call)))
         if dataset.get("sha256", bytes_out.sent_sha256) != bytes_out.sent_sha256:
             raise ClientError("The server stored other bytes than were sent.", hint=f"Delete {dataset.id} and upload it again.")
         return dataset
@@ -70,7 +67,7 @@ class AsyncDatasets:
 
     async def wait(self, dataset_id: str, *, poll_s: float = 0.5) -> Dataset:
         """The dataset, once it is no longer being validated."""
-        while (dataset := await self.get(dataset_id)).state in {"uploading", "validating", "pending"}:
+        while (dataset := await self.get(dataset_id)).state == "validating":
             await self._transport.retry.pause(poll_s)
         return dataset
 

@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
-from luthier.errors import ClientError, FieldInvalid, TooMany, Unavailable
+from luthier.errors import ClientError, FieldInvalid, LuthierError
 from luthier.faces.sdk.answers import Estimate, Event, Job, LogTail, Page, Submitted
 from luthier.faces.sdk.blocking import Face, blocking, iterating
 from luthier.faces.sdk.streams import ServerEvent, server_events
-from luthier.faces.sdk.transport import Call, Lost, Transport
+from luthier.faces.sdk.transport import Call, Lost, Transport, worth_another
 
 if TYPE_CHECKING:
     from luthier.jobs.spec import RunSpec
@@ -86,45 +86,50 @@ class AsyncJobs:
 
         async def once() -> tuple[Event, ...]:
             async with self._transport.open(Call("GET", f"{_path(job_id)}/events", {"after": after})) as response:
-                body = _json(await response.aread())
-            items = body.get("data") if isinstance(body, dict) else body
-            return tuple(_event(item) for item in items or ())
+                items = _json(await response.aread())
+            if not isinstance(items, list):
+                raise ClientError("What answered is no list of events.", hint="Check LUTHIER_API_URL.")
+            return tuple(_event(item) for item in items)
 
         return await self._transport.tried(once, again=True)
 
     async def follow(self, job_id: str, *, after: str | None = None) -> AsyncGenerator[Event]:
-        """Everything that happened and happens, until the job has ended. A cut connection is taken up where it broke.
-
-        The last event has the kind `end`; its `data` is the finished job.
-        """
-        failures = 0
-        while True:
-            headers = {"accept": "text/event-stream", **({"last-event-id": after} if after else {})}
-            try:
-                async with self._transport.open(Call("GET", f"{_path(job_id)}/events", headers=headers)) as response:
-                    async for message in server_events(response):
-                        failures = 0
-                        if message.event == "end":
-                            yield Event({"kind": "end", "data": _json(message.data)})
-                            return
-                        after = message.id or after
-                        yield _event(_json(message.data), message)
-            except (Lost, Unavailable, TooMany) as error:
-                failures += 1
-                if failures >= self._transport.retry.attempts or not error.error_code:
-                    raise
-            else:
-                failures += 1
-                if failures >= self._transport.retry.attempts:
-                    raise ClientError("The event stream ends again and again without the job's end.", hint="Look at its state.")
-            await self._transport.retry.wait(max(failures, 1))
+        """Everything that happened and happens, until the job has ended. A cut connection is taken up where it broke."""
+        async for event in self._watch(job_id, after):
+            if isinstance(event, Event):
+                yield event
 
     async def wait(self, job_id: str) -> Job:
         """The job, once it has ended."""
-        async for event in self.follow(job_id):
-            if event.kind == "end":
-                return Job(event.data.raw)
+        async for event in self._watch(job_id, None):
+            if isinstance(event, Job):
+                return event
         return await self.get(job_id)
+
+    async def _watch(self, job_id: str, after: str | None) -> AsyncGenerator[Event | Job]:
+        """The events, and then the finished job."""
+        failures = 0
+        while True:
+            try:
+                async for message in self._messages(job_id, after):
+                    failures = 0
+                    if message.event == "end":
+                        yield Job(_object(message.data))
+                        return
+                    after = message.id or after
+                    yield _event(_object(message.data), message)
+                raise Lost("The event stream broke off before the job's end.", hint="Look at the job's state.")
+            except LuthierError as error:
+                failures += 1
+                if failures >= self._transport.retry.follow_attempts or not worth_another(error, again=True):
+                    raise
+            await self._transport.retry.wait(failures)
+
+    async def _messages(self, job_id: str, after: str | None) -> AsyncGenerator[ServerEvent]:
+        headers = {"accept": "text/event-stream", **({"last-event-id": after} if after else {})}
+        async with self._transport.open(Call("GET", f"{_path(job_id)}/events", headers=headers, live=True)) as response:
+            async for message in server_events(response):
+                yield message
 
     async def _post(self, job_id: str, verb: str, *, again: bool) -> Job:
         return Job(await self._transport.json(Call("POST", f"{_path(job_id)}/{verb}", again=again)))
@@ -178,9 +183,7 @@ def _read(path: Path) -> dict[str, Any]:
     return spec
 
 
-def _event(raw: Any, message: ServerEvent | None = None) -> Event:
-    if not isinstance(raw, dict):
-        raise ClientError("An event of the stream is no JSON object.", hint="Check LUTHIER_API_URL.")
+def _event(raw: dict[str, Any], message: ServerEvent | None = None) -> Event:
     known = message.id if message and message.id else f"{raw.get('attempt')}-{raw.get('seq')}"
     return Event({"id": known, **raw})
 
@@ -190,6 +193,13 @@ def _json(data: str | bytes) -> Any:
         return json.loads(data)
     except ValueError:
         raise ClientError("What answered is not our JSON.", hint="Check LUTHIER_API_URL.") from None
+
+
+def _object(data: str) -> dict[str, Any]:
+    value = _json(data)
+    if not isinstance(value, dict):
+        raise ClientError("What answered is not our JSON.", hint="Check LUTHIER_API_URL.")
+    return value
 
 
 def _number(text: str | None) -> int:

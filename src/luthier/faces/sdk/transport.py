@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 A = TypeVar("A", bound=Answer)
 R = TypeVar("R")
 
+_SILENCE_S = 60.0
+"""A live stream says every 15 s that it is still there."""
+
 
 @dataclass(frozen=True)
 class Retry:
@@ -29,6 +32,8 @@ class Retry:
     attempts: int = 5
     first_s: float = 0.25
     most_s: float = 10.0
+    follow_attempts: int = 30
+    """A server that is being restarted must not end a night of watching: this often in a row without a new event."""
     pause: Callable[[float], Awaitable[None]] = asyncio.sleep
 
     async def wait(self, attempt: int, wanted_s: float | None = None) -> None:
@@ -49,6 +54,8 @@ class Call:
     content: Callable[[], AsyncIterator[bytes]] | None = None
     again: bool = False
     """Whether sending it twice does no harm."""
+    live: bool = False
+    """The answer goes on for long, with silence in between."""
 
 
 class Lost(ClientError):
@@ -98,12 +105,13 @@ class Transport:
     async def json(self, call: Call) -> dict[str, Any]:
         """Send, and read the object that comes back; tried again where that is safe."""
 
-        async def once() -> dict[str, Any]:
-            async with self.open(call) as response:
-                await response.aread()
-                return {} if response.status_code == 204 else read_object(response)
+        return await self.tried(lambda: self.once(call), again=call.again)
 
-        return await self.tried(once, again=call.again)
+    async def once(self, call: Call) -> dict[str, Any]:
+        """Send one single time, and read the object that comes back."""
+        async with self.open(call) as response:
+            await response.aread()
+            return {} if response.status_code == 204 else read_object(response)
 
     async def tried(self, once: Callable[[], Awaitable[R]], *, again: bool) -> R:
         """`once`, again after a pause while the server is away or busy. `again`: also where it may have worked already."""
@@ -112,7 +120,7 @@ class Transport:
             try:
                 return await once()
             except LuthierError as error:
-                if attempt >= self.retry.attempts or not _worth_it(error, again=again):
+                if attempt >= self.retry.attempts or not worth_another(error, again=again):
                     raise
                 wanted_s = getattr(error, "retry_after_s", None)
             await self.retry.wait(attempt, wanted_s)
@@ -124,15 +132,16 @@ class Transport:
         import httpx
 
         http = self._client()
-        request = http.build_request(
-            call.method,
-            call.path,
-            params={name: value for name, value in call.query.items() if value is not None},
-            headers=dict(call.headers),
-            json=call.body,
-            content=call.content() if call.content else None,
-        )
         try:
+            request = http.build_request(
+                call.method,
+                call.path,
+                params={name: value for name, value in call.query.items() if value is not None},
+                headers=dict(call.headers),
+                json=call.body,
+                content=call.content() if call.content else None,
+                timeout=httpx.Timeout(max(self._timeout_s, _SILENCE_S) if call.live else self._timeout_s, connect=10.0),
+            )
             response = await http.send(request, stream=True)
             try:
                 if response.status_code >= 300:
@@ -141,7 +150,7 @@ class Transport:
                 yield response
             finally:
                 await response.aclose()
-        except httpx.HTTPError as error:
+        except (httpx.HTTPError, httpx.InvalidURL) as error:
             raise lost(error) from None
 
     def _client(self) -> httpx.AsyncClient:
@@ -152,14 +161,13 @@ class Transport:
             self._http = httpx.AsyncClient(
                 base_url=access.base_url,
                 headers={"authorization": f"Bearer {access.api_key}", "accept": "application/json"},
-                timeout=httpx.Timeout(self._timeout_s, connect=10.0),
                 trust_env=not access.local,
                 follow_redirects=False,
             )
         return self._http
 
 
-def lost(error: httpx.HTTPError) -> Lost:
+def lost(error: httpx.HTTPError | httpx.InvalidURL) -> Lost:
     """What httpx calls it, as ours; without addresses and without what the system calls it."""
     import httpx
 
@@ -168,7 +176,7 @@ def lost(error: httpx.HTTPError) -> Lost:
     return found
 
 
-def _lost(error: httpx.HTTPError) -> Lost:
+def _lost(error: httpx.HTTPError | httpx.InvalidURL) -> Lost:
     import httpx
 
     if _is_tls(error):
@@ -181,7 +189,7 @@ def _lost(error: httpx.HTTPError) -> Lost:
         return Lost("No server answers at LUTHIER_API_URL.", hint="Start it with `luthier up`, or correct LUTHIER_API_URL.")
     if isinstance(error, httpx.TimeoutException):
         return Lost("The server took too long to answer.", hint="Try again, or give the client a larger `timeout_s`.")
-    if isinstance(error, httpx.UnsupportedProtocol | httpx.LocalProtocolError):
+    if isinstance(error, httpx.UnsupportedProtocol | httpx.LocalProtocolError | httpx.InvalidURL):
         return Lost("LUTHIER_API_URL is not the address of a server.", hint="Give it like http://127.0.0.1:8000.", code="setup")
     return Lost("The connection to the server broke off.", hint="Try again; if it goes on, look at the server's log.")
 
@@ -195,7 +203,7 @@ def _is_tls(error: BaseException) -> bool:
     return "SSL" in str(error) or "TLS" in str(error)
 
 
-def _worth_it(error: LuthierError, *, again: bool) -> bool:
+def worth_another(error: LuthierError, *, again: bool) -> bool:
     """Busy and "not yet" changed nothing; a lost connection may have, so there it must do no harm to ask again."""
     if isinstance(error, Lost):
         return error.error_code == "connection" and (again or not error.sent)
