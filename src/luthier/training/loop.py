@@ -87,7 +87,10 @@ class Loop:
         self._kept: list[int] = []
 
     def run(self) -> None:
-        """Train until all steps are done or patience ran out. Raises: Stopping after a save (also when time is over); AttemptFailed; Fenced."""
+        """Train until all steps are done or patience ran out.
+
+        Raises: Stopping, after a save (also when time is over); AttemptFailed; Fenced.
+        """
         while not self.state.finished:
             self._evaluate_if_due()
             self._finish_if_due()
