@@ -31,15 +31,16 @@ class Accounts:
         self._in_flight: set[tuple[str, str]] = set()
         self._in_flight_lock = threading.Lock()
 
-    def first_start(self) -> str | None:
+    def first_start(self, tenant_id: str | None = None) -> str | None:
         """On an empty database make a tenant, its admin and a key, and return the key: it is never shown again.
 
-        Returns None where somebody exists already, so that two starts at once make one admin.
+        Returns None where somebody exists already, so that two starts at once make one admin. `tenant_id` is that of a
+        tenant whose folders outlived the database.
         """
         with self._database.write(EVERY_TENANT) as session:
             if store.anyone(session):
                 return None
-            tenant = store.TenantRow(id=ids.new(ids.TENANT), name="Home", created_at=self._now())
+            tenant = store.TenantRow(id=tenant_id or ids.new(ids.TENANT), name="Home", created_at=self._now())
             user = store.UserRow(id=ids.new(ids.USER), email="admin@localhost", created_at=self._now())
             session.add_all([tenant, user])
             session.flush()

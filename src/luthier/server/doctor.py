@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import sqlite3
@@ -14,6 +15,7 @@ from typing import Any
 
 import psutil
 
+from luthier.migrations import HEAD
 from luthier.server.locks import FolderLock
 from luthier.settings import Settings, child_environment
 
@@ -93,15 +95,18 @@ def _disk(settings: Settings) -> Finding:
 
 
 def _database(settings: Settings) -> Finding:
-    connection = sqlite3.connect(f"file:{settings.database_path}?mode=ro", uri=True)
     try:
-        answer = connection.execute("PRAGMA quick_check").fetchone()[0]
-    except sqlite3.DatabaseError as error:
-        answer = str(error)
-    finally:
-        connection.close()
-    mend = None if answer == "ok" else "Move luthier.db away, start `luthier up` once, stop it, then `luthier reindex`."
-    return Finding("database", answer == "ok", answer, mend)
+        answer = str(_asked(settings, "PRAGMA quick_check")[0][0])
+        found = str(_asked(settings, "SELECT version_num FROM alembic_version")[0][0]) if answer == "ok" else HEAD
+    except (sqlite3.DatabaseError, IndexError) as error:
+        answer, found = str(error), HEAD
+    if answer != "ok":
+        return Finding("database", False, answer, "Move luthier.db away, then `luthier reindex`.")
+    if found > HEAD:
+        return Finding("database", False, f"whole, but of a newer Luthier (revision {found})", "Install that version.")
+    return Finding(
+        "database", True, f"whole, at revision {found}" + ("" if found == HEAD else f"; the next start brings it to {HEAD}")
+    )
 
 
 def _key(settings: Settings) -> Finding:
@@ -123,14 +128,18 @@ def _supervisor(settings: Settings) -> Finding:
 
 
 def _orphans(settings: Settings) -> Finding:
-    connection = sqlite3.connect(f"file:{settings.database_path}?mode=ro", uri=True)
     try:
-        known = {row[0] for table in ("jobs", "models") for row in connection.execute(f"SELECT id FROM {table}")}  # noqa: S608
+        known = {row[0] for table in ("jobs", "models") for row in _asked(settings, f"SELECT id FROM {table}")}  # noqa: S608
     except sqlite3.DatabaseError:
         return Finding("folders", False, "the index cannot be read", "Run `luthier reindex`.")
-    finally:
-        connection.close()
     folders = [path for kind in ("jobs", "models") for path in settings.data.glob(f"users/*/{kind}/*") if path.is_dir()]
     orphans = [path.name for path in folders if path.name not in known]
     mend = "`luthier reindex` brings back what can be read; the rest may be deleted." if orphans else None
     return Finding("folders", not orphans, f"{len(folders)} of jobs and models, {len(orphans)} without a row", mend)
+
+
+def _asked(settings: Settings, query: str) -> list[tuple[Any, ...]]:
+    """The rows of a query. A connection of its own: the ordinary one would change what it finds wrong."""
+    uri = f"{settings.database_path.resolve().as_uri()}?mode=ro"
+    with contextlib.closing(sqlite3.connect(uri, uri=True)) as connection:
+        return connection.execute(query).fetchall()

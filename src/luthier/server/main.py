@@ -66,6 +66,7 @@ def doctor(data: Data = None, as_json: AsJson = False) -> None:
 @app.command()
 def reindex(data: Data = None, as_json: AsJson = False) -> None:
     """Rebuild the index of jobs and models from their directories, after the database was lost or restored."""
+    from luthier.server.first import first_start
     from luthier.server.locks import FolderLock
     from luthier.settings import Settings
     from luthier.wiring import build
@@ -76,6 +77,7 @@ def reindex(data: Data = None, as_json: AsJson = False) -> None:
         raise SetupError("A `luthier up` serves this data folder.", hint="Stop it, reindex, then start it again.")
     platform = build(settings)
     try:
+        first_start(platform)
         counts = {"jobs": platform.jobs.reindex(), "models": platform.registry.reindex()}
     finally:
         platform.close()
