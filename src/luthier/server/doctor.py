@@ -37,12 +37,18 @@ class Finding:
         return asdict(self)
 
 
-def examine(settings: Settings) -> list[Finding]:
-    """Look at the installation and the data folder."""
-    checks: list[Callable[[Settings], Finding]] = [_python, _torch, _memory, _folder, _disk]
+def examine(settings: Settings, *only: str) -> list[Finding]:
+    """Look at the installation and the data folder; with names, at these things only."""
+    checks: dict[str, Callable[[Settings], Finding]] = {
+        "python": _python,
+        "torch": _torch,
+        "memory": _memory,
+        "data folder": _folder,
+        "disk": _disk,
+    }
     if settings.database_path.is_file():
-        checks += [_database, _key, _supervisor, _orphans]
-    return [check(settings) for check in checks]
+        checks |= {"database": _database, "admin key": _key, "supervisor": _supervisor, "folders": _orphans}
+    return [check(settings) for name, check in checks.items() if not only or name in only]
 
 
 def _python(_: Settings) -> Finding:

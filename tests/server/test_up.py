@@ -1,0 +1,130 @@
+"""`luthier up`: one command from an empty folder to an API that answers, and back to no process at all."""
+
+import os
+import signal
+import socket
+import stat
+
+import psutil
+import pytest
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(180)]
+
+
+def test_a_first_start_answers_and_leaves_a_key_that_only_its_owner_can_read(server, get):
+    url = server.up()
+    assert get(url, "/health").status_code == 200
+    assert stat.S_IMODE((server.data / "admin.key").stat().st_mode) == 0o600
+    assert stat.S_IMODE(server.data.stat().st_mode) == 0o700
+    assert get(url, "/api/jobs", server.key()).status_code == 200
+    assert get(url, "/api/jobs").status_code == 401
+    status, _, said = server.stop()
+    assert status == 0
+    assert url in said
+    assert f"{url}/docs" in said
+    assert str(server.data / "admin.key") in said
+    assert "Ctrl-C stops" in said
+    assert server.key() not in said
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_everything_in_order_within_ten_seconds(server, number):
+    server.up()
+    server.until(server.supervisors, "the supervisor works")
+    status, seconds, said = server.stop(number)
+    assert (status, server.working(), server.facts()) == (0, [], {})
+    assert seconds < 10
+    assert "Traceback" not in said + server.log()
+    assert "stopping" in server.log()
+
+
+def test_a_second_start_on_the_same_folder_is_refused_and_harms_nothing(server, get):
+    url = server.up()
+    second = server.command("up", "--port", "0")
+    _, said = second.communicate(timeout=60)
+    assert second.returncode == 78
+    assert "Another `luthier up` serves this data folder." in said
+    assert "Traceback" not in said
+    assert server.facts()["url"] == url
+    assert get(url, "/health").status_code == 200
+
+
+def test_a_port_in_use_is_refused_with_a_hint(server):
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = str(taken.getsockname()[1])
+        process = server.command("up", "--port", port)
+        _, said = process.communicate(timeout=60)
+    assert process.returncode == 78
+    assert port in said
+    assert "--port" in said
+    assert "Traceback" not in said
+
+
+def test_an_unknown_setting_stops_the_start(server):
+    process = server.command("up", LUTHIER_PORTT="1")
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 78
+    assert "Did you mean LUTHIER_PORT?" in said
+
+
+def test_a_later_start_keeps_the_key_and_the_admin(server, get):
+    server.up()
+    key = server.key()
+    server.stop()
+    url = server.up()
+    assert server.key() == key
+    assert get(url, "/api/jobs", key).status_code == 200
+
+
+def test_a_supervisor_that_dies_is_started_again(server, get):
+    url = server.up()
+    server.until(server.supervisors, "the supervisor works")
+    first = server.supervisors()[0]
+    first.kill()
+    server.until(lambda: any(process.pid != first.pid for process in server.supervisors()), "another one works")
+    assert get(url, "/health").status_code == 200
+
+
+def test_a_supervisor_without_work_ends_when_its_server_was_killed(server):
+    server.up()
+    server.until(server.supervisors, "the supervisor works")
+    os.kill(server.process.pid, signal.SIGKILL)
+    server.process.wait()
+    server.until(lambda: not server.working(), "the supervisor has ended", 15)
+
+
+def test_a_start_after_a_kill_takes_over_with_one_supervisor(server, get):
+    server.up()
+    server.until(server.supervisors, "the supervisor works")
+    supervisor = server.supervisors()[0]
+    supervisor.suspend()  # it still holds its lock, as if it were finishing a job
+    os.kill(server.process.pid, signal.SIGKILL)
+    server.process.wait()
+    url = server.up()
+    assert get(url, "/health").status_code == 200
+    lock = server.data / "supervisor.lock"
+    assert lock.exists()
+    supervisor.resume()
+    server.until(lambda: not supervisor.is_running(), "the old one has ended")
+    server.until(lambda: len(server.supervisors()) == 1, "one new one works")
+
+
+def test_a_lost_database_gives_its_team_back_its_admin(server, get):
+    server.up()
+    server.stop()
+    team = "team_" + "0" * 26
+    (server.data / "users" / team).mkdir(parents=True)
+    for path in server.data.glob("luthier.db*"):
+        path.unlink()
+    url = server.up()
+    answer = get(url, "/api/me", server.key())
+    if answer.status_code == 200:  # the route may have another name; what counts is the database
+        assert answer.json()["tenant_id"] == team
+
+
+def test_it_starts_small(server, get):
+    get(server.up(), "/health")
+    resident = psutil.Process(server.process.pid).memory_info().rss
+    assert resident < 150 * 2**20
