@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import uuid
 from collections.abc import AsyncGenerator, Mapping
+from contextlib import aclosing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
@@ -95,15 +96,17 @@ class AsyncJobs:
 
     async def follow(self, job_id: str, *, after: str | None = None) -> AsyncGenerator[Event]:
         """Everything that happened and happens, until the job has ended. A cut connection is taken up where it broke."""
-        async for event in self._watch(job_id, after):
-            if isinstance(event, Event):
-                yield event
+        async with aclosing(self._watch(job_id, after)) as seen:
+            async for event in seen:
+                if isinstance(event, Event):
+                    yield event
 
     async def wait(self, job_id: str) -> Job:
         """The job, once it has ended."""
-        async for event in self._watch(job_id, None):
-            if isinstance(event, Job):
-                return event
+        async with aclosing(self._watch(job_id, None)) as seen:
+            async for event in seen:
+                if isinstance(event, Job):
+                    return event
         return await self.get(job_id)
 
     async def _watch(self, job_id: str, after: str | None) -> AsyncGenerator[Event | Job]:
@@ -111,13 +114,14 @@ class AsyncJobs:
         failures = 0
         while True:
             try:
-                async for message in self._messages(job_id, after):
-                    failures = 0
-                    if message.event == "end":
-                        yield Job(_object(message.data))
-                        return
-                    after = message.id or after
-                    yield _event(_object(message.data), message)
+                async with aclosing(self._messages(job_id, after)) as messages:
+                    async for message in messages:
+                        failures = 0
+                        if message.event == "end":
+                            yield Job(_object(message.data))
+                            return
+                        after = message.id or after
+                        yield _event(_object(message.data), message)
                 raise Lost("The event stream broke off before the job's end.", hint="Look at the job's state.")
             except LuthierError as error:
                 failures += 1

@@ -104,7 +104,6 @@ class Transport:
 
     async def json(self, call: Call) -> dict[str, Any]:
         """Send, and read the object that comes back; tried again where that is safe."""
-
         return await self.tried(lambda: self.once(call), again=call.again)
 
     async def once(self, call: Call) -> dict[str, Any]:
