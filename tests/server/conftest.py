@@ -56,7 +56,9 @@ class Server:
         return (self.data / "admin.key").read_text("utf-8").strip()
 
     def supervisors(self) -> list[psutil.Process]:
-        return self.working("supervise")
+        """Those that are at work: one that is still loading has no lock of its own yet."""
+        at_work = len(list((self.data / "supervisors").glob("*.lock")))
+        return self.working("supervise")[-at_work:] if at_work else []
 
     def working(self, *words: str) -> list[psutil.Process]:
         """Processes that name this data folder in their command line."""

@@ -57,5 +57,6 @@ def _drawn(child: subprocess.Popen[str], base_id: str, *, quiet: bool) -> dict[s
                 last = json.loads(line)
             except json.JSONDecodeError:
                 continue
-            progress.update(task, completed=float(last.get("progress", 1.0)))
+            if "error" not in last:
+                progress.update(task, completed=float(last.get("progress", 1.0)))
     return last
