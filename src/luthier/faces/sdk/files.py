@@ -78,23 +78,36 @@ async def fetch(transport: Transport, wanted: Fetch, on_progress: Progress | Non
 
     Raises: ArtifactCorrupt where the bytes do not match; the part is removed then, and `path` was never touched.
     """
-    if await asyncio.to_thread(_is_there, wanted):
-        if on_progress:
-            on_progress(wanted.size, wanted.size)
-        return
     part = wanted.path.with_name(wanted.path.name + ".part")
+    try:
+        if await asyncio.to_thread(_is_there, wanted):
+            if on_progress:
+                on_progress(wanted.size, wanted.size)
+            return
+        went_on = _size_of(part) > 0
+        right = await _brought(transport, wanted, part, on_progress)
+        # What lay there may have been the beginning of another file: that deserves one try from the front.
+        if not right and not (went_on and await _brought(transport, wanted, part, on_progress)):
+            raise ArtifactCorrupt(
+                "A downloaded file does not match its checksum; it was removed.",
+                hint="Download it again. If it happens again, the server's copy is damaged: run `luthier doctor` there.",
+            )
+        os.replace(part, wanted.path)
+    except OSError as error:
+        raise ClientError(f"The file cannot be written: {error.strerror}.", hint="Check the folder.", code="file") from None
+
+
+async def _brought(transport: Transport, wanted: Fetch, part: Path, on_progress: Progress | None) -> bool:
+    """Whether the part is now what it must be; one that is not is removed."""
 
     async def once() -> None:
         await _bring(transport, wanted, part, on_progress)
 
     await transport.tried(once, again=True)
-    if await asyncio.to_thread(_sha256, part) != wanted.sha256:
-        part.unlink()
-        raise ArtifactCorrupt(
-            "A downloaded file does not match its checksum; it was removed.",
-            hint="Download it again. If it happens again, the server's copy is damaged: run `luthier doctor` there.",
-        )
-    os.replace(part, wanted.path)
+    if await asyncio.to_thread(_sha256, part) == wanted.sha256:
+        return True
+    part.unlink()
+    return False
 
 
 async def _bring(transport: Transport, wanted: Fetch, part: Path, on_progress: Progress | None) -> None:

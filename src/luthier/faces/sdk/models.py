@@ -58,7 +58,10 @@ class AsyncModels:
     async def download(self, model: str, folder: Path, *, on_progress: FileProgress | None = None) -> tuple[Path, ...]:
         """All files into `folder`. Each appears under its name only when whole and checked; a second call goes on."""
         files = await self.files(model)
-        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ClientError(f"The folder cannot be made: {error.strerror}.", hint="Choose another one.", code="file") from None
         paths: list[Path] = []
         for file in files:
             path = folder / file.name

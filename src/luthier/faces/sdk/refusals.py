@@ -52,13 +52,19 @@ def retry_after_s(response: httpx.Response) -> int | None:
 
 def read_object(response: httpx.Response) -> dict[str, Any]:
     """The JSON object of a good answer. Raises: ClientError where it is something else, e.g. a proxy's login page."""
-    try:
-        value = json.loads(response.content)
-    except ValueError:
-        raise _foreign(response) from None
+    value = _read(response)
     if not isinstance(value, dict):
         raise _foreign(response)
     return value
+
+
+def read_page(response: httpx.Response) -> tuple[list[dict[str, Any]], str | None]:
+    """The entries of a list answer, and the cursor of the next one. Short lists come without a page around them."""
+    value = _read(response)
+    entries, cursor = (value.get("data"), value.get("next_cursor")) if isinstance(value, dict) else (value, None)
+    if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
+        raise _foreign(response)
+    return entries, _text(cursor)
 
 
 def unauthenticated(message: str, hint: str) -> errors.Unauthenticated:
@@ -92,6 +98,13 @@ def _class_of(code: str, branch: type[LuthierError]) -> type[LuthierError]:
             return kind
         waiting += kind.__subclasses__()
     return branch
+
+
+def _read(response: httpx.Response) -> Any:
+    try:
+        return json.loads(response.content)
+    except ValueError:
+        raise _foreign(response) from None
 
 
 def _facts(response: httpx.Response) -> dict[str, Any] | None:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from luthier.errors import BaseUnavailable, ClientError, KeyInFlight, LuthierError, TooMany, Unavailable
 from luthier.faces.sdk.access import Access
 from luthier.faces.sdk.answers import Answer, Page
-from luthier.faces.sdk.refusals import read_object, refusal
+from luthier.faces.sdk.refusals import read_object, read_page, refusal
 
 if TYPE_CHECKING:
     import httpx
@@ -87,8 +87,14 @@ class Transport:
 
     async def page(self, path: str, kind: type[A], **query: str | int | None) -> Page[A]:
         """One page of the list at `path`."""
-        body = await self.json(Call("GET", path, query, again=True))
-        return Page(tuple(kind(item) for item in body.get("data") or ()), body.get("next_cursor"))
+
+        async def once() -> Page[A]:
+            async with self.open(Call("GET", path, query)) as response:
+                await response.aread()
+                entries, cursor = read_page(response)
+            return Page(tuple(kind(entry) for entry in entries), cursor)
+
+        return await self.tried(once, again=True)
 
     async def each(self, path: str, kind: type[A], **query: str | int | None) -> AsyncGenerator[A]:
         """All items of the list at `path`, page by page."""
