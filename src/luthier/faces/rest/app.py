@@ -1,0 +1,76 @@
+"""The REST face: a door, one table of errors, and a file of routes for each feature."""
+
+from __future__ import annotations
+
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
+
+from fastapi import FastAPI
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+from starlette.requests import HTTPConnection
+from starlette.responses import Response
+
+from luthier.errors import LuthierError
+from luthier.faces.rest import features
+from luthier.faces.rest.door import OPEN_PATHS, Door
+from luthier.faces.rest.errors import ErrorBody, answer, on_luthier_error, on_routing_error
+from luthier.faces.rest.events import Pace
+from luthier.faces.rest.validation import refused
+
+if TYPE_CHECKING:
+    from luthier.wiring import Platform
+
+_ABOUT = "Fine-tune language models on your own machine. Every call but `/health`, `/docs` and `/openapi.json` needs an API key."
+
+
+def create_app(platform: Platform, *, pace: Pace | None = None) -> FastAPI:
+    """The ASGI app of this platform. `pace` is for tests, which need not wait."""
+    app = FastAPI(
+        title="Luthier",
+        version=version("luthier"),
+        description=_ABOUT,
+        docs_url=None,
+        redoc_url=None,
+        redirect_slashes=False,
+        # A handler that fits everything: no route answers a refusal in another shape.
+        responses={"default": {"model": ErrorBody, "description": "Every refusal has this body."}},
+        exception_handlers={
+            LuthierError: on_luthier_error,
+            RequestValidationError: _on_validation_error,
+            HTTPException: on_routing_error,
+        },
+    )
+    app.state.platform = platform
+    app.state.pace = pace or Pace()
+    app.add_middleware(Door, accounts=platform.accounts)
+    for routes in features.ROUTERS:
+        app.include_router(routes)
+    _describe_keys(app)
+    return app
+
+
+async def _on_validation_error(request: HTTPConnection, error: Exception) -> Response:
+    """What FastAPI found wrong in paths, queries and headers; bodies are read by `body.py`."""
+    if not isinstance(error, RequestValidationError):
+        raise error
+    findings = [{**finding, "loc": finding["loc"][1:] or finding["loc"]} for finding in error.errors()]
+    return answer(request, refused(findings))
+
+
+def _describe_keys(app: FastAPI) -> None:
+    """Tell in /openapi.json which key a route takes; the door itself asks for it."""
+    generate = app.openapi
+
+    def described() -> dict[str, Any]:
+        if app.openapi_schema is None:
+            schema = generate()
+            schemes = {"bearer": {"type": "http", "scheme": "bearer"}}
+            schemes["header"] = {"type": "apiKey", "in": "header", "name": "X-API-Key"}
+            schema.setdefault("components", {})["securitySchemes"] = schemes
+            for path, operations in schema["paths"].items():
+                for operation in operations.values():
+                    operation["security"] = [] if path in OPEN_PATHS else [{"bearer": []}, {"header": []}]
+        return app.openapi_schema or generate()
+
+    app.openapi = described  # pyright: ignore[reportAttributeAccessIssue]  # FastAPI's documented way to extend the schema

@@ -1,0 +1,236 @@
+"""Strict JSON: what other readers accept in silence (NaN, a key twice, endless nesting) is refused here, with its name."""
+
+from __future__ import annotations
+
+import email.message
+import json
+import math
+import re
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass
+from typing import Annotated, Any, TypeVar
+
+import orjson
+from fastapi import Request, Response
+from fastapi.dependencies.models import Dependant
+from fastapi.routing import APIRoute
+from pydantic import BaseModel, GetCoreSchemaHandler, TypeAdapter, ValidationError
+from pydantic_core import CoreSchema, core_schema
+
+from luthier.errors import FieldInvalid, LuthierError, TooLarge, UnsupportedType
+from luthier.faces.rest.validation import did_you_mean, refused, shown, unparsable
+
+MAX_BODY_BYTES = 1024 * 1024
+MAX_DEPTH = 64
+_MAX_DIGITS = 64
+# Always matches from a quote on, to the end if need be: a string that never ends must not be tried again at each quote in it.
+_STRINGS = re.compile(rb'"(?:[^"\\]+|\\.|\\\Z)*+(?:"|\Z)', re.DOTALL)
+_BRACKETS = re.compile(rb"[\[\]{}]")
+_NUL = re.compile(rb"(?<!\\)(?:\\\\)*\\u0000")
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class RawJson:
+    """Bytes that were found to be strict JSON, not yet held against a model."""
+
+    data: bytes
+
+
+class _FromJson:
+    """Validate in pydantic's JSON mode, in which strict means strict JSON: a list is a tuple, a string an enum."""
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        adapter: TypeAdapter[Any] = TypeAdapter(source)
+        model = source if isinstance(source, type) and issubclass(source, BaseModel) else None
+
+        def read(value: Any, _inner: Any) -> Any:
+            try:
+                return adapter.validate_json(value.data) if isinstance(value, RawJson) else adapter.validate_python(value)
+            except ValidationError as error:
+                raise refused(error.errors(include_url=False, include_context=False, include_input=False), model=model) from None
+
+        return core_schema.no_info_wrap_validator_function(read, handler(source))
+
+
+Json = Annotated[T, _FromJson()]
+"""`spec: Json[RunSpec]`: the route's body."""
+
+
+def strict_json(data: bytes) -> RawJson:
+    """`data`, if it is one JSON value that every reader reads in the same way. Raises: BadRequest, FieldInvalid."""
+    if not data.strip():
+        raise unparsable("The body is empty.")
+    _check_depth(data)
+    try:
+        # The hooks see what the standard reader would let pass; the text form also finds lines and columns.
+        json.loads(data.decode("utf-8"), object_pairs_hook=_once, parse_constant=_constant, parse_float=_real, parse_int=_whole)
+    except UnicodeDecodeError as error:
+        raise unparsable(f"The body is not UTF-8 (byte {error.start}).") from None
+    except json.JSONDecodeError as error:
+        raise unparsable(f"The body is not JSON: line {error.lineno}, column {error.colno}.") from None
+    if _NUL.search(data):
+        raise _wrong("A string holds the character NUL.", code="nul_character")
+    try:
+        orjson.loads(data)
+    except orjson.JSONDecodeError:
+        raise _wrong("A string holds half of a surrogate pair: this is not valid Unicode.", code="bad_unicode") from None
+    return RawJson(data)
+
+
+class StrictRoute(APIRoute):
+    """A route that reads its JSON body strictly, and refuses query parameters that it does not know."""
+
+    reads_yaml = False
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        handle = super().get_route_handler()
+        known = _query_names(self.dependant)
+        takes_body = self.body_field is not None
+
+        async def strict(request: Request) -> Response:
+            _check_query(request, known)
+            return await handle(await self._read(request) if takes_body else request)
+
+        return strict
+
+    async def _read(self, request: Request) -> Request:
+        subtype = _media_type(request, yaml=self.reads_yaml)
+        data = await read_limited(request, MAX_BODY_BYTES)
+        return _Parsed(request, strict_json(_yaml_as_json(data) if subtype == "yaml" else data))
+
+
+class YamlRoute(StrictRoute):
+    """A route that takes `application/yaml` too."""
+
+    reads_yaml = True
+
+
+class _Parsed(Request):
+    """The request, with its body already read: FastAPI finds the bytes that were checked, not its own reading of them."""
+
+    def __init__(self, request: Request, value: RawJson) -> None:
+        headers = [pair for pair in request.scope["headers"] if pair[0] != b"content-type"]
+        super().__init__({**request.scope, "headers": [*headers, (b"content-type", b"application/json")]}, request.receive)
+        self._value = value
+
+    async def body(self) -> bytes:
+        return self._value.data
+
+    async def json(self) -> Any:
+        return self._value
+
+
+async def read_limited(request: Request, most: int) -> bytes:
+    """The body, refused as soon as it is larger than `most`, whatever its header says. Raises: TooLarge."""
+    declared = request.headers.get("content-length", "")
+    if declared.isascii() and declared.isdigit() and int(declared[:20]) > most:
+        raise _too_large(most)
+    chunks: list[bytes] = []
+    size = 0
+    async for chunk in request.stream():
+        size += len(chunk)
+        if size > most:
+            raise _too_large(most)
+        chunks.append(chunk)
+    return b"".join(chunks)
+
+
+def refuse_encoding(request: Request) -> None:
+    """Compressed bodies are not read: a small one can hide a huge one. Raises: UnsupportedType."""
+    if request.headers.get("content-encoding", "identity").lower() != "identity":
+        raise UnsupportedType("Bodies with a Content-Encoding are not read.", hint="Send the bytes as they are.")
+
+
+def media_type(request: Request) -> email.message.Message:
+    """The Content-Type header, parsed."""
+    message = email.message.Message()
+    message["content-type"] = request.headers.get("content-type", "")
+    return message
+
+
+def _media_type(request: Request, *, yaml: bool) -> str:
+    refuse_encoding(request)
+    message = media_type(request)
+    kind = message.get_content_type() if request.headers.get("content-type") else ""
+    charset = str(message.get_param("charset") or "utf-8").lower()
+    if kind == "application/json" and charset in {"utf-8", "utf8", "us-ascii"}:
+        return "json"
+    if yaml and kind in {"application/yaml", "application/x-yaml", "text/yaml"}:
+        return "yaml"
+    also = " or `application/yaml`" if yaml else ""
+    hint = f"Send `application/json`{also}, in UTF-8."
+    raise UnsupportedType("The body is of a type that this route does not read.", hint=hint)
+
+
+def _yaml_as_json(data: bytes) -> bytes:
+    from luthier.jobs import yaml12
+
+    try:
+        return json.dumps(yaml12.read_yaml(data), allow_nan=False).encode()
+    except (ValueError, TypeError):
+        raise _wrong("The document holds a value that JSON cannot, such as NaN.", code="finite_number") from None
+
+
+def _check_query(request: Request, known: set[str]) -> None:
+    names = [name for name, _ in request.query_params.multi_items()]
+    for name in names:
+        if name not in known:
+            message = f"There is no such query parameter here.{did_you_mean(name, known)}"
+            detail = {"param": shown(name), "message": message, "code": "extra_forbidden"}
+            raise FieldInvalid(message, param=shown(name), details=[detail], code="extra_forbidden", hint="See /docs.")
+        if names.count(name) > 1:
+            raise FieldInvalid("A query parameter stands here twice.", param=name, code="duplicate_key", hint="Send it once.")
+
+
+def _query_names(dependant: Dependant) -> set[str]:
+    found = {field.alias for field in dependant.query_params}
+    for inner in dependant.dependencies:
+        found |= _query_names(inner)
+    return found
+
+
+def _check_depth(data: bytes) -> None:
+    if data.count(b"[") + data.count(b"{") <= MAX_DEPTH:
+        return
+    depth = 0
+    for match in _BRACKETS.finditer(_STRINGS.sub(b"", data)):
+        depth += 1 if match[0] in b"[{" else -1
+        if depth > MAX_DEPTH:
+            raise _wrong(f"The body is nested deeper than {MAX_DEPTH} levels.", code="too_deep")
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        seen: set[str] = set()
+        twice = next(name for name, _ in pairs if name in seen or seen.add(name))
+        raise _wrong("A key stands twice in one object.", code="duplicate_key", param=shown(twice))
+    return found
+
+
+def _constant(_text: str) -> Any:
+    raise _wrong("NaN and Infinity are no numbers in JSON.", code="finite_number")
+
+
+def _real(text: str) -> float:
+    number = float(text)
+    if not math.isfinite(number):
+        raise _wrong("A number is too large.", code="finite_number")
+    return number
+
+
+def _whole(text: str) -> int:
+    if len(text) > _MAX_DIGITS:
+        raise _wrong(f"A number has more than {_MAX_DIGITS} digits.", code="number_too_long")
+    return int(text)
+
+
+def _wrong(message: str, *, code: str, param: str | None = None) -> LuthierError:
+    details = [{"param": param, "message": message, "code": code}]
+    return FieldInvalid(message, param=param, details=details, code=code, hint="Correct the body and send it again.")
+
+
+def _too_large(most: int) -> TooLarge:
+    return TooLarge(f"The body is larger than {most:,} bytes.", hint="Large data goes to POST /api/datasets.")

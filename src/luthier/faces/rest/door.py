@@ -1,0 +1,96 @@
+"""The door: every request gets an id, every caller is known before anything else runs, every answer gets safe headers."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+
+import anyio.to_thread
+from fastapi.requests import HTTPConnection
+from starlette.datastructures import MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from luthier import ids
+from luthier.accounts.service import Accounts
+from luthier.accounts.types import Actor
+from luthier.errors import BadRequest, LuthierError, Unauthenticated
+from luthier.faces.rest.errors import answer, on_bug
+
+OPEN_PATHS = frozenset({"/", "/health", "/docs", "/openapi.json"})
+"""What needs no key."""
+
+_SAFE_HEADERS = {
+    "x-content-type-options": "nosniff",
+    "referrer-policy": "no-referrer",
+    "x-frame-options": "DENY",
+    "content-security-policy": "default-src 'none'; frame-ancestors 'none'",
+    "cache-control": "no-store",
+}
+_MAX_KEY = 256
+
+
+class Door:
+    """The outermost layer of the app."""
+
+    def __init__(self, app: ASGIApp, accounts: Accounts) -> None:
+        self._app = app
+        self._accounts = accounts
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        scope["luthier.request_id"] = ids.new(ids.REQUEST)
+        dressed = _Dressed(scope, send)
+        try:
+            if scope["path"] not in OPEN_PATHS:
+                scope["luthier.actor"] = await self._actor(HTTPConnection(scope))
+            await self._app(scope, receive, dressed)
+        except LuthierError as error:
+            await answer(HTTPConnection(scope), error)(scope, receive, dressed)
+        except Exception as error:  # the edge of the process: whatever nobody foresaw must still be an answer and a log entry
+            response = on_bug(HTTPConnection(scope), error)
+            if dressed.started:
+                raise
+            await response(scope, receive, dressed)
+
+    async def _actor(self, connection: HTTPConnection) -> Actor:
+        key = _key(connection)
+        actor = await anyio.to_thread.run_sync(self._accounts.authenticate, key)
+        return dataclasses.replace(actor, request_id=connection.scope["luthier.request_id"])
+
+
+class _Dressed:
+    """`send`, with our headers on the first message."""
+
+    def __init__(self, scope: Scope, send: Send) -> None:
+        self._scope = scope
+        self._send = send
+        self._began = time.perf_counter()
+        self.started = False
+
+    async def __call__(self, message: Message) -> None:
+        if message["type"] == "http.response.start":
+            self.started = True
+            headers = MutableHeaders(scope=message)
+            headers["x-request-id"] = self._scope["luthier.request_id"]
+            headers["server-timing"] = f"app;dur={(time.perf_counter() - self._began) * 1000:.1f}"
+            for name, value in _SAFE_HEADERS.items():
+                headers.setdefault(name, value)
+        await self._send(message)
+
+
+def _key(connection: HTTPConnection) -> str:
+    """The key of this request. Raises: Unauthenticated; BadRequest where two are given that differ."""
+    found: set[str] = set()
+    for value in connection.headers.getlist("authorization"):
+        scheme, _, rest = value.partition(" ")
+        if scheme.lower() != "bearer" or not rest or len(rest) > _MAX_KEY or rest != rest.strip():
+            raise Unauthenticated
+        found.add(rest)
+    found |= set(connection.headers.getlist("x-api-key"))
+    if len(found) > 1:
+        raise BadRequest("Two keys came with this request, and they differ.", hint="Send one key, in one header.")
+    if not found:
+        raise Unauthenticated
+    return found.pop()
