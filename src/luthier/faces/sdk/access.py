@@ -17,29 +17,35 @@ _KEY = re.compile(r"[\x21-\x7e]{1,256}")
 _GET_ONE = "Start the server once with `luthier up`: it writes one. Or set LUTHIER_API_KEY."
 
 
-@dataclass(frozen=True)
+@dataclass
 class Access:
-    """The server's root, without a slash at its end, and the key."""
+    """The server's root, without a slash at its end, and how the key is found once something needs it."""
 
     base_url: str
-    api_key: str = field(repr=False)
     local: bool
     """Whether the server is on this machine: no proxy is asked then."""
+    given: str | None = field(repr=False)
+    key_path: Path | None = None
+
+    def api_key(self) -> str:
+        """The key. Raises: Unauthenticated where there is none that can be used."""
+        if self.given is None:
+            self.given = _key_of_a_local_start(self.key_path, local=self.local)
+        if not _KEY.fullmatch(self.given):
+            raise unauthenticated("The API key holds characters that no key has.", "Check for quotes, blanks or a line break.")
+        return self.given
 
 
 def find_access(base_url: str | None = None, api_key: str | None = None) -> Access:
-    """What to connect with. Raises: Unauthenticated without a usable key, ClientError for an address that is none."""
-    from luthier.settings import Settings  # pydantic: only where a connection is made
+    """What to connect with. Raises: ClientError for an address that is none; SetupError for a setting that is wrong."""
+    if base_url is not None and api_key is not None:
+        root = base_url.rstrip("/")
+        return Access(root, _is_local(root), api_key)
+    from luthier.settings import Settings  # pydantic: only where something is left to be found
 
     settings = Settings.load()
     root = (settings.api_url if base_url is None else base_url).rstrip("/")
-    local = _is_local(root)
-    key = settings.api_key if api_key is None else api_key
-    if key is None:
-        key = _key_of_a_local_start(settings.key_path, local=local)
-    if not _KEY.fullmatch(key):
-        raise unauthenticated("The API key holds characters that no key has.", "Check for quotes, blanks or a line break in it.")
-    return Access(root, key, local)
+    return Access(root, _is_local(root), settings.api_key if api_key is None else api_key, settings.key_path)
 
 
 def _is_local(root: str) -> bool:
@@ -58,9 +64,9 @@ def _is_local(root: str) -> bool:
         return False
 
 
-def _key_of_a_local_start(path: Path, *, local: bool) -> str:
+def _key_of_a_local_start(path: Path | None, *, local: bool) -> str:
     # The key of this machine's server is not for whoever else LUTHIER_API_URL points to.
-    if not local:
+    if not local or path is None:
         raise unauthenticated("There is no API key for this server.", "Set LUTHIER_API_KEY to a key that its admin gave you.")
     try:
         handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK)  # a FIFO in its place must not hang

@@ -42,9 +42,8 @@ class LoopThread:
         future = asyncio.run_coroutine_threadsafe(work, self._loop)
         try:
             return future.result()
-        except BaseException:
-            future.cancel()
-            raise
+        finally:
+            future.cancel()  # on Ctrl-C; one that is done stays as it is
 
     def iterate(self, items: AsyncIterator[T]) -> Iterator[T]:
         """The items one by one; leaving the loop early closes the stream behind them."""

@@ -14,7 +14,7 @@ from luthier.faces.sdk.chat import AsyncChat, Chat
 from luthier.faces.sdk.datasets import AsyncDatasets, Datasets
 from luthier.faces.sdk.jobs import AsyncJobs, Jobs
 from luthier.faces.sdk.models import AsyncModels, Models
-from luthier.faces.sdk.transport import Retry, Transport
+from luthier.faces.sdk.transport import Call, Retry, Transport
 
 
 class AsyncClient:
@@ -40,8 +40,8 @@ class AsyncClient:
         return await self._transport.get("/api/me", Me)
 
     async def health(self) -> Answer:
-        """Whether the server is well."""
-        return await self._transport.get("/health", Answer)
+        """How the server is, part by part. Needs no key; a server that is not well is an answer, not an error."""
+        return Answer(await self._transport.json(Call("GET", "/health", again=True, keyless=True, answers=frozenset({503}))))
 
     async def close(self) -> None:
         """Close all connections."""
@@ -74,7 +74,7 @@ class Client:
         return self._loop.run(self._inner.me())
 
     def health(self) -> Answer:
-        """Whether the server is well."""
+        """How the server is, part by part. Needs no key; a server that is not well is an answer, not an error."""
         return self._loop.run(self._inner.health())
 
     def close(self) -> None:

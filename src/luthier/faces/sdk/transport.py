@@ -54,6 +54,10 @@ class Call:
     content: Callable[[], AsyncIterator[bytes]] | None = None
     again: bool = False
     """Whether sending it twice does no harm."""
+    keyless: bool = False
+    """Goes without a key."""
+    answers: frozenset[int] = frozenset()
+    """Statuses of 300 and above whose body is an answer all the same."""
     live: bool = False
     """The answer goes on for long, with silence in between."""
 
@@ -73,6 +77,7 @@ class Transport:
         self._find = find
         self._timeout_s = timeout_s
         self._http: httpx.AsyncClient | None = None
+        self._access: Access | None = None
         self.retry = retry or Retry()
 
     async def close(self) -> None:
@@ -142,14 +147,14 @@ class Transport:
                 call.method,
                 call.path,
                 params={name: value for name, value in call.query.items() if value is not None},
-                headers=dict(call.headers),
+                headers={**call.headers, **self._key(call)},
                 json=call.body,
                 content=call.content() if call.content else None,
                 timeout=httpx.Timeout(max(self._timeout_s, _SILENCE_S) if call.live else self._timeout_s, connect=10.0),
             )
             response = await http.send(request, stream=True)
             try:
-                if response.status_code >= 300:
+                if response.status_code >= 300 and response.status_code not in call.answers:
                     await response.aread()
                     raise refusal(response)
                 yield response
@@ -158,14 +163,19 @@ class Transport:
         except (httpx.HTTPError, httpx.InvalidURL) as error:
             raise lost(error) from None
 
+    def _key(self, call: Call) -> dict[str, str]:
+        if call.keyless or self._access is None:
+            return {}
+        return {"authorization": f"Bearer {self._access.api_key()}"}
+
     def _client(self) -> httpx.AsyncClient:
         if self._http is None:
             import httpx
 
-            access = self._find()
+            access = self._access = self._find()
             self._http = httpx.AsyncClient(
                 base_url=access.base_url,
-                headers={"authorization": f"Bearer {access.api_key}", "accept": "application/json"},
+                headers={"accept": "application/json"},
                 trust_env=not access.local,
                 follow_redirects=False,
             )
