@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import fcntl
 import os
+import time
 from pathlib import Path
+
+_TRIES, _AGAIN_S = 5, 0.05
 
 
 class FolderLock:
@@ -14,6 +17,10 @@ class FolderLock:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         self._path = folder / f"{name}.lock"
         self._descriptor: int | None = None
+
+    def take_patiently(self) -> bool:
+        """`take`, which a short look by somebody who only asks whether it is held does not thwart."""
+        return any(self.take() or time.sleep(_AGAIN_S) for _ in range(_TRIES))
 
     def take(self) -> bool:
         """Become the holder; False where another process is."""

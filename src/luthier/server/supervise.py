@@ -24,7 +24,7 @@ def supervise(settings: Settings, *, server_pipe: int | None = None) -> int:
     """
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     lock = FolderLock(settings.data, LOCK)
-    if server_pipe is not None and not lock.take():
+    if server_pipe is not None and not lock.take_patiently():
         return 0  # the one of an earlier server still works; `up` asks again
     stop = threading.Event()
 

@@ -31,7 +31,7 @@ def up(settings: Settings) -> None:
     Raises: SetupError where the folder or the port is taken.
     """
     lock = FolderLock(settings.data, "server")
-    if not lock.take():
+    if not lock.take_patiently():
         raise SetupError("Another `luthier up` serves this data folder.", hint="Stop it first, or give another --data folder.")
     with contextlib.closing(_listening(settings)) as listener, _platform(settings) as platform:
         keeper = SupervisorKeeper(settings)
@@ -49,9 +49,10 @@ class _Server(uvicorn.Server):
     """uvicorn, which tells that it is ready, and only then starts the supervisor: the first answer comes first."""
 
     def __init__(self, platform: Platform, keeper: SupervisorKeeper, url: str) -> None:
+        self._app = create_app(platform)
         super().__init__(
             uvicorn.Config(
-                create_app(platform),
+                self._app,
                 log_level="warning",
                 access_log=False,
                 timeout_graceful_shutdown=_DRAIN_S,
@@ -76,7 +77,8 @@ class _Server(uvicorn.Server):
         self._keeper.start()
 
     def ask_to_stop(self) -> None:
-        """Answer what is in flight, then return from `run`."""
+        """Answer what is in flight, then return from `run`. Event streams would go on for as long as a job: they end now."""
+        self._app.state.pace.stopping = True
         self.should_exit = True
 
 
