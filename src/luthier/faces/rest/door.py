@@ -16,7 +16,7 @@ from luthier.accounts.types import Actor
 from luthier.errors import BadRequest, LuthierError, Unauthenticated
 from luthier.faces.rest.errors import answer, on_bug
 
-OPEN_PATHS = frozenset({"/", "/health", "/docs", "/openapi.json"})
+OPEN_PATHS = frozenset({"/", "/health", "/docs", "/docs.js", "/docs.css", "/openapi.json"})
 """What needs no key."""
 
 _SAFE_HEADERS = {

@@ -25,6 +25,8 @@ class Pace:
     def __init__(self, poll_s: float = POLL_S, keep_alive_s: float = KEEP_ALIVE_S) -> None:
         self.poll_s = poll_s
         self.keep_alive_s = keep_alive_s
+        self.stopping = False
+        """Set when the server is about to end: streams end too, and their readers come back with `Last-Event-ID`."""
 
 
 async def live(jobs: Jobs, actor: Actor, job_id: str, after: str | None, pace: Pace) -> AsyncGenerator[bytes]:
@@ -39,6 +41,8 @@ async def live(jobs: Jobs, actor: Actor, job_id: str, after: str | None, pace: P
             after = event.id
         if job.finished:
             yield f"event: end\ndata: {job.model_dump_json()}\n\n".encode()
+            return
+        if pace.stopping:
             return
         silent_s = 0.0 if events else silent_s + pace.poll_s
         if silent_s >= pace.keep_alive_s:

@@ -2,6 +2,15 @@
 
 from __future__ import annotations
 
-from luthier.faces.rest import health, jobs
+from luthier.faces.rest import account, chat, datasets, docs, health, jobs, models, seed_paths
 
-ROUTERS = (health.routes, jobs.routes)
+ROUTERS = (
+    health.routes,
+    docs.routes,
+    datasets.routes,
+    jobs.routes,
+    models.routes,
+    chat.routes,
+    account.routes,
+    seed_paths.routes,
+)
