@@ -49,6 +49,17 @@ def test_the_class_is_that_of_the_code_and_else_that_of_the_status(server, clien
     assert caught.value.error_code == code
 
 
+def test_wrong_fields_and_rejected_rows_are_told_apart_by_what_they_list(server, client):
+    fields = [{"param": "nme", "message": "No such field.", "code": "extra_forbidden"}]
+    server.say("POST /api/jobs", refused(422, "extra_forbidden", param="nme", details=fields))
+    with pytest.raises(errors.FieldInvalid) as caught:
+        client.jobs.submit(SPEC)
+    assert (caught.value.param, caught.value.details) == ("nme", fields)
+    server.say("POST /api/jobs", refused(422, "json_syntax", details={"rows": 2, "findings": [{"line": 2}]}))
+    with pytest.raises(errors.DatasetRejected, match="No"):
+        client.jobs.submit(SPEC)
+
+
 @pytest.mark.parametrize(
     ("reply", "message"),
     [

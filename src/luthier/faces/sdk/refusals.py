@@ -37,7 +37,8 @@ def refusal(response: httpx.Response) -> LuthierError:
         return _foreign(response)
     code = _text(facts.get("code")) or "error"
     branch = _BY_STATUS.get(response.status_code, LuthierError)
-    error = _made(_class_of(code, branch), facts, code)
+    kind = _class_of(code, branch)
+    error = _made(_kind_of_invalid(facts) if kind is errors.Invalid else kind, facts, code)
     error.request_id = _text(facts.get("request_id")) or response.headers.get("x-request-id")
     if isinstance(error, errors.TooMany | errors.Unavailable):
         error.retry_after_s = retry_after_s(response) or 2
@@ -87,6 +88,16 @@ def _made(kind: type[LuthierError], facts: dict[str, Any], code: str) -> Luthier
         code=code,
     )
     return error
+
+
+def _kind_of_invalid(facts: dict[str, Any]) -> type[LuthierError]:
+    """These carry the code of what was found first, not that of their class; what they list tells them apart."""
+    details = facts.get("details")
+    if isinstance(details, dict) and "findings" in details:
+        return errors.DatasetRejected
+    if isinstance(details, list) and details and all(isinstance(each, dict) and "param" in each for each in details):
+        return errors.FieldInvalid
+    return errors.Invalid
 
 
 def _class_of(code: str, branch: type[LuthierError]) -> type[LuthierError]:
