@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import random
 import secrets
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -48,7 +48,7 @@ def generate(base: LoadedBase, prompts: Sequence[Sequence[int]], sampling: Sampl
     return [Completion(tuple(answers[number]), reasons[number]) for number in range(len(prompts))]
 
 
-def stream(base: LoadedBase, prompt: Sequence[int], sampling: Sampling) -> Iterator[Token]:
+def stream(base: LoadedBase, prompt: Sequence[int], sampling: Sampling) -> Generator[Token]:
     """One answer, token by token. Closing the iterator ends it."""
     for _, token in _decode(base, [_Row(0, prompt, sampling, base)]):
         yield token

@@ -6,7 +6,7 @@ with the model's own forward on two short rows; an architecture that does not pa
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
@@ -91,7 +91,7 @@ class PlainEngine:
         self._carry()
         return generate.generate(self.base, prompts, sampling)
 
-    def stream(self, prompt: Sequence[int], sampling: Sampling) -> Iterator[generate.Token]:
+    def stream(self, prompt: Sequence[int], sampling: Sampling) -> Generator[generate.Token]:
         """One answer, token by token. Closing the iterator ends it."""
         self._carry()
         return generate.stream(self.base, prompt, sampling)

@@ -1,0 +1,46 @@
+"""An engine that answers with the prompt's own tokens, backwards. For tests and for trying out a platform without torch."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Generator, Mapping
+from typing import Any
+
+from luthier.errors import EngineUnavailable
+from luthier.seams import Generation, Piece, ServedModel
+
+
+class EchoEngine:
+    """Deterministic: the answer depends on the prompt alone, whatever the model and the sampling."""
+
+    def __init__(self) -> None:
+        self._state = "idle"
+        self._lock = threading.Lock()
+        self._models: set[str] = set()
+
+    def generate(self, model: ServedModel, request: Generation) -> Generator[Piece]:
+        """Stream the prompt backwards until a stop token, its start, or `max_tokens`. Raises: EngineUnavailable."""
+        with self._lock:
+            if self._state == "closed":
+                raise EngineUnavailable("The engine was closed.", hint="Start the platform again.")
+            self._state = "ready"
+            self._models.add(model.id)
+        for count, token in enumerate(reversed(request.prompt_ids)):
+            if count >= request.max_tokens:
+                break
+            if token in request.stop_ids:
+                yield Piece((), "stop")
+                return
+            yield Piece((token,))
+        yield Piece((), "length" if len(request.prompt_ids) >= request.max_tokens else "stop")
+
+    def state(self) -> Mapping[str, Any]:
+        """See `seams.InferenceEngine`."""
+        with self._lock:
+            return {"state": "idle" if self._state == "closed" else self._state, "models": sorted(self._models)}
+
+    def close(self) -> None:
+        """End it; it cannot be started again."""
+        with self._lock:
+            self._state = "closed"
+            self._models.clear()

@@ -1,0 +1,129 @@
+"""Which bases and adapters an engine process holds: one base for all adapters that stand on it, the oldest leave first."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import psutil
+import torch
+
+from luthier.errors import ArtifactCorrupt, NotFound
+from luthier.modeling import adapter_files
+from luthier.modeling.load import Device, LoadedBase, load_base, pick_device
+from luthier.modeling.lora import Adapter
+
+_MEMORY_SHARE = 0.6
+"""Of the device's memory, for the weights of bases; the rest is for caches, activations and others."""
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """How much stays loaded."""
+
+    bases: int = 2
+    adapters: int = 16
+    """For each base."""
+
+
+@dataclass
+class _Shelf:
+    """A base and what stands on it, by model name; None is the bare base."""
+
+    base: LoadedBase
+    adapters: OrderedDict[str, Adapter | None] = field(default_factory=OrderedDict[str, Adapter | None])
+
+
+class Models:
+    """Not for two threads at once: the thread that computes owns it."""
+
+    def __init__(self, device: Device = "auto", bounds: Bounds | None = None) -> None:
+        self._device: Device = device
+        self._bounds = bounds or Bounds()
+        self._shelves: OrderedDict[Path, _Shelf] = OrderedDict()
+        self._sources: dict[str, tuple[Path, Path | None]] = {}
+        self.listing: tuple[tuple[str, str | None], ...] = ()
+        """Names that can be asked, each with the bare base it stands on if that has a name. Any thread may read it."""
+
+    def load(self, name: str, base_folder: Path, adapter_folder: Path | None) -> None:
+        """Make `name` answerable. Twice the same is once.
+
+        Raises: BaseUnavailable, ModelNotAllowed, ArtifactCorrupt.
+        """
+        source = (base_folder.resolve(), adapter_folder and adapter_folder.resolve())
+        if self._sources.get(name) == source:
+            self.get(name)
+            return
+        self._forget(name)
+        shelf = self._shelf(source[0])
+        shelf.adapters[name] = None if adapter_folder is None else _read(shelf.base, adapter_folder)
+        self._sources[name] = source
+        while len(shelf.adapters) > self._bounds.adapters:
+            self._forget(next(iter(shelf.adapters)))
+        self.listing = tuple(self._listed())
+
+    def get(self, name: str) -> tuple[LoadedBase, Adapter | None]:
+        """The base and the adapter of a loaded model, now the last to leave. Raises: NotFound."""
+        if name not in self._sources:
+            raise NotFound("model", hint="Load it with `POST /v1/load_lora_adapter`, then ask again.")
+        folder = self._sources[name][0]
+        self._shelves.move_to_end(folder)
+        shelf = self._shelves[folder]
+        shelf.adapters.move_to_end(name)
+        return shelf.base, shelf.adapters[name]
+
+    def _listed(self) -> Iterator[tuple[str, str | None]]:
+        for shelf in self._shelves.values():
+            bare = next((name for name, adapter in shelf.adapters.items() if adapter is None), None)
+            yield from ((name, None if adapter is None else bare) for name, adapter in shelf.adapters.items())
+
+    def _shelf(self, folder: Path) -> _Shelf:
+        if folder in self._shelves:
+            self._shelves.move_to_end(folder)
+            return self._shelves[folder]
+        # Before, not after: two large bases at once may be one too many.
+        arriving = sum(path.stat().st_size for path in folder.glob("*.safetensors"))
+        while self._shelves and not self._has_room_for(arriving):
+            self._evict(next(iter(self._shelves)))
+        self._shelves[folder] = _Shelf(load_base(folder, self._device))
+        return self._shelves[folder]
+
+    def _has_room_for(self, n_bytes: int) -> bool:
+        held = sum(shelf.base.n_bytes for shelf in self._shelves.values())
+        room = _MEMORY_SHARE * memory_bytes(pick_device(self._device))
+        return len(self._shelves) < self._bounds.bases and held + n_bytes <= room
+
+    def _evict(self, folder: Path) -> None:
+        for name in list(self._shelves[folder].adapters):
+            self._forget(name)
+        del self._shelves[folder]
+
+    def _forget(self, name: str) -> None:
+        source = self._sources.pop(name, None)
+        if source is not None:
+            del self._shelves[source[0]].adapters[name]
+
+
+def memory_bytes(device: torch.device) -> int:
+    """All memory of the device; of the machine where they are the same."""
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[1])
+    return psutil.virtual_memory().total
+
+
+def _read(base: LoadedBase, folder: Path) -> Adapter:
+    try:
+        adapter = adapter_files.load(base.linears, folder, base.device)
+    except ValueError as error:
+        raise ArtifactCorrupt(
+            f"This model's adapter cannot be used: {error}.", hint="Train it again, or use another version of the model."
+        ) from error
+    if not adapter.is_finite:
+        raise ArtifactCorrupt(
+            "This model's adapter holds numbers that are not finite.", hint="Train it again with a lower learning rate."
+        )
+    for weight in adapter.parameters.values():
+        weight.requires_grad_(False)
+    return adapter
