@@ -15,15 +15,11 @@ from luthier.billing.service import Billing
 from luthier.database import Database
 from luthier.datasets.service import Datasets
 from luthier.datasets.types import Room
-from luthier.jobs.pace import Clocks, Pace
-from luthier.jobs.presence import Presence
-from luthier.jobs.queue import JobQueue
 from luthier.jobs.service import Jobs, JobServices
 from luthier.registry.service import Registry
-from luthier.seams import Clock, InferenceEngine, Storage
+from luthier.seams import Clock, Executor, InferenceEngine, Storage
 from luthier.serving.service import Serving
 from luthier.settings import Settings, child_environment
-from luthier.supervisor import Parts, Supervisor
 
 
 @dataclass(frozen=True)
@@ -87,15 +83,6 @@ def build(settings: Settings, *, engine: InferenceEngine | None = None, now: Clo
     )
 
 
-def build_supervisor(platform: Platform) -> Supervisor:
-    """A supervisor of this platform; as long as it lives, its presence lock tells others so."""
-    settings = platform.settings
-    parts = Parts(
-        queue=JobQueue(platform.database, platform.storage, platform.billing, platform.datasets, platform.now),
-        storage=platform.storage,
-        registry=platform.registry,
-        executor=LocalExecutor(settings.data, child_environment()),
-        presence=Presence(settings.data / "supervisors"),
-        bases_url=platform.bases.cache.resolve().as_uri(),
-    )
-    return Supervisor(parts, Pace.of(settings), Clocks(platform.now))
+def executor(settings: Settings) -> Executor:
+    """Where jobs train: processes of this machine."""
+    return LocalExecutor(settings.data, child_environment())

@@ -8,9 +8,13 @@ import signal
 import threading
 import time
 
+from luthier.jobs.pace import Clocks, Pace
+from luthier.jobs.presence import Presence
+from luthier.jobs.queue import JobQueue
 from luthier.server.locks import FolderLock
 from luthier.settings import Settings
-from luthier.wiring import build, build_supervisor
+from luthier.supervisor import Parts, Supervisor
+from luthier.wiring import Platform, build, executor
 
 _LOG = logging.getLogger("luthier.supervisor")
 LOCK = "supervisor"
@@ -54,3 +58,17 @@ def supervise(settings: Settings, *, server_pipe: int | None = None) -> int:
 def _watch(server_pipe: int, gone: threading.Event) -> None:
     os.read(server_pipe, 1)  # returns at the end of the pipe: nothing is ever written to it
     gone.set()
+
+
+def build_supervisor(platform: Platform) -> Supervisor:
+    """A supervisor of this platform; as long as it lives, its presence lock tells others so."""
+    settings = platform.settings
+    parts = Parts(
+        queue=JobQueue(platform.database, platform.storage, platform.billing, platform.datasets, platform.now),
+        storage=platform.storage,
+        registry=platform.registry,
+        executor=executor(settings),
+        presence=Presence(settings.data / "supervisors"),
+        bases_url=platform.bases.cache.resolve().as_uri(),
+    )
+    return Supervisor(parts, Pace.of(settings), Clocks(platform.now))
