@@ -16,6 +16,7 @@ from luthier import Client
 from luthier.faces.sdk.transport import Retry
 
 KEY = "lk_test"
+MODEL = "model_01kagz3vqdfyxtqn4w5b9zn8r2"
 
 
 @dataclass

@@ -14,7 +14,7 @@ from luthier import AsyncClient, Client
 from luthier.errors import ClientError
 from luthier.faces.sdk.answers import Job
 
-from .conftest import KEY, Reply, as_json, sse
+from .conftest import KEY, MODEL, Reply, as_json, sse
 
 JOB = {"id": "job_1", "state": "running", "step": 3, "error": None, "spec": {"train": {"epochs": 2}}, "a_new_field": [{"x": 1}]}
 
@@ -69,15 +69,30 @@ def test_every_noun_has_its_routes(server, client):
     server.say("GET /api/billing/history", as_json({"data": [{"id": "charge_1"}]}))
     server.say("GET /api/billing/job/job_1/cost", as_json({"cost_usd": "1.50"}))
     server.say("POST /api/models/transition", as_json({"stage": "Production"}))
-    server.say("DELETE /api/models/model_1", Reply(204))
+    server.say(f"DELETE /api/models/{MODEL}", Reply(204))
     server.say("GET /api/models", as_json({"data": []}))
     assert (client.me().role, client.health().status, client.bases.list()[0].id) == ("admin", "ok", "luthier/tiny")
     assert (client.billing.pricing()[0].hardware, client.billing.usage().cost_usd) == ("local-cpu", "0.00")
     assert ([charge.id for charge in client.billing.each()], client.billing.job_cost("job_1").cost_usd) == (["charge_1"], "1.50")
     assert client.models.transition("mine@2", "Production").stage == "Production"
     assert server.asked[-1].json == {"model": "mine@2", "stage": "Production"}
-    assert client.models.delete("model_1") is None
+    assert client.models.delete(MODEL) is None
     assert len(client.models.list()) == 0
+
+
+def test_a_model_is_found_by_id_by_name_and_version_and_by_name_alone(server, client):
+    versions = [{"id": f"model_{number}", "name": "a@b", "version": str(number)} for number in (2, 1)]
+    server.say(f"GET /api/models/{MODEL}", as_json({"id": MODEL}))
+    server.say("GET /api/models", as_json({"data": versions, "next_cursor": None}))
+    assert (client.models.get(MODEL).id, client.models.get("a@b@1").id, client.models.get("a@b").id) == (
+        MODEL,
+        "model_1",
+        "model_2",
+    )
+    queries = [asked.query for asked in server.asked[1:]]
+    assert queries == [{"limit": "200", "name": "a@b"}, {"limit": "200", "name": "a@b", "stage": "Production"}]
+    with pytest.raises(luthier.errors.NotFound, match="version in Production"):
+        client.models.get("a@b@3")
 
 
 def test_chat_gives_a_whole_answer_or_its_pieces(server, client):

@@ -8,12 +8,12 @@ import pytest
 from luthier import errors
 from luthier.errors import ArtifactCorrupt, ClientError, Invalid
 
-from .conftest import Reply, as_json, refused
+from .conftest import MODEL, Reply, as_json, refused
 
 DATA = b'{"prompt": "a", "completion": "b"}\n' * 60_000  # more than one chunk of a megabyte
 SHA = hashlib.sha256(DATA).hexdigest()
-FILES = "GET /api/models/model_1/files"
-WEIGHTS = "GET /api/models/model_1/files/adapter_model.safetensors"
+FILES = f"GET /api/models/{MODEL}/files"
+WEIGHTS = f"GET /api/models/{MODEL}/files/adapter_model.safetensors"
 
 
 def listed(name: str = "adapter_model.safetensors", data: bytes = DATA, sha256: str | None = None) -> Reply:
@@ -30,9 +30,9 @@ def rows(tmp_path):
 def test_an_upload_streams_the_file_with_its_size_its_hash_and_progress(server, client, rows):
     server.say("POST /api/datasets", as_json({"id": "ds_1", "state": "ready", "sha256": SHA}, 201))
     seen: list[tuple[int, int | None]] = []
-    assert client.datasets.upload(rows, base_model="luthier/tiny", on_progress=lambda *step: seen.append(step)).id == "ds_1"
+    assert client.datasets.upload(rows, on_progress=lambda *step: seen.append(step)).id == "ds_1"
     asked = server.asked[0]
-    assert asked.query == {"name": "my rows", "sha256": SHA, "base_model": "luthier/tiny"}
+    assert asked.query == {"name": "my rows", "sha256": SHA}
     assert asked.headers["content-length"] == str(len(DATA))
     assert asked.body == DATA
     assert seen == [(1024 * 1024, len(DATA)), (2 * 1024 * 1024, len(DATA)), (len(DATA), len(DATA))]
@@ -126,20 +126,20 @@ def test_a_model_download_that_breaks_is_taken_up_by_range_and_named_only_when_w
     rest = {"content-range": f"bytes 1000-{len(DATA) - 1}/{len(DATA)}"}
     server.say(WEIGHTS, Reply(body=DATA[:1000], cut=len(DATA) - 1000), Reply(206, DATA[1000:], rest))
     steps: list[tuple[str, int, int | None]] = []
-    (path,) = client.models.download("model_1", tmp_path / "out", on_progress=lambda *step: steps.append(step))
+    (path,) = client.models.download(MODEL, tmp_path / "out", on_progress=lambda *step: steps.append(step))
     assert path.read_bytes() == DATA
     assert [asked.headers.get("range") for asked in server.asked[1:]] == [None, "bytes=1000-"]
     assert [entry.name for entry in path.parent.iterdir()] == ["adapter_model.safetensors"]
     assert steps[-1] == ("adapter_model.safetensors", len(DATA), len(DATA))
-    client.models.download("model_1", tmp_path / "out")
-    assert [asked.path for asked in server.asked[3:]] == ["/api/models/model_1/files"]
+    client.models.download(MODEL, tmp_path / "out")
+    assert [asked.path for asked in server.asked[3:]] == [f"/api/models/{MODEL}/files"]
 
 
 def test_a_later_call_goes_on_with_the_part_that_lies_there(server, client, tmp_path):
     (tmp_path / "adapter_model.safetensors.part").write_bytes(DATA[:500])
     server.say(FILES, listed())
     server.say(WEIGHTS, Reply(206, DATA[500:], {"content-range": f"bytes 500-{len(DATA) - 1}/{len(DATA)}"}))
-    (path,) = client.models.download("model_1", tmp_path)
+    (path,) = client.models.download(MODEL, tmp_path)
     assert path.read_bytes() == DATA
 
 
@@ -149,7 +149,7 @@ def test_a_part_of_something_else_is_thrown_away(server, client, tmp_path, part)
     server.say(FILES, listed())
     # A server without ranges: the whole file, whatever was asked for.
     server.say(WEIGHTS, Reply(body=DATA))
-    (path,) = client.models.download("model_1", tmp_path)
+    (path,) = client.models.download(MODEL, tmp_path)
     assert path.read_bytes() == DATA
 
 
@@ -158,7 +158,7 @@ def test_the_end_of_another_file_is_found_by_its_checksum_and_fetched_anew(serve
     server.say(FILES, listed())
     rest = {"content-range": f"bytes 500-{len(DATA) - 1}/{len(DATA)}"}
     server.say(WEIGHTS, Reply(206, DATA[500:], rest), Reply(body=DATA))
-    (path,) = client.models.download("model_1", tmp_path)
+    (path,) = client.models.download(MODEL, tmp_path)
     assert path.read_bytes() == DATA
 
 
@@ -166,7 +166,7 @@ def test_bytes_that_do_not_match_their_checksum_never_get_the_name(server, clien
     server.say(FILES, listed())
     server.say(WEIGHTS, Reply(body=b"y" * len(DATA)))
     with pytest.raises(ArtifactCorrupt, match="checksum"):
-        client.models.download("model_1", tmp_path)
+        client.models.download(MODEL, tmp_path)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -174,7 +174,7 @@ def test_more_bytes_than_announced_are_not_written(server, client, tmp_path):
     server.say(FILES, listed(data=DATA[:10]))
     server.say(WEIGHTS, Reply(body=DATA))
     with pytest.raises(ClientError, match="more bytes"):
-        client.models.download("model_1", tmp_path)
+        client.models.download(MODEL, tmp_path)
     assert (tmp_path / "adapter_model.safetensors.part").stat().st_size == 0
 
 
@@ -185,7 +185,7 @@ HOSTILE = ["../x", "/etc/x", "a/b", "a\\b", ".ssh", "..", "", "a\nb", "a\x00b", 
 def test_a_hostile_file_name_is_refused_before_anything_is_written(server, client, tmp_path, name):
     server.say(FILES, as_json([{"name": "fine.json", "bytes": 1, "sha256": SHA}, {"name": name, "bytes": 1, "sha256": SHA}]))
     with pytest.raises(ClientError, match="no plain name"):
-        client.models.download("model_1", tmp_path / "out")
+        client.models.download(MODEL, tmp_path / "out")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -197,5 +197,5 @@ def test_a_link_in_the_place_of_the_part_is_not_followed(server, client, tmp_pat
     server.say(FILES, listed())
     server.say(WEIGHTS, Reply(body=DATA))
     with pytest.raises(ClientError, match="cannot be written"):
-        client.models.download("model_1", tmp_path / "out")
+        client.models.download(MODEL, tmp_path / "out")
     assert target.read_bytes() == b""

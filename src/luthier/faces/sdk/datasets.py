@@ -29,7 +29,6 @@ class AsyncDatasets:
         source: str | PathLike[str] | BinaryIO,
         *,
         name: str | None = None,
-        base_model: str | None = None,
         on_progress: Progress | None = None,
     ) -> Dataset:
         """Send a file (or an open binary stream) and return the new version; `report` says what validation saw.
@@ -38,7 +37,7 @@ class AsyncDatasets:
         Raises: DatasetRejected or Invalid with the findings in `details`; ClientError where the file changes meanwhile.
         """
         bytes_out = await outgoing(source, on_progress)
-        query = {"name": name or bytes_out.name, "sha256": bytes_out.sha256, "base_model": base_model}
+        query = {"name": name or bytes_out.name, "sha256": bytes_out.sha256}
         headers = {"content-type": "application/octet-stream", "accept": "application/json"}
         if bytes_out.size is not None:
             headers["content-length"] = str(bytes_out.size)
