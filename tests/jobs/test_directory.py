@@ -50,6 +50,10 @@ def test_history_drops_what_an_older_attempt_did_beyond_the_point_of_resume(job)
     assert [(event.attempt, event.step) for event in job.events()] == [(1, 1), (1, 2), (2, 3), (2, 4), (2, 5)]
 
 
+def test_a_job_that_was_never_started_has_no_history(job):
+    assert list(job.events()) == []
+
+
 def test_an_event_that_is_still_being_written_is_not_read(job):
     events(job, 1, [1, 2])
     job.storage.append(job.attempt(1).name("events", "00000000.jsonl"), b'{"attempt": 1, "seq"')

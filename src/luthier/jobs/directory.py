@@ -188,7 +188,7 @@ class JobDirectory:
         """
         since = after or (0, -1)
         numbers = [number for number in self.attempts() if number >= since[0]]
-        for number, following in zip(numbers, [*numbers[1:], None], strict=True):
+        for number, following in zip(numbers, [*numbers[1:], None], strict=False):  # no attempts: no pairs
             last = None
             if following is not None:
                 status = self.attempt(following).status()

@@ -13,7 +13,7 @@ from sqlalchemy.orm import Session
 from luthier.accounts.types import Actor
 from luthier.bases.service import Bases
 from luthier.bases.types import Base
-from luthier.database import EVERY_TENANT, Database
+from luthier.database import EVERY_TENANT, Database, from_ms, to_ms
 from luthier.errors import DatabaseBusy, Gone, InUse, ModelNotAllowed, NotFound, Unavailable
 from luthier.registry import rules, store
 from luthier.registry.cards import Results, card_of, config_of
@@ -33,7 +33,8 @@ class Registry:
         self._database = database
         self._files = ModelFiles(storage, cache)
         self._bases = bases
-        self._now = now
+        # Whole milliseconds, as the database keeps them: a model reads the same before and after it was stored.
+        self._now: Clock = lambda: from_ms(to_ms(now()))
 
     def register(self, finished: Finished) -> Model:
         """Make the model of a finished job visible, once: a second call for the same job returns the same model.
