@@ -16,6 +16,11 @@ import httpx
 import psutil
 import pytest
 
+from luthier.accounts.types import Actor
+from luthier.server.first import first_start
+from luthier.settings import Settings
+from luthier.wiring import Platform, build
+
 START_S = 60
 
 
@@ -102,6 +107,15 @@ def server(tmp_path) -> Iterator[Server]:
     server = Server(tmp_path / "data")
     yield server
     server.close()
+
+
+@pytest.fixture
+def prepared(server) -> Iterator[tuple[Platform, Actor]]:
+    """The platform on the server's data folder before its start, and the admin, whose key lies there."""
+    platform = build(Settings(data=server.data))
+    first_start(platform)
+    yield platform, platform.accounts.authenticate(server.key())
+    platform.close()
 
 
 @pytest.fixture

@@ -10,10 +10,14 @@ import sys
 import pytest
 
 from luthier.database import Database
+from luthier.datasets.types import Upload
+from luthier.jobs.spec import RunSpec
 from luthier.migrations import upgrade
+from luthier.registry.types import Finished
 from luthier.server.doctor import examine
 from luthier.server.locks import FolderLock
 from luthier.settings import Settings
+from luthier.wiring import build
 
 pytestmark = pytest.mark.timeout(180)
 
@@ -144,6 +148,31 @@ def test_reindex_works_on_a_folder_without_a_database_and_makes_an_admin(server)
     output, said = process.communicate(timeout=60)
     assert json.loads(output) == {"jobs": 0, "models": 0}, said
     assert (server.data / "admin.key").stat().st_mode & 0o777 == 0o600
+
+
+def test_a_lost_database_loses_neither_jobs_nor_models(server, prepared):
+    platform, admin = prepared
+    rows = b"".join(b'{"prompt": "say %d", "completion": "%d"}\n' % (number, number) for number in range(20))
+    dataset = platform.datasets.upload(admin, Upload([rows], name="numbers"))
+    spec = RunSpec(base_model="luthier/tiny", dataset=dataset.id, name="numbers")
+    job = platform.jobs.submit(admin, spec).job
+    frozen = RunSpec.model_validate_json(platform.storage.read(f"users/{admin.tenant_id}/jobs/{job.id}/run.yaml"))
+    results = f"users/{admin.tenant_id}/jobs/{job.id}/attempts/1/results"
+    for name in ("adapter_model.safetensors", "adapter_config.json"):
+        platform.storage.write(f"{results}/final_model/{name}", b"{}")
+    model = platform.registry.register(Finished(admin.tenant_id, admin.user_id, job.id, frozen, results))
+    platform.close()
+    for path in server.data.glob("luthier.db*"):
+        path.unlink()
+
+    output, said = server.command("reindex", "--json").communicate(timeout=60)
+    assert json.loads(output) == {"jobs": 1, "models": 1}, said
+    again = build(Settings(data=server.data))
+    owner = again.accounts.authenticate(server.key())
+    assert owner.tenant_id == admin.tenant_id
+    assert again.registry.get(owner, model.id) == model
+    assert again.jobs.get(owner, job.id).name == "numbers"
+    again.close()
 
 
 def test_reindex_is_refused_while_a_server_works(server):

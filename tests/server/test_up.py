@@ -6,8 +6,12 @@ import socket
 import sqlite3
 import stat
 
+import httpx
 import psutil
 import pytest
+
+from luthier.datasets.types import Upload
+from luthier.jobs.spec import RunSpec
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(180)]
 
@@ -122,6 +126,24 @@ def test_a_lost_database_gives_its_team_back_its_admin(server, get):
     with sqlite3.connect(server.data / "luthier.db") as connection:
         assert connection.execute("SELECT tenant_id FROM memberships").fetchall() == [(team,)]
     connection.close()
+
+
+def test_an_open_event_stream_does_not_hold_up_the_end(server, prepared):
+    platform, admin = prepared
+    rows = b"".join(b'{"prompt": "say %d", "completion": "%d"}\n' % (number, number) for number in range(20))
+    dataset = platform.datasets.upload(admin, Upload([rows], name="numbers"))
+    job_id = platform.jobs.submit(admin, RunSpec(base_model="luthier/tiny", dataset=dataset.id)).job.id
+    with sqlite3.connect(server.data / "luthier.db") as connection:
+        connection.execute("UPDATE jobs SET hardware = 'elsewhere'")  # so that nobody here starts it
+    connection.close()
+    url = server.up()
+    headers = {"authorization": f"Bearer {server.key()}", "accept": "text/event-stream"}
+    with httpx.stream("GET", f"{url}/api/jobs/{job_id}/events", headers=headers, timeout=30, trust_env=False) as stream:
+        lines = stream.iter_lines()
+        assert next(lines).startswith("retry:"), server.stop()
+        status, seconds, _ = server.stop()
+        assert list(lines) == [""]  # a whole answer: the reader was not cut off
+    assert (status, seconds < 5) == (0, True)
 
 
 def test_it_starts_small(server, get):

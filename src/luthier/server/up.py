@@ -10,6 +10,7 @@ import signal
 import socket
 import threading
 from collections.abc import Callable, Generator
+from types import FrameType
 
 import typer
 import uvicorn
@@ -80,6 +81,11 @@ class _Server(uvicorn.Server):
         """Answer what is in flight, then return from `run`. Event streams would go on for as long as a job: they end now."""
         self._app.state.pace.stopping = True
         self.should_exit = True
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """Called by uvicorn, on a signal while it serves."""
+        super().handle_exit(sig, frame)
+        self.ask_to_stop()
 
 
 class _Signals:
