@@ -1,4 +1,5 @@
 import asyncio
+import gc
 import inspect
 import json
 import os
@@ -174,6 +175,20 @@ def test_a_closed_client_says_so_and_leaves_no_thread(server):
     assert threading.active_count() == before
     with pytest.raises(ClientError, match="closed"):
         client.me()
+
+
+def test_a_client_that_nobody_closed_ends_with_its_last_reference_and_with_the_process(server):
+    server.say("GET /api/me", Reply(body=b'{"role": "admin"}', headers={"connection": "keep-alive"}))
+    before = threading.active_count()
+    jobs = Client(base_url=server.url, api_key=KEY).jobs
+    assert threading.active_count() == before + 1
+    del jobs
+    gc.collect()
+    assert threading.active_count() == before
+    code = f"from luthier import Client; client = Client(base_url={server.url!r}, api_key='k'); print(client.me().role)"
+    command = [sys.executable, "-W", "error", "-c", code]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=True)
+    assert (done.stdout, done.stderr) == ("admin\n", "")
 
 
 def test_a_callback_that_calls_its_own_client_is_told_and_does_not_hang(server, client, tmp_path):

@@ -23,11 +23,11 @@ _END = object()
 
 
 class LoopThread:
-    """An event loop that runs until `close`, or until nobody holds this any more."""
+    """An event loop that runs until `close`, or until nobody holds this any more. `last` is awaited at its end."""
 
-    def __init__(self) -> None:
+    def __init__(self, last: Callable[[], Coroutine[Any, Any, None]]) -> None:
         self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=_serve, args=(self._loop,), name="luthier-client", daemon=True)
+        self._thread = threading.Thread(target=_serve, args=(self._loop, last), name="luthier-client", daemon=True)
         self._thread.start()
         self._end = weakref.finalize(self, _end, self._loop, self._thread)
 
@@ -138,15 +138,17 @@ async def _close(items: AsyncGenerator[Any]) -> None:
         await items.aclose()
 
 
-def _serve(loop: asyncio.AbstractEventLoop) -> None:
+def _serve(loop: asyncio.AbstractEventLoop, last: Callable[[], Coroutine[Any, Any, None]]) -> None:
     asyncio.set_event_loop(loop)
     loop.run_forever()
     loop.run_until_complete(loop.shutdown_asyncgens())
+    loop.run_until_complete(last())
     loop.run_until_complete(loop.shutdown_default_executor())
     loop.close()
 
 
 def _end(loop: asyncio.AbstractEventLoop, thread: threading.Thread) -> None:
-    if thread.is_alive() and thread is not threading.current_thread():
+    if thread.is_alive():
         loop.call_soon_threadsafe(loop.stop)
-        thread.join(timeout=5)
+        if thread is not threading.current_thread():  # the garbage collector may run anywhere
+            thread.join(timeout=5)

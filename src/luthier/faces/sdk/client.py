@@ -61,7 +61,7 @@ class Client:
         self, *, base_url: str | None = None, api_key: str | None = None, timeout_s: float = 60.0, retry: Retry | None = None
     ) -> None:
         self._inner = AsyncClient(base_url=base_url, api_key=api_key, timeout_s=timeout_s, retry=retry)
-        self._loop = LoopThread()
+        self._loop = LoopThread(self._inner.close)
         self.datasets = Datasets(self._inner.datasets, self._loop)
         self.jobs = Jobs(self._inner.jobs, self._loop)
         self.models = Models(self._inner.models, self._loop)
@@ -79,9 +79,7 @@ class Client:
 
     def close(self) -> None:
         """Close all connections and end the thread behind this. A second call does nothing."""
-        if self._loop.open:
-            self._loop.run(self._inner.close())
-            self._loop.close()
+        self._loop.close()
 
     def __enter__(self) -> Self:
         return self
