@@ -1,0 +1,140 @@
+"""`dataset`: upload, look at and remove training data."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, BinaryIO
+
+import typer
+
+from luthier.faces.cli.edge import connect, new_app, run, usage
+from luthier.faces.cli.options import After, AsJson, DatasetArgument, DatasetOption, Force, Limit, Yes, sure, the_dataset
+from luthier.faces.cli.saving import may_replace, parts_removed_when_full, transfer
+from luthier.faces.cli.shown import moment, out, out_json, size, table, talk
+
+if TYPE_CHECKING:
+    from luthier.faces.sdk.answers import Dataset
+
+app = new_app("Upload, look at and remove training data.")
+
+FileArgument = Annotated[
+    str | None, typer.Argument(metavar="[FILE]", help="A .jsonl or .json file; - is stdin.", show_default=False)
+]
+FileOption = Annotated[str | None, typer.Option("--file", help="The same, as a flag.")]
+Name = Annotated[str | None, typer.Option("--name", help="Versions of a name are numbered; the file's name by default.")]
+NoWait = Annotated[bool, typer.Option("--no-wait", help="Do not wait until a large file is checked.")]
+Output = Annotated[Path | None, typer.Option("--output", "-o", help="Where to write; <id>.jsonl here by default.")]
+
+
+@app.command()
+def upload(
+    file: FileArgument = None, file_option: FileOption = None, name: Name = None, no_wait: NoWait = False, as_json: AsJson = False
+) -> None:
+    """Check a file, keep it as a dataset, and print its id."""
+    source = _source(file, file_option)
+    with connect() as client:
+        with transfer("upload") as report:
+            dataset = client.datasets.upload(source, name=name, on_progress=lambda done, total: report("", done, total))
+        if dataset.state == "validating" and not no_wait:
+            talk("Uploaded; it is being checked ...")
+            dataset = client.datasets.wait(dataset.id)
+    if as_json:
+        out_json(dataset)
+    else:
+        out(dataset.id)
+        _talk_report(dataset)
+    raise typer.Exit(1 if dataset.state == "rejected" else 0)
+
+
+@app.command("list")
+def list_datasets(limit: Limit = 50, after: After = None, as_json: AsJson = False) -> None:
+    """Your team's datasets, newest first."""
+    with connect() as client:
+        page = client.datasets.list(limit=limit, after=after)
+    if as_json:
+        out_json({"data": [dataset.raw for dataset in page], "next_cursor": page.next_cursor})
+        return
+    rows = [
+        (
+            each.id,
+            f"{each.name}@{each.version}",
+            each.state,
+            each.get("rows"),
+            each.get("tokens"),
+            size(each.bytes),
+            moment(each.created_at),
+        )
+        for each in page
+    ]
+    out(table(("ID", "NAME", "STATE", "ROWS", "TOKENS", "SIZE", "CREATED"), rows))
+    if page.next_cursor:
+        talk(f"There are more: dataset list --after {page.next_cursor}")
+
+
+@app.command()
+def show(dataset: DatasetArgument = None, dataset_id: DatasetOption = None, as_json: AsJson = False) -> None:
+    """One dataset with its report."""
+    with connect() as client:
+        found = client.datasets.get(the_dataset(dataset, dataset_id))
+    if as_json:
+        out_json(found)
+        return
+    from luthier.faces.cli.reports import dataset_text
+
+    out(dataset_text(found))
+
+
+@app.command()
+def delete(dataset: DatasetArgument = None, dataset_id: DatasetOption = None, yes: Yes = False, as_json: AsJson = False) -> None:
+    """Remove a dataset that no job needs."""
+    found = the_dataset(dataset, dataset_id)
+    sure("Delete the dataset?", yes=yes)
+    with connect() as client:
+        client.datasets.delete(found)
+    if as_json:
+        out_json({"id": found, "deleted": True})
+    talk("Deleted.")
+
+
+@app.command()
+def download(
+    dataset: DatasetArgument = None,
+    dataset_id: DatasetOption = None,
+    output: Output = None,
+    force: Force = False,
+    as_json: AsJson = False,
+) -> None:
+    """Write the file as it was uploaded; checked, and taken up where it broke off."""
+    found = the_dataset(dataset, dataset_id)
+    # Named by its id: what the server calls it is no path of ours.
+    path = output or Path(f"{found}.jsonl")
+    may_replace([path], force=force)
+    with connect() as client, transfer(path.name) as report, parts_removed_when_full([path]):
+        client.datasets.download(found, path, on_progress=lambda done, total: report("", done, total))
+    if as_json:
+        out_json({"id": found, "path": str(path), "bytes": path.stat().st_size})
+    else:
+        out(str(path))
+
+
+def _source(argument: str | None, option: str | None) -> Path | BinaryIO:
+    if (argument is None) == (option is None):
+        raise usage("Name one file: dataset upload --file data.jsonl")
+    name = argument if option is None else option
+    return sys.stdin.buffer if name == "-" else Path(str(name))
+
+
+def _talk_report(dataset: Dataset) -> None:
+    from luthier.faces.cli.reports import dataset_text
+
+    talk(dataset_text(dataset))
+
+
+def main() -> None:
+    """The command."""
+    run(app)
+
+
+if __name__ == "__main__":
+    main()

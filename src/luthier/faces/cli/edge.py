@@ -1,0 +1,122 @@
+"""The edge of the three commands: errors become one line with what to do, and an exit status that scripts can tell apart.
+
+0 done · 1 the server refused, or the job failed · 2 wrong usage · 3 no valid key, or not allowed · 4 no such thing ·
+5 no server, or something else than one · 130 Ctrl-C
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import sys
+from collections.abc import Generator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from luthier.errors import ClientError, Forbidden, Gone, LuthierError, NotFound, SetupError, Unauthenticated
+from luthier.faces.cli.shown import clean, out, talk
+
+if TYPE_CHECKING:
+    from luthier.faces.sdk.client import Client
+
+_MOST_DETAILS = 20
+
+
+def new_app(about: str) -> typer.Typer:
+    """One command's app: plain help, which reads well at 20 columns and loads nothing."""
+    return typer.Typer(
+        help=about,
+        no_args_is_help=True,
+        add_completion=False,
+        rich_markup_mode=None,
+        pretty_exceptions_enable=False,
+        context_settings={"help_option_names": ["-h", "--help"]},
+    )
+
+
+@contextlib.contextmanager
+def connect(api_key: str | None = None) -> Generator[Client]:
+    """The server that LUTHIER_API_URL names."""
+    from luthier.faces.sdk.client import Client
+
+    with Client(api_key=api_key) as client:
+        yield client
+
+
+def run(app: typer.Typer) -> None:
+    """Run the command that the arguments name, and exit."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            # A locale that lacks a letter of somebody's dataset name must not end a command.
+            stream.reconfigure(errors="replace")
+    try:
+        app()
+    except LuthierError as error:
+        _refused(error)
+        sys.exit(status_of(error))
+    except OSError as error:
+        talk(
+            f"Error: {clean(error.strerror or 'a file cannot be used')}{f': {clean(error.filename)}' if error.filename else ''}."
+        )
+        sys.exit(1)
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except SystemExit as ending:
+        if ending.code == 2 and _wants_json():
+            _as_json({"message": "The command line is wrong; stderr says how.", "code": "usage"})
+        raise
+
+
+def status_of(error: LuthierError) -> int:
+    """The exit status that an error stands for."""
+    if isinstance(error, ClientError):
+        return 2 if error.error_code == "file" else 5
+    if isinstance(error, Unauthenticated | Forbidden):
+        return 3
+    if isinstance(error, NotFound | Gone):
+        return 4
+    return 2 if isinstance(error, SetupError) else 1
+
+
+def usage(message: str) -> typer.BadParameter:
+    """To be raised: exit status 2, with a pointer to `--help`."""
+    return typer.BadParameter(clean(message))
+
+
+def _refused(error: LuthierError) -> None:
+    request_id = getattr(error, "request_id", None)
+    facts = {"message": error.message, "code": error.error_code, "param": error.param, "hint": error.hint}
+    if _wants_json():
+        _as_json({**facts, "details": error.details, "request_id": request_id})
+    talk(f"Error: {clean(error.message)}")
+    for line in _details(error.details):
+        talk(f"  {line}")
+    if error.hint:
+        talk(clean(error.hint))
+    if request_id and status_of(error) == 1:
+        talk(f"({error.error_code}, request {clean(request_id)})")
+
+
+def _details(details: Mapping[str, Any] | Sequence[Any] | None) -> list[str]:
+    """The findings of a report, or each refused field, as lines. A single one was the message already."""
+    found = details.get("findings", ()) if isinstance(details, Mapping) else details or ()
+    lines: list[str] = []
+    for item in found if isinstance(found, list | tuple) else ():
+        if isinstance(item, Mapping):
+            where = f"line {item['line']}" if item.get("line") else item.get("param")
+            parts = [str(part) for part in (where, item.get("message")) if part]
+            lines.append(clean(": ".join(parts) + (f" {item['fix']}" if item.get("fix") else "")).replace("\n", " "))
+    rest = [f"... and {len(lines) - _MOST_DETAILS} more"] if len(lines) > _MOST_DETAILS else []
+    one_field = isinstance(details, Sequence) and len(lines) == 1
+    return [] if one_field else [*lines[:_MOST_DETAILS], *rest]
+
+
+def _wants_json() -> bool:
+    return "--json" in sys.argv
+
+
+def _as_json(facts: Mapping[str, Any]) -> None:
+    names = ("message", "code", "param", "hint", "details", "request_id")
+    out(json.dumps({"error": {name: facts.get(name) for name in names}}, default=str))

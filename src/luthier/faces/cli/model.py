@@ -1,0 +1,183 @@
+"""`model`: look at, download, promote and talk to tuned models."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from luthier.faces.cli.edge import connect, new_app, run, usage
+from luthier.faces.cli.options import After, AsJson, Force, Limit, ModelArgument, ModelOption, Raw, Yes, sure, the_model
+from luthier.faces.cli.saving import may_replace, parts_removed_when_full, transfer
+from luthier.faces.cli.shown import moment, out, out_json, plain, size, table, talk
+
+if TYPE_CHECKING:
+    from luthier.faces.sdk.answers import Model, ModelFile
+
+app = new_app("Look at, download, promote and talk to tuned models.")
+
+STAGES = ("None", "Staging", "Production", "Archived")
+Output = Annotated[Path | None, typer.Option("--output", "-o", help="Folder to write into; ./<model id> by default.")]
+ToStage = Annotated[str, typer.Option("--stage", help=f"One of {', '.join(STAGES)}.")]
+Once = Annotated[str | None, typer.Option("--once", help="Ask this one question, print the answer, and end.")]
+System = Annotated[str | None, typer.Option("--system", help="What the model is told before the first question.")]
+MaxTokens = Annotated[int, typer.Option("--max-tokens", min=1, help="Longest answer.")]
+Temperature = Annotated[float, typer.Option("--temperature", min=0.0, max=2.0, help="0 takes the most likely token each time.")]
+
+
+@app.command("list")
+def list_models(limit: Limit = 50, after: After = None, as_json: AsJson = False) -> None:
+    """Your team's models, newest first."""
+    with connect() as client:
+        page = client.models.list(limit=limit, after=after)
+    if as_json:
+        out_json({"data": [model.raw for model in page], "next_cursor": page.next_cursor})
+        return
+    out(table(("ID", "NAME", "STAGE", "BASE MODEL", "EXACT MATCH", "SIZE", "CREATED"), [_row(model) for model in page]))
+    if page.next_cursor:
+        talk(f"There are more: model list --after {page.next_cursor}")
+
+
+@app.command()
+def show(model: ModelArgument = None, model_id: ModelOption = None, as_json: AsJson = False) -> None:
+    """One model: where it stands, and how it compares with its base."""
+    found = _found(model, model_id)
+    if as_json:
+        out_json(found)
+        return
+    from luthier.faces.cli.reports import model_text
+
+    out(model_text(found))
+
+
+@app.command()
+def card(model: ModelArgument = None, model_id: ModelOption = None, as_json: AsJson = False) -> None:
+    """The model card: from what it was made, what was measured, what to know before it is used."""
+    found = _found(model, model_id)
+    if as_json:
+        out_json(found.card)
+        return
+    import json
+
+    out(json.dumps(plain(found.card), indent=2))
+
+
+@app.command()
+def promote(
+    model: ModelArgument = None, model_id: ModelOption = None, stage: ToStage = "Production", as_json: AsJson = False
+) -> None:
+    """Move a model to Production (or another stage); what was there is archived."""
+    wanted = next((known for known in STAGES if known.lower() == stage.lower()), None)
+    if wanted is None:
+        raise usage(f"--stage is one of {', '.join(STAGES)}.")
+    with connect() as client:
+        found = client.models.transition(the_model(model, model_id), wanted)
+    if as_json:
+        out_json(found)
+    else:
+        out(f"{found.id}  {found.stage}")
+        talk(f"{found.name}@{found.version} is now in stage {found.stage}.")
+
+
+@app.command()
+def delete(model: ModelArgument = None, model_id: ModelOption = None, yes: Yes = False, as_json: AsJson = False) -> None:
+    """Remove a model and its files; refused while it is in Production."""
+    found = _found(model, model_id)
+    sure(f"Delete {found.name}@{found.version} and its files?", yes=yes)
+    with connect() as client:
+        client.models.delete(found.id)
+    if as_json:
+        out_json({"id": found.id, "deleted": True})
+    talk("Deleted.")
+
+
+@app.command()
+def download(
+    model: ModelArgument = None,
+    model_id: ModelOption = None,
+    output: Output = None,
+    force: Force = False,
+    as_json: AsJson = False,
+) -> None:
+    """Write the adapter, tokenizer and template, in PEFT's format; checked, and taken up where it broke off."""
+    found = _found(model, model_id)
+    # The folder is named by the id: what the server calls the model is no path of ours.
+    folder = output or Path(found.id)
+    with connect() as client:
+        files = client.models.files(found.id)
+        may_replace([folder / file.name for file in files if not _is_the_same(folder / file.name, file)], force=force)
+        paths = [folder / file.name for file in files]
+        with transfer("download") as report, parts_removed_when_full(paths):
+            client.models.download(found.id, folder, on_progress=report)
+    if as_json:
+        out_json({"id": found.id, "folder": str(folder), "files": [plain(file) for file in files]})
+    else:
+        out(str(folder))
+
+
+@app.command()
+def chat(
+    model: ModelArgument = None,
+    model_id: ModelOption = None,
+    once: Once = None,
+    system: System = None,
+    max_tokens: MaxTokens = 256,
+    temperature: Temperature = 0.0,
+    raw: Raw = False,
+    as_json: AsJson = False,
+) -> None:
+    """Talk to a model or a base. /reset forgets, /save FILE keeps the conversation, /exit ends."""
+    from luthier.faces.cli.chatting import Conversation, Drawing
+
+    ref = the_model(model, model_id)
+    if as_json and once is None:
+        raise usage("--json goes with --once: a conversation is no JSON document.")
+    with connect() as client:
+        talk_with = Conversation(client, ref, Drawing(max_tokens, temperature, raw), system)
+        if once is None:
+            talk_with.loop()
+        elif as_json:
+            out_json(talk_with.whole(once))
+        else:
+            talk_with.ask(once)
+
+
+def _found(model: str | None, model_id: str | None) -> Model:
+    from luthier.faces.cli.naming import find_model
+
+    ref = the_model(model, model_id)
+    with connect() as client:
+        return find_model(client, ref)
+
+
+def _is_the_same(path: Path, file: ModelFile) -> bool:
+    import hashlib
+
+    if path.is_symlink() or not path.is_file() or path.stat().st_size != file.bytes:
+        return False
+    with path.open("rb") as there:
+        return hashlib.file_digest(there, "sha256").hexdigest() == file.sha256
+
+
+def _row(model: Model) -> tuple[object, ...]:
+    tuned = (model.card.get("evaluation") or {}).get("tuned") or {}
+    exact = tuned.get("exact_match")
+    return (
+        model.id,
+        f"{model.name}@{model.version}",
+        model.stage,
+        model.base_model,
+        None if exact is None else f"{exact:.1%}",
+        size(model.bytes),
+        moment(model.created_at),
+    )
+
+
+def main() -> None:
+    """The command."""
+    run(app)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,171 @@
+"""Answers as text for people."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from luthier.faces.cli.shown import clean, dollars, duration, moment, pairs, size
+
+if TYPE_CHECKING:
+    from luthier.faces.sdk.answers import Dataset, Estimate, Job, JobCost, Model
+
+_MOST_FINDINGS = 10
+
+
+def estimate_text(estimate: Estimate) -> str:
+    """What a run would take: memory, minutes, dollars, and what to change where it does not fit."""
+    memory = estimate.memory
+    there = memory.get("available_bytes")
+    fits = "fits" if estimate.fits else "DOES NOT FIT"
+    lines = [
+        f"Memory   about {size(memory.total_bytes)}{f' of {size(there)}' if there else ''}: {fits}",
+        f"Time     about {duration(estimate.seconds)} for {estimate.steps} steps over {estimate.tokens:,} tokens",
+        f"Cost     about {dollars(estimate.cost_usd)} ({estimate.hardware}, {dollars(estimate.hourly_usd)} an hour)",
+    ]
+    if note := estimate.get("basis_note"):
+        lines.append(f"Basis    {note}")
+    return clean("\n".join([*lines, *(f"Advice   {advice}" for advice in estimate.get("advice") or ())]))
+
+
+def job_text(job: Job) -> str:
+    """One job, in full."""
+    step = f"{job.step}/{job.total_steps}" if job.get("total_steps") else job.get("step") or None
+    rate = job.get("tokens_per_second")
+    text = pairs(
+        [
+            ("id", job.id),
+            ("name", job.get("name")),
+            ("state", state_word(job)),
+            ("phase", None if job.finished else job.get("phase")),
+            ("base model", job.base_model),
+            ("dataset", job.dataset),
+            ("hardware", job.hardware),
+            ("attempt", job.get("attempt") or None),
+            ("step", step),
+            ("loss", _rounded(job.get("loss"))),
+            ("eval loss", _rounded(job.get("eval_loss"))),
+            ("tokens/s", None if rate is None else f"{rate:,.0f}"),
+            ("time left", duration(job.eta_seconds) if job.get("eta_seconds") is not None and not job.finished else None),
+            ("cost", dollars(job.cost_usd)),
+            ("model", job.get("model_id")),
+            ("created", moment(job.created_at)),
+            ("finished", moment(job.finished_at) if job.get("finished_at") else None),
+        ]
+    )
+    return f"{text}\n\n{failure_text(job)}" if job.get("error") else text
+
+
+def failure_text(job: Job) -> str:
+    """Why a job failed, and what to do."""
+    error = job.get("error") or {}
+    return clean(f"Failed ({error.get('code')}): {error.get('message')}\n{error.get('hint') or ''}").strip()
+
+
+def state_word(job: Job) -> str:
+    """The state, and what was asked for meanwhile."""
+    wish = job.get("wish")
+    return f"{job.state}, {wish} asked for" if wish and not job.finished else str(job.state)
+
+
+def dataset_text(dataset: Dataset) -> str:
+    """One dataset with its report."""
+    text = pairs(
+        [
+            ("id", dataset.id),
+            ("name", f"{dataset.name}@{dataset.version}"),
+            ("state", dataset.state),
+            ("size", size(dataset.bytes)),
+            ("created", moment(dataset.created_at)),
+        ]
+    )
+    report = dataset.get("report")
+    return f"{text}\n{report_text(report)}" if report else text
+
+
+def report_text(report: Mapping[str, Any]) -> str:
+    """What validation saw."""
+    lengths = report.get("lengths") or {}
+    unit = lengths.get("unit")
+    spread = ", ".join(f"{name} {lengths.get(name)}" for name in ("min", "median", "p95", "max")) if lengths else None
+    over = report.get("over_context")
+    facts = pairs(
+        [
+            ("rows", f"{report.get('usable_rows')} usable of {report.get('rows')} ({report.get('schema_name')})"),
+            (
+                "tokens",
+                None
+                if report.get("tokens") is None
+                else f"{report['tokens']:,}, {report.get('loss_tokens') or 0:,} of them learned",
+            ),
+            ("lengths", spread and f"{spread} {unit}"),
+            ("too long", f"{over} rows longer than {report.get('context')} tokens" if over else None),
+            ("duplicates", report.get("duplicates")),
+            ("refused", f"{report.get('errors', 0)} errors, {report.get('warnings', 0)} warnings"),
+        ]
+    )
+    return "\n".join([facts, *findings_lines(report)])
+
+
+def findings_lines(report: Mapping[str, Any]) -> list[str]:
+    """The first findings, each with what to do about it."""
+    findings = report.get("findings") or ()
+    lines = [
+        clean(f"  line {each.get('line') or '-'}: {each.get('message')} {each.get('fix') or ''}").rstrip().replace("\n", " ")
+        for each in findings[:_MOST_FINDINGS]
+    ]
+    return [*lines, *([f"  ... and {len(findings) - _MOST_FINDINGS} more"] if len(findings) > _MOST_FINDINGS else [])]
+
+
+def model_text(model: Model) -> str:
+    """One model version and how it was measured."""
+    facts = pairs(
+        [
+            ("id", model.id),
+            ("name", f"{model.name}@{model.version}"),
+            ("stage", model.stage),
+            ("base model", model.base_model),
+            ("dataset", model.dataset),
+            ("job", model.job_id),
+            ("size", size(model.bytes)),
+            ("created", moment(model.created_at)),
+        ]
+    )
+    evaluation = model.card.get("evaluation")
+    measured = "not measured against its base" if not evaluation else evaluation_text(evaluation)
+    warnings = [f"Warning: {clean(warning)}" for warning in model.card.get("warnings") or ()]
+    return "\n".join([facts, "", measured, *warnings])
+
+
+def evaluation_text(evaluation: Mapping[str, Any]) -> str:
+    """Base against tuned model, as a small table."""
+    base, tuned = evaluation.get("base") or {}, evaluation.get("tuned") or {}
+    head = f"on {evaluation.get('rows')} held-out rows"
+    lines = [f"{head:24} {'base':>9} {'tuned':>9}"]
+    for name, label in (("loss", "loss"), ("perplexity", "perplexity"), ("exact_match", "exact match")):
+        if base.get(name) is not None or tuned.get(name) is not None:
+            lines.append(f"{label:24} {_score(name, base.get(name)):>9} {_score(name, tuned.get(name)):>9}")
+    return "\n".join(lines)
+
+
+def cost_text(cost: JobCost) -> str:
+    """What a job has cost so far."""
+    return pairs(
+        [
+            ("job", cost.job_id),
+            ("hardware", cost.hardware),
+            ("time", duration(cost.elapsed_seconds)),
+            ("cost", f"{dollars(cost.cost_usd)}{'' if cost.settled else ' so far'}"),
+            ("held", None if cost.settled else dollars(cost.held_usd)),
+        ]
+    )
+
+
+def _score(name: str, value: float | None) -> str:
+    if value is None:
+        return "-"
+    return f"{value:.1%}" if name == "exact_match" else f"{value:.4f}" if value < 1000 else f"{value:.3g}"
+
+
+def _rounded(value: float | None) -> str | None:
+    return None if value is None else f"{value:.4f}"

@@ -1,0 +1,71 @@
+"""Where downloads go: never to a path that the server named, and over nothing that is there without being asked."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import sys
+from collections.abc import Callable, Generator, Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import typer
+
+from luthier.faces.cli.edge import usage
+from luthier.faces.cli.shown import size, talk
+
+if TYPE_CHECKING:
+    from rich.progress import Progress
+
+Report = Callable[[str, int, int | None], None]
+
+
+def may_replace(paths: Iterable[Path], *, force: bool) -> None:
+    """Ask before files are replaced; without anybody to ask, refuse. Raises: usage, Abort."""
+    there = [path for path in paths if path.is_symlink() or path.exists()]
+    folders = [path for path in there if path.is_dir()]
+    if folders:
+        raise usage(f"{folders[0]} is a folder.")
+    if not there or force:
+        return
+    if not sys.stdin.isatty():
+        raise usage(f"{there[0]} is there already. Give --force to replace it, or another --output.")
+    typer.confirm(f"{there[0]} is there already. Replace it?", abort=True, err=True)
+
+
+@contextlib.contextmanager
+def parts_removed_when_full(paths: Iterable[Path]) -> Generator[None]:
+    """A full disk is given back the part that did not fit. After Ctrl-C parts stay: the next call goes on from them."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in {errno.ENOSPC, errno.EDQUOT}:
+            for path in paths:
+                path.with_name(path.name + ".part").unlink(missing_ok=True)
+        raise
+    except KeyboardInterrupt:
+        talk("\nInterrupted. The same command goes on from here.")
+        raise
+
+
+@contextlib.contextmanager
+def transfer(what: str) -> Generator[Report]:
+    """A progress bar on a terminal; nowhere else."""
+    if not sys.stderr.isatty():
+        yield lambda _name, _done, _total: None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn
+
+    columns = (TextColumn(what, markup=False), BarColumn(bar_width=20), TextColumn("{task.description}", markup=False))
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        yield _drawn(bar)
+
+
+def _drawn(bar: Progress) -> Report:
+    task = bar.add_task("", total=None)
+
+    def report(name: str, done: int, total: int | None) -> None:
+        bar.update(task, description=f"{name} {size(done)}{f' of {size(total)}' if total else ''}", completed=done, total=total)
+
+    return report

@@ -1,0 +1,185 @@
+"""`tune`: start and watch training jobs, and see what they cost."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from luthier.faces.cli import money, watching
+from luthier.faces.cli.edge import connect, new_app, run
+from luthier.faces.cli.options import After, AsJson, Follow, JobArgument, JobOption, Limit, Yes, sure, the_job
+from luthier.faces.cli.runs import RunFlags, described, takes_run
+from luthier.faces.cli.shown import dollars, moment, out, out_json, plain, table, talk
+
+if TYPE_CHECKING:
+    from luthier.faces.sdk.answers import Job
+
+app = new_app("Start and watch training jobs.")
+
+
+@app.command()
+@takes_run
+def start(
+    run: RunFlags,
+    follow: Follow = False,
+    as_json: AsJson = False,
+    idempotency_key: Annotated[str | None, typer.Option(help="The same key again starts nothing again.")] = None,
+    yes: Yes = False,
+) -> None:
+    """Queue a training job and print its id."""
+    spec = run.spec()
+    with connect() as client:
+        estimate = client.jobs.estimate(spec)
+        from luthier.faces.cli.reports import estimate_text
+
+        talk(f"{described(spec)}\n{estimate_text(estimate)}")
+        if estimate.fits and dollars(estimate.cost_usd) != "$0.00":
+            sure(f"Start it for about {dollars(estimate.cost_usd)}?", yes=yes)
+        submitted = client.jobs.submit(spec, idempotency_key=idempotency_key)
+        if not as_json:
+            out(submitted.job.id)
+        if submitted.get("replayed"):
+            talk("This key was used before: this is the job that it started then.")
+        if not follow:
+            talk(f"Queued. Watch it with: tune logs {submitted.job.id} --follow")
+            if as_json:
+                out_json(submitted)
+            return
+        job = watching.to_the_end(client, submitted.job.id)
+        if as_json:
+            out_json({**plain(submitted), "job": plain(job)})
+    watching.leave(job)
+
+
+@app.command()
+@takes_run
+def estimate(run: RunFlags, as_json: AsJson = False) -> None:
+    """What a run would take: memory, minutes, dollars. Reserves nothing."""
+    with connect() as client:
+        found = client.jobs.estimate(run.spec())
+    if as_json:
+        out_json(found)
+        return
+    from luthier.faces.cli.reports import estimate_text
+
+    out(estimate_text(found))
+
+
+@app.command("list")
+def list_jobs(limit: Limit = 50, after: After = None, as_json: AsJson = False) -> None:
+    """Your team's jobs, newest first."""
+    with connect() as client:
+        page = client.jobs.list(limit=limit, after=after)
+    if as_json:
+        out_json({"data": [job.raw for job in page], "next_cursor": page.next_cursor})
+        return
+    out(table(("ID", "NAME", "STATE", "STEP", "LOSS", "COST", "CREATED"), [_row(job) for job in page]))
+    if page.next_cursor:
+        talk(f"There are more: tune list --after {page.next_cursor}")
+
+
+@app.command()
+def status(job: JobArgument = None, job_id: JobOption = None, as_json: AsJson = False) -> None:
+    """One job as it stands now."""
+    with connect() as client:
+        _show(client.jobs.get(the_job(job, job_id)), as_json=as_json)
+
+
+@app.command()
+def stop(job: JobArgument = None, job_id: JobOption = None, as_json: AsJson = False) -> None:
+    """Save a checkpoint and end; `tune resume` goes on from there."""
+    with connect() as client:
+        _told(client.jobs.stop(the_job(job, job_id)), "It saves, then stops. Go on later with: tune resume {}", as_json=as_json)
+
+
+@app.command()
+def cancel(job: JobArgument = None, job_id: JobOption = None, as_json: AsJson = False) -> None:
+    """End a job for good, without saving."""
+    with connect() as client:
+        _told(client.jobs.cancel(the_job(job, job_id)), "It ends without saving.", as_json=as_json)
+
+
+@app.command()
+def resume(job: JobArgument = None, job_id: JobOption = None, follow: Follow = False, as_json: AsJson = False) -> None:
+    """Queue a stopped or failed job again; it goes on from its last checkpoint."""
+    with connect() as client:
+        found = client.jobs.resume(the_job(job, job_id))
+        if not follow:
+            _told(found, "Queued again. Watch it with: tune logs {} --follow", as_json=as_json)
+            return
+        ended = watching.to_the_end(client, found.id)
+        if as_json:
+            out_json(ended)
+    watching.leave(ended)
+
+
+@app.command()
+def delete(job: JobArgument = None, job_id: JobOption = None, yes: Yes = False, as_json: AsJson = False) -> None:
+    """Remove a finished job and its files; what it cost stays in the ledger."""
+    found = the_job(job, job_id)
+    sure("Delete the job and its files?", yes=yes)
+    with connect() as client:
+        client.jobs.delete(found)
+    if as_json:
+        out_json({"id": found, "deleted": True})
+    talk("Deleted.")
+
+
+watching.add_to(app)
+money.add_to(app)
+
+
+@app.command()
+def health(as_json: AsJson = False) -> None:
+    """How the server is. Exit status 1 when a part of it is missing."""
+    # The one route that asks nobody who they are, so no key is looked for.
+    with connect(api_key="none") as client:
+        found = client.health()
+    if as_json:
+        out_json(found)
+    else:
+        from luthier.faces.cli.shown import pairs
+
+        out(pairs(found.items()))
+    raise typer.Exit(0 if found.get("status") == "ok" else 1)
+
+
+def _row(job: Job) -> tuple[object, ...]:
+    step = f"{job.step}/{job.total_steps}" if job.get("total_steps") else job.get("step") or None
+    loss = job.get("loss")
+    return (
+        job.id,
+        job.get("name"),
+        job.state,
+        step,
+        None if loss is None else f"{loss:.4f}",
+        dollars(job.cost_usd),
+        moment(job.created_at),
+    )
+
+
+def _show(job: Job, *, as_json: bool) -> None:
+    if as_json:
+        out_json(job)
+        return
+    from luthier.faces.cli.reports import job_text
+
+    out(job_text(job))
+
+
+def _told(job: Job, what: str, *, as_json: bool) -> None:
+    if as_json:
+        out_json(job)
+    else:
+        out(f"{job.id}  {job.state}")
+    talk(f"The job has ended already: {job.state}." if job.finished else what.format(job.id))
+
+
+def main() -> None:
+    """The command."""
+    run(app)
+
+
+if __name__ == "__main__":
+    main()
