@@ -98,12 +98,11 @@ def test_a_lost_database_loses_no_model(world, registry, alice, bob):
     first = registry.get(alice, first.id)
     world.lose_the_database()
     registry = world.registry
-    assert sorted(registry.litter()) == sorted([first.id, second.id, third.id])
     assert registry.reindex() == 3
     assert [registry.get(alice, model.id) for model in (first, second)] == [first, second]
     assert registry.get(bob, third.id) == third
     assert registry.resolve(alice, "intents").id == second.id
-    assert (registry.reindex(), list(registry.litter())) == (0, [])
+    assert registry.reindex() == 0
     assert world.model(alice).version == "3"
 
 

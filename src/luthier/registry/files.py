@@ -89,17 +89,15 @@ class ModelFiles:
 
     def opened(self, root: str, file: ModelFile) -> BinaryIO:
         """One file at its first byte, after all of it was compared with its checksum. Raises: ArtifactCorrupt."""
-        try:
-            stream = self._storage.open(f"{root}/weights/{file.name}")
-        except NotStored:
-            raise _corrupt(file, "is missing") from None
-        try:
+        with ExitStack() as opening:
+            try:
+                stream = opening.enter_context(self._storage.open(f"{root}/weights/{file.name}"))
+            except NotStored:
+                raise _corrupt(file, "is missing") from None
             if hashed(stream) != (file.sha256, file.bytes):
                 raise _corrupt(file, "has changed")
             stream.seek(0)
-        except BaseException:
-            stream.close()
-            raise
+            opening.pop_all()  # the caller closes it
         return stream
 
     def archive(self, root: str, folder: str, files: Sequence[ModelFile]) -> Archive:

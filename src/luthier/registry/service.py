@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import BinaryIO
@@ -180,12 +179,6 @@ class Registry:
                 session.add(row)
                 made += 1
         return made
-
-    def litter(self) -> Iterator[str]:
-        """Folders of models that have no row, for `luthier doctor`: left by a crash, or waiting for `luthier reindex`."""
-        with self._database.read(EVERY_TENANT) as session:
-            ids = {row.id for row in store.everything(session) if row.deleted_at is None}
-        yield from (stored.id for stored in self._files.found() if stored.id not in ids)
 
     def _described(self, finished: Finished, results: Results) -> StoredModel:
         """The model as it is about to be registered, under the next number of its name."""
