@@ -3,6 +3,7 @@
 import io
 import tarfile
 
+import psutil
 import pytest
 
 from luthier.errors import ArtifactCorrupt, NotFound
@@ -73,6 +74,15 @@ def test_the_archive_is_a_plain_tar_of_the_announced_size(world, registry, alice
 def test_an_archive_is_the_same_bytes_each_time(world, registry, alice):
     model = world.model(alice)
     assert b"".join(registry.archive(alice, model.id).chunks) == b"".join(registry.archive(alice, model.id).chunks)
+
+
+def test_an_archive_that_nobody_reads_holds_no_file_open(world, registry, alice):
+    model = world.model(alice)
+    before = len(psutil.Process().open_files())
+    chunks = registry.archive(alice, model.id).chunks
+    assert len(psutil.Process().open_files()) == before + 3
+    chunks.close()
+    assert len(psutil.Process().open_files()) == before
 
 
 def test_a_download_goes_on_when_the_model_is_deleted_meanwhile(world, registry, alice):

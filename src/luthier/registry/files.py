@@ -108,8 +108,10 @@ class ModelFiles:
         with ExitStack() as opening:
             streams = [(file, opening.enter_context(self.opened(root, file))) for file in files]
             held = opening.pop_all()
+        chunks = _tar(folder, streams, held.close)
+        next(chunks)  # it has started: from here on, closing it closes the files, even if nobody reads
         padded = sum(_BLOCK + _BLOCK * -(-file.bytes // _BLOCK) for file in files)
-        return Archive(file_name=f"{folder}.tar", bytes=padded + 2 * _BLOCK, chunks=_tar(folder, streams, held.close))
+        return Archive(file_name=f"{folder}.tar", bytes=padded + 2 * _BLOCK, chunks=chunks)
 
     def local(self, root: str, model_id: str, files: Sequence[ModelFile]) -> Path:
         """A local folder with the verified files; made once. Raises: ArtifactCorrupt."""
@@ -151,6 +153,7 @@ def hashed(stream: BinaryIO) -> tuple[str, int]:
 
 def _tar(folder: str, streams: Sequence[tuple[ModelFile, BinaryIO]], close: Callable[[], None]) -> Iterator[bytes]:
     try:
+        yield b""
         for file, stream in streams:
             header = tarfile.TarInfo(f"{folder}/{file.name}")
             header.size, header.mode = file.bytes, 0o644
