@@ -7,13 +7,15 @@ import sys
 from pathlib import Path
 
 import pytest
+from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from sqlalchemy import text
 
 import luthier
 from luthier.database import Database, Row
-from luthier.migrations import HEAD, upgrade
+from luthier.errors import SetupError
+from luthier.migrations import HEAD, config, upgrade
 
 
 @pytest.fixture
@@ -32,22 +34,28 @@ def every_store() -> list[str]:
     ]
 
 
+def schema(database: Database) -> dict[str, str]:
+    with database.engine.begin() as connection:
+        return dict(connection.execute(text("SELECT name, sql FROM sqlite_master WHERE sql NOT NULL")).all())
+
+
 def test_a_fresh_upgrade_equals_the_tables_of_all_stores(database):
     for store in every_store():
         importlib.import_module(store)
     upgrade(database)
     with database.engine.connect() as connection:
-        context = MigrationContext.configure(connection, opts={"compare_type": False})
+        context = MigrationContext.configure(connection)
         assert compare_metadata(context, Row.metadata) == []
 
 
-def test_the_partial_indexes_that_keep_promises_are_there(database):
+def test_every_partial_index_is_made_with_its_condition(database):
+    for store in every_store():
+        importlib.import_module(store)
     upgrade(database)
-    with database.engine.connect() as connection:
-        made = "\n".join(
-            row[0] for row in connection.execute(text("SELECT sql FROM sqlite_master WHERE type = 'index' AND sql NOT NULL"))
-        )
-    assert "stage = 'Production'" in made
+    made = schema(database)
+    assert made["ix_models_one_production"].endswith("WHERE stage = 'Production'")
+    for index in (index for table in Row.metadata.tables.values() for index in table.indexes):
+        assert (index.dialect_options["sqlite"]["where"] is not None) == ("WHERE" in made[index.name]), index.name
 
 
 def test_an_upgrade_repeated_does_nothing(database):
@@ -73,3 +81,46 @@ def test_four_processes_that_start_at_once_make_one_schema(tmp_path):
     ]
     errors = [child.communicate(timeout=60)[1] for child in children]
     assert [child.returncode for child in children] == [0, 0, 0, 0], errors
+
+
+def test_a_start_that_has_nothing_to_migrate_loads_no_alembic(tmp_path, database):
+    upgrade(database)
+    script = (
+        "import sys, pathlib; from luthier.database import Database; from luthier.migrations import upgrade; "
+        "upgrade(Database(pathlib.Path(sys.argv[1]))); print('alembic' in sys.modules)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script, str(tmp_path / "luthier.db")], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert (done.stdout, done.stderr) == ("False\n", "")
+
+
+def test_an_upgrade_that_is_cut_off_leaves_nothing_behind(database):
+    class CutOffError(Exception):
+        pass
+
+    def cut_off() -> None:
+        with database.engine.begin() as connection:
+            command.upgrade(config(connection), "head")
+            raise CutOffError
+
+    with pytest.raises(CutOffError):
+        cut_off()
+    assert schema(database) == {}
+    upgrade(database)
+    assert "jobs" in schema(database)
+
+
+def test_a_database_of_a_newer_version_is_refused(database):
+    upgrade(database)
+    with database.engine.begin() as connection:
+        connection.execute(text("UPDATE alembic_version SET version_num = '9999'"))
+    with pytest.raises(SetupError, match=r"revision 9999.*newer"):
+        upgrade(database)
+
+
+def test_the_way_back_removes_every_table(database):
+    upgrade(database)
+    with database.engine.begin() as connection:
+        command.downgrade(config(connection), "base")
+    assert set(schema(database)) <= {"alembic_version", "sqlite_autoindex_alembic_version_1"}
