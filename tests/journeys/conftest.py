@@ -27,20 +27,22 @@ class House:
     def __init__(self, data: Path) -> None:
         self.data = data
         self.server: subprocess.Popen[bytes] | None = None
+        self._clients: list[Client] = []
 
     def start(self) -> Client:
         """Start the server and return a client with the admin's key."""
         (self.data / "server.json").unlink(missing_ok=True)
-        log = (self.data / "server.log").open("ab")
         fast = {"LUTHIER_TICK_S": "0.1", "LUTHIER_HEARTBEAT_S": "1", "LUTHIER_REAP_AFTER_S": "5"}
-        self.server = subprocess.Popen(
-            [sys.executable, "-m", "luthier.server.main", "up", "--port", "0", "--data", str(self.data)],
-            stdout=log,
-            stderr=log,
-            env={**os.environ, **fast},
-        )
+        with (self.data / "server.log").open("ab") as log:
+            self.server = subprocess.Popen(
+                [sys.executable, "-m", "luthier.server.main", "up", "--port", "0", "--data", str(self.data)],
+                stdout=log,
+                stderr=log,
+                env={**os.environ, **fast},
+            )
         self.wait_until(lambda: self._url() is not None, "the server answers")
-        return Client(base_url=self._url(), api_key=(self.data / "admin.key").read_text().strip())
+        self._clients.append(Client(base_url=self._url(), api_key=(self.data / "admin.key").read_text().strip()))
+        return self._clients[-1]
 
     def wait_until(self, happened: Callable[[], bool], what: str, seconds: float = _START_S) -> None:
         until = time.monotonic() + seconds
@@ -64,6 +66,11 @@ class House:
         if self.server is not None and self.server.poll() is None:
             self.server.send_signal(signal.SIGTERM)
             self.server.wait(timeout=90)
+
+    def close(self) -> None:
+        for client in self._clients:
+            client.close()
+        self.kill_everything()
 
     def kill_everything(self) -> None:
         for module in ("luthier.server.main", "luthier.training", "luthier.modeling"):
@@ -94,4 +101,4 @@ def house(tmp_path, two_step_base) -> Iterator[House]:
     shutil.copytree(two_step_base, data / "bases/luthier--tiny/1")
     house = House(data)
     yield house
-    house.kill_everything()
+    house.close()

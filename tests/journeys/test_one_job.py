@@ -2,6 +2,7 @@
 
 import json
 import signal
+from decimal import Decimal
 
 import pytest
 
@@ -60,7 +61,7 @@ def test_from_rows_to_a_model_that_answers(house, tmp_path):
     assert client.models.transition(model.id, "Production").stage == "Production"
     answer = client.chat.answer("colours", [{"role": "user", "content": "Say colour 3"}], max_tokens=8)
     assert answer.model == model.id
-    assert client.billing.job_cost(job.id).cost_usd == "0.000000"
+    assert Decimal(client.billing.job_cost(job.id).cost_usd) == 0
     with pytest.raises(LuthierError):
         client.models.delete(model.id)
 
