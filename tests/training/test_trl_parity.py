@@ -5,12 +5,12 @@ import warnings
 
 import pytest
 import torch
-from luthier.modeling.plain import PlainEngine
 
 from luthier.datasets.formats import Example
 from luthier.datasets.rendering import Renderer
 from luthier.jobs.spec import RunSpec
 from luthier.modeling.load import load_base
+from luthier.modeling.plain import PlainEngine
 from luthier.modeling.types import LoraShape
 from luthier.training.batches import order_of
 from luthier.training.methods import sft
