@@ -1,4 +1,4 @@
-"""The rest of what a caller may ask: who am I, which bases are there, what did it cost."""
+"""Who is asking, what may be tuned, and what it costs."""
 
 from __future__ import annotations
 
@@ -10,40 +10,40 @@ from luthier.faces.rest.errors import problems
 from luthier.faces.rest.wire import After, CurrentActor, CurrentPlatform, JobId, Limit, router
 from luthier.values import Page
 
-routes = router("", "platform")
+routes = router("/api", "account")
 
 
-@routes.get("/api/me")
+@routes.get("/me")
 def me(actor: CurrentActor, platform: CurrentPlatform) -> Me:
-    """The caller, the team that the key works for, and the role in it."""
+    """The caller: whose key this is."""
     return platform.accounts.me(actor)
 
 
-@routes.get("/api/bases")
-def bases(actor: CurrentActor, platform: CurrentPlatform) -> list[Base]:  # noqa: ARG001  # only a known caller may look
-    """Allowed base models, and which are on this machine."""
-    return platform.bases.list()
+@routes.get("/bases")
+def bases(_actor: CurrentActor, platform: CurrentPlatform) -> Page[Base]:
+    """All base models that may be tuned."""
+    return Page(data=platform.bases.list())
 
 
-@routes.get("/api/billing/pricing")
-def pricing(actor: CurrentActor, platform: CurrentPlatform) -> list[Price]:  # noqa: ARG001  # only a known caller may look
-    """Today's price book."""
-    return platform.billing.prices()
+@routes.get("/billing/pricing")
+def pricing(_actor: CurrentActor, platform: CurrentPlatform) -> Page[Price]:
+    """What an hour of each hardware costs now, cheapest first."""
+    return Page(data=platform.billing.prices())
 
 
-@routes.get("/api/billing/usage")
+@routes.get("/billing/usage")
 def usage(actor: CurrentActor, platform: CurrentPlatform) -> UsageReport:
-    """What the current month has cost so far."""
+    """What the caller's team used this month."""
     return platform.billing.usage(actor)
 
 
-@routes.get("/api/billing/history", responses=problems(CursorInvalid, FieldInvalid))
+@routes.get("/billing/history", responses=problems(CursorInvalid, FieldInvalid))
 def history(actor: CurrentActor, platform: CurrentPlatform, limit: Limit = 50, after: After = None) -> Page[Charge]:
-    """The ledger of the caller's team, newest first."""
+    """The ledger, newest first."""
     return platform.billing.history(actor, after=after, limit=limit)
 
 
-@routes.get("/api/billing/job/{job_id}/cost", responses=problems(NotFound))
+@routes.get("/billing/job/{job_id}/cost", responses=problems(NotFound))
 def job_cost(job_id: JobId, actor: CurrentActor, platform: CurrentPlatform) -> JobCost:
-    """What one job has cost until now, to the micro-dollar."""
+    """What one run has cost so far."""
     return platform.billing.job_cost(actor, job_id)

@@ -1,103 +1,152 @@
-"""Asking a model, in the shapes that chat clients know."""
+"""Chat with a tuned model or a bare base, in the shapes of OpenAI's chat completions."""
 
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import AsyncGenerator, Iterator
-from typing import Annotated, Any
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
 
 import anyio.to_thread
-from fastapi import Body, Response
-from pydantic import Field
+from fastapi import Body, Request, Response
+from pydantic import BaseModel, Field
 
-from luthier import ids
-from luthier.errors import BaseUnavailable, EngineUnavailable, FieldInvalid, Gone, ModelNotAllowed, NotFound, TooMany
+from luthier.errors import (
+    ArtifactCorrupt,
+    BaseUnavailable,
+    EngineUnavailable,
+    FieldInvalid,
+    Gone,
+    LuthierError,
+    ModelNotAllowed,
+    NotFound,
+)
 from luthier.faces.rest.body import Json
-from luthier.faces.rest.errors import problems
-from luthier.faces.rest.streaming import Stream, in_thread
+from luthier.faces.rest.errors import facts_of, on_bug, problems, request_id
+from luthier.faces.rest.streaming import Stream, in_thread, until_hang_up
 from luthier.faces.rest.wire import CurrentActor, CurrentPlatform, router
-from luthier.serving.types import ChatDelta, ChatRequest
-from luthier.values import Frozen
+from luthier.serving.types import ChatDelta, ChatRequest, FinishReason
 
 routes = router("/api/chat", "chat")
 
 
-class Question(ChatRequest):
-    """A chat request; `stream` asks for the answer piece by piece."""
+class ChatBody(ChatRequest):
+    """What to answer, and how."""
 
-    stream: bool = False
+    stream: bool = Field(default=False, description="Server-sent events, a piece each, and `data: [DONE]` at the end.")
 
 
-class Said(Frozen):
-    """The answer as a message."""
+class Said(BaseModel):
+    """What the model said."""
 
-    role: str = "assistant"
+    role: Literal["assistant"] = "assistant"
     content: str
 
 
-class Choice(Frozen):
-    """One answer."""
+class Choice(BaseModel):
+    """The one answer."""
 
     index: int = 0
     message: Said
-    finish_reason: str
+    finish_reason: FinishReason
 
 
-class Usage(Frozen):
-    """Tokens of question and answer."""
+class Usage(BaseModel):
+    """Tokens in and out."""
 
     prompt_tokens: int
     completion_tokens: int
     total_tokens: int
 
 
-class Completion(Frozen):
+class Completion(BaseModel):
     """A whole answer."""
 
     id: str
-    object: str = "chat.completion"
+    object: Literal["chat.completion"] = "chat.completion"
     created: int = Field(description="Unix seconds.")
     model: str = Field(description="The exact version that answered.")
-    choices: tuple[Choice, ...]
+    choices: list[Choice]
     usage: Usage
 
 
-_EXAMPLE = {"ask": {"value": {"model": "support-intents", "messages": [{"role": "user", "content": "I cannot log in."}]}}}
-Asked = Annotated[Json[Question], Body(openapi_examples=_EXAMPLE)]  # pyright: ignore[reportArgumentType]  # plain dicts
+@dataclass(frozen=True)
+class _Answering:
+    """An answer under way: its first piece has come, so its model is there and works."""
+
+    id: str
+    created: int
+    first: ChatDelta
+    rest: Iterator[ChatDelta]
 
 
-@routes.post(
-    "",
-    response_model=Completion,
-    responses=problems(NotFound, Gone, ModelNotAllowed, FieldInvalid, BaseUnavailable, EngineUnavailable, TooMany),
-)
-async def chat(asked: Asked, actor: CurrentActor, platform: CurrentPlatform) -> Response | Completion:
-    """Answer a conversation. With `stream` it comes as server-sent events that end with `[DONE]`."""
-    request = ChatRequest.model_construct(**{name: getattr(asked, name) for name in ChatRequest.model_fields})
-    if not asked.stream:
-        answer = await anyio.to_thread.run_sync(platform.serving.answer, actor, request)
-        counts = (answer.prompt_tokens, answer.completion_tokens)
-        choice = Choice(message=Said(content=answer.text), finish_reason=answer.finish_reason)
-        return Completion(id=_id(), created=int(time.time()), model=answer.model, choices=(choice,), usage=_usage(*counts))
-    deltas = await anyio.to_thread.run_sync(platform.serving.chat, actor, request)
-    return Stream(_chunks(deltas), media_type="text/event-stream")
+_SSE = {200: {"content": {"text/event-stream": {"schema": {"type": "string"}}}}}
+_REFUSALS = problems(NotFound, Gone, ModelNotAllowed, FieldInvalid, ArtifactCorrupt, BaseUnavailable, EngineUnavailable)
 
 
-async def _chunks(deltas: Iterator[ChatDelta]) -> AsyncGenerator[bytes]:
-    head: dict[str, Any] = {"id": _id(), "object": "chat.completion.chunk", "created": int(time.time())}
-    async for delta in in_thread(deltas):
-        choice = {"index": 0, "delta": {"role": "assistant", "content": delta.text}, "finish_reason": delta.finish_reason}
-        chunk = {**head, "model": delta.model, "choices": [choice]}
-        if delta.finish_reason is not None:
-            chunk["usage"] = _usage(delta.prompt_tokens, delta.completion_tokens).model_dump()
-        yield b"data: " + json.dumps(chunk).encode() + b"\n\n"
-    yield b"data: [DONE]\n\n"
+@routes.post("", response_model=Completion, responses={**_REFUSALS, **_SSE})
+async def chat(
+    asked: Annotated[Json[ChatBody], Body()], actor: CurrentActor, platform: CurrentPlatform, request: Request
+) -> Response | Completion:
+    """Answer a conversation. A reader who hangs up ends it."""
+    question = ChatRequest.model_validate(asked.model_dump(exclude={"stream"}))
+    deltas = await anyio.to_thread.run_sync(platform.serving.chat, actor, question)
+    first = await anyio.to_thread.run_sync(next, deltas)
+    answering = _Answering(f"chatcmpl-{request_id(request)}", int(platform.now().timestamp()), first, deltas)
+    if asked.stream:
+        return Stream(_events(answering, request), media_type="text/event-stream")
+    return await _whole(answering, request)
 
 
-def _usage(prompt: int, completion: int) -> Usage:
-    return Usage(prompt_tokens=prompt, completion_tokens=completion, total_tokens=prompt + completion)
+async def _events(answering: _Answering, request: Request) -> AsyncGenerator[bytes]:
+    yield _chunk(answering, {"role": "assistant", "content": answering.first.text}, answering.first)
+    try:
+        async for delta in in_thread(answering.rest):
+            yield _chunk(answering, {"content": delta.text} if delta.text else {}, delta)
+    except LuthierError as error:
+        yield _sse({"error": facts_of(request, error)})
+    except Exception as error:  # noqa: BLE001  # the edge of the process: the status line is long sent, so the stream itself must tell
+        yield b"data: " + bytes(on_bug(request, error).body) + b"\n\n"
+    else:
+        yield b"data: [DONE]\n\n"
 
 
-def _id() -> str:
-    return ids.new("chat")
+async def _whole(answering: _Answering, request: Request) -> Completion:
+    said, last = [answering.first.text], answering.first
+    failed: Exception | None = None
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(until_hang_up, request.receive, tasks.cancel_scope)
+        try:
+            async for delta in in_thread(answering.rest):
+                said.append(delta.text)
+                last = delta
+        except Exception as error:  # noqa: BLE001  # carried out of the group, which would wrap it; raised unchanged below
+            failed = error
+        tasks.cancel_scope.cancel()
+    if failed is not None:
+        raise failed
+    usage = Usage(
+        prompt_tokens=last.prompt_tokens,
+        completion_tokens=last.completion_tokens,
+        total_tokens=last.prompt_tokens + last.completion_tokens,
+    )
+    choice = Choice(message=Said(content="".join(said)), finish_reason=last.finish_reason or "stop")
+    return Completion(id=answering.id, created=answering.created, model=last.model, choices=[choice], usage=usage)
+
+
+def _chunk(answering: _Answering, change: dict[str, str], delta: ChatDelta) -> bytes:
+    chunk: dict[str, Any] = {
+        "id": answering.id,
+        "object": "chat.completion.chunk",
+        "created": answering.created,
+        "model": delta.model,
+        "choices": [{"index": 0, "delta": change, "finish_reason": delta.finish_reason}],
+    }
+    if delta.finish_reason is not None:
+        counts = (delta.prompt_tokens, delta.completion_tokens)
+        chunk["usage"] = {"prompt_tokens": counts[0], "completion_tokens": counts[1], "total_tokens": sum(counts)}
+    return _sse(chunk)
+
+
+def _sse(value: dict[str, Any]) -> bytes:
+    return f"data: {json.dumps(value)}\n\n".encode()

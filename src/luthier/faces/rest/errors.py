@@ -89,17 +89,21 @@ def problems(*kinds: type[errors.LuthierError]) -> dict[int | str, dict[str, Any
 
 def answer(connection: HTTPConnection, error: errors.LuthierError) -> Response:
     """The response to an error that a feature raised."""
-    status, kind = status_of(error)
-    facts = {
+    status, _ = status_of(error)
+    return JSONResponse({"error": facts_of(connection, error), **_budget_keys(error)}, status, headers=_headers(error))
+
+
+def facts_of(connection: HTTPConnection, error: errors.LuthierError) -> dict[str, Any]:
+    """What stands under `error` in the body of a refusal."""
+    return {
         "message": error.message,
-        "type": kind,
+        "type": status_of(error)[1],
         "code": error.error_code,
         "param": error.param,
         "hint": error.hint,
         "details": _plain(error.details),
         "request_id": request_id(connection),
     }
-    return JSONResponse({"error": facts, **_budget_keys(error)}, status, headers=_headers(error))
 
 
 def request_id(connection: HTTPConnection) -> str:

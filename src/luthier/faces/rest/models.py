@@ -1,56 +1,66 @@
-"""Model versions: list, show, files, download, stages, delete."""
+"""Tuned models: look, download, promote, remove."""
 
 from __future__ import annotations
 
 from typing import Annotated
 
 from fastapi import Body, Path, Query, Request, Response
-from pydantic import Field, model_validator
+from pydantic import Field
 
-from luthier.errors import ArtifactCorrupt, CursorInvalid, EvaluationNeeded, FieldInvalid, Gone, InUse, NotFound, RangeInvalid
+from luthier.errors import (
+    ArtifactCorrupt,
+    CursorInvalid,
+    EvaluationNeeded,
+    FieldInvalid,
+    Gone,
+    InUse,
+    NotFound,
+    RangeInvalid,
+)
 from luthier.faces.rest.body import Json
 from luthier.faces.rest.errors import problems
 from luthier.faces.rest.streaming import Stream, attachment, file_answer, in_thread
-from luthier.faces.rest.wire import After, ChangingActor, CurrentActor, CurrentPlatform, Limit, ModelId, router
+from luthier.faces.rest.wire import After, ChangingActor, CurrentActor, CurrentPlatform, Limit, router
 from luthier.registry.types import Model, ModelFile, Stage
-from luthier.values import Frozen, Page
+from luthier.values import Frozen, Name, Page, Whole
 
 routes = router("/api/models", "models")
 
-Named = Annotated[str | None, Query(max_length=128, description="Only versions of this name.")]
+ModelRef = Annotated[str, Path(description="A model id, a name (its Production version), or `name@3`.")]
+_ONE = problems(NotFound, Gone)
 
 
-class Transition(Frozen):
-    """Which version goes where: `model` (id, name or `name@3`), or `model_name` with `version`."""
+class TransitionRequest(Frozen):
+    """Which version goes where."""
 
-    model: str | None = Field(default=None, min_length=1, max_length=300)
-    model_name: str | None = Field(default=None, min_length=1, max_length=128)
-    version: str | None = Field(default=None, pattern="^[1-9][0-9]{0,8}$")
+    model: Annotated[str, Field(min_length=1, max_length=300)] | None = Field(
+        default=None, description="A model id, or `name@3`; instead of `model_name` and `version`."
+    )
+    model_name: Name | None = None
+    version: Annotated[str, Field(pattern=r"^[1-9][0-9]{0,8}$")] | Annotated[Whole, Field(ge=1, le=999_999_999)] | None = None
     stage: Stage
-
-    @model_validator(mode="after")
-    def _one_way(self) -> Transition:
-        if (self.model is None) == (self.model_name is None) or (self.model_name is not None and self.version is None):
-            raise ValueError("give `model`, or `model_name` and `version`")
-        return self
 
     @property
     def ref(self) -> str:
-        """As the registry addresses it."""
-        return self.model or f"{self.model_name}@{self.version}"
-
-
-_PROMOTE = {"promote": {"value": {"model": "support-intents@1", "stage": "Production"}}}
-Move = Annotated[Json[Transition], Body(openapi_examples=_PROMOTE)]  # pyright: ignore[reportArgumentType]  # plain dicts
-TRANSITION_PROBLEMS = problems(NotFound, Gone, FieldInvalid, EvaluationNeeded)
+        """What the registry knows it by. Raises: FieldInvalid where it is named twice, or not at all."""
+        pair = (self.model_name, self.version)
+        if (self.model is None) == (pair == (None, None)):
+            raise FieldInvalid("Name the version once.", hint="Give `model`, or `model_name` and `version`.", param="model")
+        if self.model is not None:
+            return self.model
+        if None in pair:
+            missing = "version" if self.version is None else "model_name"
+            raise FieldInvalid(f"`{missing}` is missing.", hint="Give `model_name` and `version`.", param=missing, code="missing")
+        return f"{self.model_name}@{self.version}"
 
 
 @routes.get("", responses=problems(CursorInvalid, FieldInvalid))
 def list_models(
     actor: CurrentActor,
     platform: CurrentPlatform,
-    name: Named = None,
-    stage: Stage | None = None,
+    *,
+    name: Annotated[str | None, Query(max_length=300, description="Only versions of this name.")] = None,
+    stage: Annotated[Stage | None, Query(description="Only versions in this stage.")] = None,
     limit: Limit = 50,
     after: After = None,
 ) -> Page[Model]:
@@ -58,46 +68,42 @@ def list_models(
     return platform.registry.list(actor, name=name, stage=stage, after=after, limit=limit)
 
 
-@routes.post("/transition", responses=TRANSITION_PROBLEMS)
-def transition(move: Move, actor: ChangingActor, platform: CurrentPlatform) -> Model:
-    """Move a version to a stage. To Production only if it is proven no worse than its base; the one before is archived."""
-    return platform.registry.transition(actor, move.ref, move.stage)
+@routes.post("/transition", responses=problems(NotFound, Gone, FieldInvalid, EvaluationNeeded))
+def transition(wanted: Annotated[Json[TransitionRequest], Body()], actor: ChangingActor, platform: CurrentPlatform) -> Model:
+    """Move a version to a stage. Production takes only what was measured to be no worse than its base."""
+    return platform.registry.transition(actor, wanted.ref, wanted.stage)
 
 
-@routes.get("/{model_id}", responses=problems(NotFound, Gone))
-def show(model_id: ModelId, actor: CurrentActor, platform: CurrentPlatform) -> Model:
+@routes.get("/{model_id}", responses=_ONE)
+def show(model_id: ModelRef, actor: CurrentActor, platform: CurrentPlatform) -> Model:
     """One version, with its card."""
-    return platform.registry.get(actor, model_id)
+    return platform.registry.resolve(actor, model_id)
 
 
 @routes.delete("/{model_id}", status_code=204, responses=problems(NotFound, Gone, InUse))
-def delete(model_id: ModelId, actor: ChangingActor, platform: CurrentPlatform) -> None:
-    """Remove a version and its files; refused while it is in Production."""
+def delete(model_id: ModelRef, actor: ChangingActor, platform: CurrentPlatform) -> None:
+    """Remove a version and its files. Refused while it is in Production or needed."""
     platform.registry.delete(actor, model_id)
 
 
-@routes.get("/{model_id}/files", responses=problems(NotFound, Gone))
-def files(model_id: ModelId, actor: CurrentActor, platform: CurrentPlatform) -> list[ModelFile]:
-    """Its files with sizes and checksums: adapter, tokenizer, chat template."""
-    return platform.registry.files(actor, model_id)
-
-
-@routes.get("/{model_id}/files/{name}", responses=problems(NotFound, Gone, ArtifactCorrupt, RangeInvalid))
-def file(
-    model_id: ModelId,
-    name: Annotated[str, Path(max_length=255, description="One of the names under `/files`.")],
-    actor: CurrentActor,
-    platform: CurrentPlatform,
-    request: Request,
-) -> Response:
-    """One file; one byte range is served."""
-    facts, opened = platform.registry.open(actor, model_id, name)
-    return file_answer(request, lambda: opened, size=facts.bytes, name=facts.name, tag=facts.sha256)
-
-
-@routes.get("/{model_id}/download", responses=problems(NotFound, Gone, ArtifactCorrupt))
-def download(model_id: ModelId, actor: CurrentActor, platform: CurrentPlatform) -> Response:
-    """All files as one uncompressed tar, in PEFT's format."""
+@routes.get("/{model_id}/download", response_class=Response, responses=problems(NotFound, Gone, ArtifactCorrupt))
+def download(model_id: ModelRef, actor: CurrentActor, platform: CurrentPlatform) -> Response:
+    """All files as one tar archive, verified before its first byte."""
     archive = platform.registry.archive(actor, model_id)
     headers = {"content-length": str(archive.bytes), "content-disposition": attachment(archive.file_name)}
     return Stream(in_thread(archive.chunks), media_type="application/x-tar", headers=headers)
+
+
+@routes.get("/{model_id}/files", responses=_ONE)
+def files(model_id: ModelRef, actor: CurrentActor, platform: CurrentPlatform) -> Page[ModelFile]:
+    """Names, sizes and checksums."""
+    return Page(data=platform.registry.files(actor, model_id))
+
+
+@routes.get(
+    "/{model_id}/files/{name}", response_class=Response, responses=problems(NotFound, Gone, ArtifactCorrupt, RangeInvalid)
+)
+def file(model_id: ModelRef, name: str, actor: CurrentActor, platform: CurrentPlatform, request: Request) -> Response:
+    """One file, or one range of it."""
+    known, opened = platform.registry.open(actor, model_id, name)
+    return file_answer(request, opened, size=known.bytes, name=known.name, tag=known.sha256)

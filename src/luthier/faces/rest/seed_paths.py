@@ -1,23 +1,23 @@
-"""Paths that earlier designs promised, each one call to the same service as its native route.
+"""Paths that the project's first documents promised, each mapped to the same service as its native route.
 
-A `{user_id}` in a path authorises nothing: the caller's own user or team id is accepted, any other is unknown.
+A `{user_id}` is the caller's own user or team: it grants nothing, and any other one is as unknown as one that does not exist.
 """
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
-from fastapi import Path, Request, Response
-from pydantic import Field
+from fastapi import Body, Path, Request, Response
+from pydantic import BaseModel, Field, ValidationError
 
 from luthier.accounts.types import Actor
-from luthier.billing.types import Charge, JobCost, Price, UsageReport
+from luthier.billing.types import Charge, UsageReport
 from luthier.datasets.types import Dataset
-from luthier.errors import DatasetNotReady, FieldInvalid, Gone, InUse, NotFound
+from luthier.errors import BudgetExceeded, CursorInvalid, FieldInvalid, Gone, InUse, NotFound, WillNotFit
 from luthier.faces.rest import datasets, jobs, models
-from luthier.faces.rest.datasets import UPLOAD_BODY, UPLOAD_PROBLEMS, FileName, Sha256, UploadName
+from luthier.faces.rest.body import Json, YamlRoute
 from luthier.faces.rest.errors import problems
-from luthier.faces.rest.jobs import Spec
+from luthier.faces.rest.validation import refused
 from luthier.faces.rest.wire import (
     After,
     ChangingActor,
@@ -27,48 +27,169 @@ from luthier.faces.rest.wire import (
     IdempotencyKey,
     JobId,
     Limit,
-    ModelId,
     router,
 )
-from luthier.jobs.types import Job, Submitted
+from luthier.jobs.spec import RunSpec
+from luthier.jobs.types import Job, JobState
 from luthier.registry.types import Model
-from luthier.values import Frozen, Page
+from luthier.values import Frozen, Name, Page, Whole
 
-routes = router("", "seed paths")
+routes = router("", "seed paths", route=YamlRoute)
 
-UserId = Annotated[str, Path(max_length=64, description="The caller's own user or team id.")]
+UserId = Annotated[str, Path(description="The caller's own user or team id, as `GET /api/me` tells it.")]
 _ONE = problems(NotFound, Gone)
+_START = problems(NotFound, Gone, FieldInvalid, BudgetExceeded, WillNotFit)
 
 
-def own(user_id: str, actor: Actor) -> None:
-    """Raises: NotFound for anybody but the caller."""
-    if user_id not in {actor.user_id, actor.tenant_id}:
-        raise NotFound("user", hint="Use the id that `GET /api/me` tells, or the routes under /api that need none.")
-
-
-class Accepted(Frozen):
-    """A run that was queued, in the words of the seeds."""
+class Started(BaseModel):
+    """A run that was queued. `task_id` and `job_id` are the same id."""
 
     message: str = "Training job accepted and queued"
     job_id: str
     task_id: str
     experiment_name: str
-    status: str
+    status: JobState
 
 
-@routes.post("/fine-tune/{user_id}/start", status_code=201, responses=problems(NotFound, FieldInvalid, DatasetNotReady))
+class GpuMetrics(BaseModel):
+    """On what a run trains, and for how long."""
+
+    gpu_type: str
+    current_duration_seconds: float
+
+
+class JobStatus(BaseModel):
+    """A run as it stands; `job` has all of it."""
+
+    job_id: str
+    task_id: str
+    status: JobState
+    experiment_name: str
+    progress: float = Field(description="0 to 1.")
+    gpu_metrics: GpuMetrics
+    job: Job
+
+
+class NamedModel(BaseModel):
+    """A name of the registry, and its newest version."""
+
+    name: str
+    latest_version: str
+    latest_stage: str
+
+
+class NamedModels(BaseModel):
+    """All names of the registry."""
+
+    models: list[NamedModel]
+    total_count: int
+
+
+class HourlyPrice(BaseModel):
+    """Dollars per hour."""
+
+    cost_per_hour: float
+
+
+class SeedCost(BaseModel):
+    """What a run has cost, as numbers; `/api/billing/job/{job_id}/cost` has it to the micro-dollar."""
+
+    job_id: str
+    elapsed_hours: float
+    cost_usd: float
+    hardware: str
+    hourly_rate: float
+
+
+class TrainRequest(Frozen):
+    """A run with flat fields. `POST /api/jobs` takes all that can be set."""
+
+    base_model: str | None = None
+    dataset: str | None = None
+    validation_dataset: str | None = None
+    name: Name | None = None
+    hardware: str | None = None
+    seed: Whole | None = None
+    learning_rate: float | None = None
+    epochs: Whole | None = None
+    batch_size: Whole | None = None
+    hidden_size: Whole | None = Field(default=None, description="Of a classifier; an adapter has none.")
+
+    def spec(self) -> RunSpec:
+        """The run. Raises: FieldInvalid."""
+        if self.base_model is None:
+            raise FieldInvalid(
+                "`base_model` is missing: this version fine-tunes language models, and trains no classifier from scratch.",
+                hint="Give `base_model` (see `GET /api/bases`) and `dataset`.",
+                param="base_model",
+                code="missing",
+            )
+        if self.hidden_size is not None:
+            hint = "Leave it out; the width of an adapter is `lora.rank` at `POST /api/jobs`."
+            raise FieldInvalid("`hidden_size` is not a field of an adapter.", hint=hint, param="hidden_size")
+        given = self.model_dump(exclude_none=True)
+        train = {name: given.pop(name) for name in ("learning_rate", "epochs", "batch_size") if name in given}
+        try:
+            return RunSpec.model_validate({**given, "train": train})
+        except ValidationError as error:
+            findings = error.errors(include_url=False, include_context=False, include_input=False)
+            raise refused(findings, model=RunSpec) from None
+
+
+def _check_own(user_id: str, actor: Actor) -> None:
+    if user_id not in {actor.user_id, actor.tenant_id}:
+        raise NotFound("user", hint="Use your own id: `GET /api/me` tells it.")
+
+
+@routes.post("/fine-tune/{user_id}/start", status_code=201, responses=_START)
 def start(
-    user_id: UserId, spec: Spec, key: IdempotencyKey, actor: ChangingActor, platform: CurrentPlatform, response: Response
-) -> Submitted:
+    user_id: UserId, spec: jobs.Spec, key: IdempotencyKey, *, actor: ChangingActor, platform: CurrentPlatform, response: Response
+) -> Started:
     """As `POST /api/jobs`."""
-    own(user_id, actor)
-    return jobs.submit(spec, key, actor, platform, response)
+    _check_own(user_id, actor)
+    return _started(jobs.submit(spec, key, actor, platform, response).job)
 
 
-@routes.get("/fine-tune/{job_id}/status", response_model=Job, responses=_ONE)
-def status(job_id: JobId, actor: CurrentActor, platform: CurrentPlatform, request: Request) -> Response:
-    """As `GET /api/jobs/{job_id}`."""
-    return jobs.show(job_id, actor, platform, request)
+@routes.post("/train", responses=_START)
+def train(
+    wanted: Annotated[Json[TrainRequest], Body()],
+    key: IdempotencyKey,
+    actor: ChangingActor,
+    platform: CurrentPlatform,
+    response: Response,
+) -> Started:
+    """Fine-tune a base model with LoRA."""
+    return _started(jobs.submit(wanted.spec(), key, actor, platform, response).job)
+
+
+@routes.get("/train/jobs", responses=problems(CursorInvalid, FieldInvalid))
+def train_jobs(actor: CurrentActor, platform: CurrentPlatform, limit: Limit = 50, after: After = None) -> Page[Job]:
+    """As `GET /api/jobs`."""
+    return platform.jobs.list(actor, after=after, limit=limit)
+
+
+@routes.get("/fine-tune/{job_id}/status", responses=_ONE)
+@routes.get("/train/status/{job_id}", responses=_ONE)
+def status(job_id: JobId, actor: CurrentActor, platform: CurrentPlatform) -> JobStatus:
+    """How a run stands."""
+    job = platform.jobs.get(actor, job_id)
+    seconds = platform.billing.job_cost(actor, job_id).elapsed_seconds
+    done = 1.0 if job.state is JobState.SUCCEEDED else job.step / job.total_steps if job.total_steps else 0.0
+    return JobStatus(
+        job_id=job.id,
+        task_id=job.id,
+        status=job.state,
+        experiment_name=job.name or job.id,
+        progress=min(1.0, done),
+        gpu_metrics=GpuMetrics(gpu_type=job.hardware, current_duration_seconds=seconds),
+        job=job,
+    )
+
+
+@routes.get("/task/{task_id}", responses=_ONE)
+def task(task_id: str, actor: CurrentActor, platform: CurrentPlatform) -> JobStatus:
+    """How a run stands; a task id is a job id."""
+    return status(task_id, actor, platform)
 
 
 @routes.post("/fine-tune/{job_id}/stop", responses=_ONE)
@@ -77,53 +198,71 @@ def stop(job_id: JobId, actor: ChangingActor, platform: CurrentPlatform) -> Job:
     return platform.jobs.stop(actor, job_id)
 
 
-@routes.post("/train", responses=problems(NotFound, FieldInvalid, DatasetNotReady))
-def train(spec: Spec, key: IdempotencyKey, actor: ChangingActor, platform: CurrentPlatform, response: Response) -> Accepted:
-    """Fine-tune a base model. The same fields as `POST /api/jobs`; `base_model` and `dataset` are needed."""
-    job = jobs.submit(spec, key, actor, platform, response).job
-    return Accepted(job_id=job.id, task_id=job.id, experiment_name=job.name or job.id, status=job.state)
+@routes.get("/models")
+def named_models(actor: CurrentActor, platform: CurrentPlatform) -> NamedModels:
+    """All names, each with its newest version."""
+    newest: dict[str, NamedModel] = {}
+    after: str | None = None
+    while True:
+        page = platform.registry.list(actor, after=after, limit=200)
+        for model in page.data:
+            named = NamedModel(name=model.name, latest_version=model.version, latest_stage=model.stage)
+            newest.setdefault(model.name, named)
+        after = page.next_cursor
+        if after is None:
+            return NamedModels(models=list(newest.values()), total_count=len(newest))
 
 
-@routes.get("/train/jobs")
-def train_jobs(actor: CurrentActor, platform: CurrentPlatform, limit: Limit = 50, after: After = None) -> Page[Job]:
-    """As `GET /api/jobs`."""
-    return platform.jobs.list(actor, after=after, limit=limit)
+@routes.post("/models/transition", responses=_ONE)
+def transition(
+    wanted: Annotated[Json[models.TransitionRequest], Body()], actor: ChangingActor, platform: CurrentPlatform
+) -> Model:
+    """As `POST /api/models/transition`."""
+    return models.transition(wanted, actor, platform)
 
 
-@routes.get("/train/status/{job_id}", response_model=Job, responses=_ONE)
-def train_status(job_id: JobId, actor: CurrentActor, platform: CurrentPlatform, request: Request) -> Response:
-    """As `GET /api/jobs/{job_id}`."""
-    return jobs.show(job_id, actor, platform, request)
+@routes.get("/models/{user_id}/list", responses=problems(NotFound, CursorInvalid, FieldInvalid))
+def user_models(
+    user_id: UserId, actor: CurrentActor, platform: CurrentPlatform, limit: Limit = 50, after: After = None
+) -> Page[Model]:
+    """As `GET /api/models`."""
+    _check_own(user_id, actor)
+    return platform.registry.list(actor, after=after, limit=limit)
 
 
-@routes.get("/task/{job_id}", response_model=Job, responses=_ONE)
-def task(job_id: JobId, actor: CurrentActor, platform: CurrentPlatform, request: Request) -> Response:
-    """As `GET /api/jobs/{job_id}`; a task id is a job id."""
-    return jobs.show(job_id, actor, platform, request)
+@routes.get("/models/{model_id}/download", response_class=Response, responses=_ONE)
+def download_model(model_id: models.ModelRef, actor: CurrentActor, platform: CurrentPlatform) -> Response:
+    """As `GET /api/models/{model_id}/download`."""
+    return models.download(model_id, actor, platform)
 
 
-@routes.post("/datasets/{user_id}/upload", status_code=201, openapi_extra=UPLOAD_BODY, responses=UPLOAD_PROBLEMS)
+@routes.delete("/models/{model_id}", status_code=204, responses=problems(NotFound, Gone, InUse))
+def delete_model(model_id: models.ModelRef, actor: ChangingActor, platform: CurrentPlatform) -> None:
+    """As `DELETE /api/models/{model_id}`."""
+    platform.registry.delete(actor, model_id)
+
+
+@routes.post("/datasets/{user_id}/upload", status_code=201, openapi_extra=datasets.BODY, responses=datasets.REFUSALS)
 async def upload(
     user_id: UserId,
     request: Request,
     response: Response,
     actor: ChangingActor,
-    platform: CurrentPlatform,
-    name: UploadName = None,
-    sha256: Sha256 = None,
-    x_filename: FileName = None,
+    *,
+    name: datasets.Name = None,
+    sha256: datasets.Sha256 = None,
 ) -> Dataset:
     """As `POST /api/datasets`."""
-    own(user_id, actor)
-    return await datasets.upload(request, response, actor, platform, name, sha256, x_filename)
+    _check_own(user_id, actor)
+    return await datasets.upload(request, response, actor, name=name, sha256=sha256)
 
 
-@routes.get("/datasets/{user_id}/list", responses=problems(NotFound))
-def list_datasets(
+@routes.get("/datasets/{user_id}/list", responses=problems(NotFound, CursorInvalid, FieldInvalid))
+def user_datasets(
     user_id: UserId, actor: CurrentActor, platform: CurrentPlatform, limit: Limit = 50, after: After = None
 ) -> Page[Dataset]:
     """As `GET /api/datasets`."""
-    own(user_id, actor)
+    _check_own(user_id, actor)
     return platform.datasets.list(actor, after=after, limit=limit)
 
 
@@ -133,77 +272,31 @@ def delete_dataset(dataset_id: DatasetId, actor: ChangingActor, platform: Curren
     platform.datasets.delete(actor, dataset_id)
 
 
-class Line(Frozen):
-    """A named model, by its latest version."""
-
-    name: str
-    latest_version: str
-    latest_stage: str
-
-
-class Lines(Frozen):
-    """All named models of a team."""
-
-    models: tuple[Line, ...]
-    total_count: int = Field(ge=0)
-
-
-@routes.get("/models")
-def lines(actor: CurrentActor, platform: CurrentPlatform) -> Lines:
-    """The latest version of each name, of the 200 newest versions."""
-    latest: dict[str, Model] = {}
-    for model in platform.registry.list(actor, limit=200).data:
-        latest.setdefault(model.name, model)
-    shown = tuple(Line(name=model.name, latest_version=model.version, latest_stage=model.stage) for model in latest.values())
-    return Lines(models=shown, total_count=len(shown))
-
-
-@routes.post("/models/transition", responses=models.TRANSITION_PROBLEMS)
-def transition(move: models.Move, actor: ChangingActor, platform: CurrentPlatform) -> Model:
-    """As `POST /api/models/transition`."""
-    return platform.registry.transition(actor, move.ref, move.stage)
-
-
-@routes.get("/models/{user_id}/list", responses=problems(NotFound))
-def list_models(
-    user_id: UserId, actor: CurrentActor, platform: CurrentPlatform, limit: Limit = 50, after: After = None
-) -> Page[Model]:
-    """As `GET /api/models`."""
-    own(user_id, actor)
-    return platform.registry.list(actor, after=after, limit=limit)
-
-
-@routes.get("/models/{model_id}/download", responses=_ONE)
-def download(model_id: ModelId, actor: CurrentActor, platform: CurrentPlatform) -> Response:
-    """As `GET /api/models/{model_id}/download`."""
-    return models.download(model_id, actor, platform)
-
-
-@routes.delete("/models/{model_id}", status_code=204, responses=problems(NotFound, Gone, InUse))
-def delete_model(model_id: ModelId, actor: ChangingActor, platform: CurrentPlatform) -> None:
-    """As `DELETE /api/models/{model_id}`."""
-    platform.registry.delete(actor, model_id)
-
-
-@routes.get("/billing/pricing")
-def pricing(actor: CurrentActor, platform: CurrentPlatform) -> list[Price]:  # noqa: ARG001  # only a known caller may look
-    """As `GET /api/billing/pricing`."""
-    return platform.billing.prices()
-
-
 @routes.get("/billing/usage")
 def usage(actor: CurrentActor, platform: CurrentPlatform) -> UsageReport:
     """As `GET /api/billing/usage`."""
     return platform.billing.usage(actor)
 
 
-@routes.get("/billing/history")
+@routes.get("/billing/history", responses=problems(CursorInvalid, FieldInvalid))
 def history(actor: CurrentActor, platform: CurrentPlatform, limit: Limit = 50, after: After = None) -> Page[Charge]:
     """As `GET /api/billing/history`."""
     return platform.billing.history(actor, after=after, limit=limit)
 
 
+@routes.get("/billing/pricing")
+def pricing(_actor: CurrentActor, platform: CurrentPlatform) -> dict[str, HourlyPrice]:
+    """Dollars per hour of each hardware, as numbers."""
+    return {price.hardware: HourlyPrice(cost_per_hour=float(price.hourly_usd)) for price in platform.billing.prices()}
+
+
 @routes.get("/billing/job/{job_id}/cost", responses=problems(NotFound))
-def job_cost(job_id: JobId, actor: CurrentActor, platform: CurrentPlatform) -> JobCost:
-    """As `GET /api/billing/job/{job_id}/cost`."""
-    return platform.billing.job_cost(actor, job_id)
+def job_cost(job_id: JobId, actor: CurrentActor, platform: CurrentPlatform) -> SeedCost:
+    """What one run has cost so far, as numbers."""
+    cost = platform.billing.job_cost(actor, job_id)
+    numbers: dict[str, Any] = {"cost_usd": float(cost.cost_usd), "hourly_rate": float(cost.hourly_usd)}
+    return SeedCost(job_id=cost.job_id, elapsed_hours=cost.elapsed_hours, hardware=cost.hardware, **numbers)
+
+
+def _started(job: Job) -> Started:
+    return Started(job_id=job.id, task_id=job.id, experiment_name=job.name or job.id, status=job.state)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import AsyncGenerator, Callable, Generator, Iterator
+from collections.abc import AsyncGenerator, Generator, Iterator
 from contextlib import aclosing
 from typing import Any, BinaryIO, TypeVar
 from urllib.parse import quote
@@ -38,7 +38,7 @@ class Stream(Response):
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002  # ASGI's signature
         try:
             async with anyio.create_task_group() as tasks, aclosing(self._chunks):
-                tasks.start_soon(_until_hang_up, receive, tasks.cancel_scope)
+                tasks.start_soon(until_hang_up, receive, tasks.cancel_scope)
                 await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
                 async for chunk in self._chunks:
                     await send({"type": "http.response.body", "body": chunk, "more_body": True})
@@ -75,17 +75,21 @@ def attachment(name: str) -> str:
     return f"attachment; filename=\"{plain}\"; filename*=UTF-8''{quote(name[:255], safe='')}"
 
 
-def file_answer(request: Request, opened: Callable[[], BinaryIO], *, size: int, name: str, tag: str) -> Response:
-    """A file as an attachment, or the one range of it that the request asks for. Raises: RangeInvalid."""
+def file_answer(request: Request, file: BinaryIO, *, size: int, name: str, tag: str) -> Response:
+    """An open file as an attachment, or the one range of it that the request asks for; closed after. Raises: RangeInvalid."""
     headers = {"accept-ranges": "bytes", "etag": f'"{tag}"', "content-disposition": attachment(name)}
     wanted = request.headers.get("range")
     if wanted is not None and request.headers.get("if-range", headers["etag"]) != headers["etag"]:
         wanted = None
-    first, last = (0, size - 1) if wanted is None else _range(wanted, size)
+    try:
+        first, last = (0, size - 1) if wanted is None else _range(wanted, size)
+    except RangeInvalid:
+        file.close()
+        raise
     headers["content-length"] = str(last - first + 1)
     if wanted is not None:
         headers["content-range"] = f"bytes {first}-{last}/{size}"
-    chunks = in_thread(_read(opened, first, last - first + 1))
+    chunks = in_thread(_read(file, first, last - first + 1))
     return Stream(chunks, status=200 if wanted is None else 206, media_type="application/octet-stream", headers=headers)
 
 
@@ -110,8 +114,8 @@ def _outside(size: int) -> RangeInvalid:
     )
 
 
-def _read(opened: Callable[[], BinaryIO], first: int, count: int) -> Generator[bytes]:
-    with opened() as file:
+def _read(file: BinaryIO, first: int, count: int) -> Generator[bytes]:
+    with file:
         file.seek(first)
         while count > 0:
             chunk = file.read(min(CHUNK_BYTES, count))
@@ -121,7 +125,8 @@ def _read(opened: Callable[[], BinaryIO], first: int, count: int) -> Generator[b
             yield chunk
 
 
-async def _until_hang_up(receive: Receive, scope: anyio.CancelScope) -> None:
+async def until_hang_up(receive: Receive, scope: anyio.CancelScope) -> None:
+    """Wait for the reader to go, then cancel what is done for them."""
     while (await receive())["type"] != "http.disconnect":
         pass
     scope.cancel()

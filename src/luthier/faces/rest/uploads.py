@@ -1,0 +1,91 @@
+"""Uploads: bytes go from the socket to the service as they come, however many they are. No body is ever held in memory."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterator
+from typing import TYPE_CHECKING
+
+import anyio
+import anyio.from_thread
+import anyio.to_thread
+from fastapi import Request
+from starlette.requests import ClientDisconnect
+
+from luthier.accounts.types import Actor
+from luthier.datasets.types import Dataset, Upload
+from luthier.errors import BadRequest, TooLarge, UnsupportedType
+from luthier.faces.rest.body import media_type, refuse_encoding
+from luthier.faces.rest.forms import Form
+
+if TYPE_CHECKING:
+    from luthier.wiring import Platform
+
+_AT_ONCE = 16
+_FORM_BYTES = 1024 * 1024
+"""What a form may add around its file."""
+
+
+class Receiver:
+    """Takes uploads for one app. Each holds a thread, and its client may be slow: so they have a limit of their own."""
+
+    def __init__(self, platform: Platform) -> None:
+        self._platform = platform
+        self._limiter = anyio.CapacityLimiter(_AT_ONCE)
+
+    async def take(self, request: Request, actor: Actor, query: Upload) -> Dataset:
+        """The dataset of this body: the file itself, or a form with a part `file`. `query` has what the query string gave.
+
+        Raises: what `Datasets.upload` raises; BadRequest, TooLarge, UnsupportedType for bodies that cannot be read.
+        """
+        refuse_encoding(request)
+        self._check_size(request)
+        kind = media_type(request)
+        boundary = kind.get_param("boundary") if kind.get_content_type() == "multipart/form-data" else None
+        if kind.get_content_maintype() == "multipart" and not boundary:
+            raise UnsupportedType(
+                "The body is a multipart message without a boundary.", hint="Send the file as the body, or `multipart/form-data`."
+            )
+        chunks = request.stream()
+        expected = _declared(request)
+
+        def work() -> Dataset:
+            body = _pulled(chunks, expected)
+            if not boundary:
+                return self._platform.datasets.upload(actor, Upload(body, query.name, None, query.sha256, query.base_model))
+            form = Form(str(boundary), body)
+            return self._platform.datasets.upload(actor, form.upload(query))
+
+        return await anyio.to_thread.run_sync(work, limiter=self._limiter)
+
+    def _check_size(self, request: Request) -> None:
+        most, declared = self._platform.settings.max_upload_bytes + _FORM_BYTES, _declared(request)
+        if declared is not None and declared > most:
+            # Before the body: a client that waits for `100 Continue` never sends it.
+            raise TooLarge(
+                f"The file is larger than {self._platform.settings.max_upload_bytes:,} bytes.",
+                hint="Split it, or ask your admin to raise LUTHIER_MAX_UPLOAD_BYTES.",
+                param="file",
+            )
+
+
+def _declared(request: Request) -> int | None:
+    text = request.headers.get("content-length", "")
+    return int(text[:20]) if text.isascii() and text.isdigit() else None
+
+
+def _pulled(chunks: AsyncIterator[bytes], expected: int | None) -> Iterator[bytes]:
+    """In the worker thread: the next chunk is asked for when the one before is written, so nothing piles up."""
+    size = 0
+    while (chunk := anyio.from_thread.run(_next, chunks)) is not None:
+        size += len(chunk)
+        if chunk:
+            yield chunk
+    if expected is not None and size != expected:
+        raise BadRequest(f"{expected:,} bytes were announced, but {size:,} came.", hint="Send the file again.")
+
+
+async def _next(chunks: AsyncIterator[bytes]) -> bytes | None:
+    try:
+        return await anext(chunks, None)
+    except ClientDisconnect:
+        raise BadRequest("The connection broke off before the end of the body.", hint="Send the file again.") from None
