@@ -11,7 +11,12 @@ import typer
 
 from luthier.errors import LuthierError, SetupError
 
-app = typer.Typer(no_args_is_help=True, add_completion=False, help="Luthier: fine-tune language models on your own machines.")
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Luthier: fine-tune language models on your own machines.",
+)
 bases_app = typer.Typer(no_args_is_help=True, help="Base models on this machine.")
 app.add_typer(bases_app, name="bases")
 
