@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 from python_multipart.exceptions import MultipartParseError
 from python_multipart.multipart import MultipartParser, parse_options_header
@@ -11,6 +12,9 @@ from python_multipart.multipart import MultipartParser, parse_options_header
 from luthier.datasets.types import Upload
 from luthier.errors import BadRequest, FieldInvalid
 from luthier.faces.rest.validation import did_you_mean, shown
+
+if TYPE_CHECKING:
+    from python_multipart.multipart import MultipartCallbacks
 
 _FIELDS = frozenset({"name", "sha256", "base_model"})
 _MAX_FIELD_BYTES = 4096
@@ -71,13 +75,13 @@ class Form:
 
     # -- what the parser reports ---------------------------------------------------------------------------------------
 
-    def _callbacks(self) -> dict[str, object]:
+    def _callbacks(self) -> MultipartCallbacks:
         return {
             "on_part_begin": self._begin,
             "on_part_data": self._take,
             "on_part_end": self._finish,
-            "on_header_field": lambda data, start, end: self._header[0].extend(data[start:end]),
-            "on_header_value": lambda data, start, end: self._header[1].extend(data[start:end]),
+            "on_header_field": self._header_name,
+            "on_header_value": self._header_value,
             "on_header_end": self._header_ended,
             "on_headers_finished": self._opened,
             "on_end": self._end,
@@ -88,6 +92,12 @@ class Form:
         self._disposition = b""
         if self._parts > _MAX_PARTS:
             raise BadRequest(f"The form has more than {_MAX_PARTS} parts.", hint="Send `file`, and at most `name` and `sha256`.")
+
+    def _header_name(self, data: bytes, start: int, end: int) -> None:
+        self._header[0].extend(data[start:end])
+
+    def _header_value(self, data: bytes, start: int, end: int) -> None:
+        self._header[1].extend(data[start:end])
 
     def _header_ended(self) -> None:
         name, value = self._header
