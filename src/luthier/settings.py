@@ -69,7 +69,10 @@ class Settings(BaseSettings):
 
 def child_environment() -> dict[str, str]:
     """What a trainer or an engine inherits: the machine's environment without anything of ours that is secret."""
-    return {name: value for name, value in os.environ.items() if not name.startswith("LUTHIER_")}
+    machine = {name: value for name, value in os.environ.items() if not name.startswith("LUTHIER_")}
+    # Compute threads that wait for each other spin only shortly. On busy cores the default starves the thread they wait
+    # for: one training step of the tiny base took 540 ms where it takes 200 with this, and 135 on free cores either way.
+    return {"GOMP_SPINCOUNT": "20000", **machine}
 
 
 def _refuse_unknown(names: set[str]) -> None:

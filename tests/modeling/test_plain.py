@@ -1,11 +1,13 @@
 """The plain engine computes what transformers, PEFT and autograd compute."""
 
 import random
+from functools import partial
 
 import pytest
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 
+from luthier.modeling.head import token_logprobs
 from luthier.modeling.lora import merged_weights
 from luthier.modeling.plain import PlainEngine
 from luthier.modeling.types import LoraShape, Packed
@@ -222,24 +224,28 @@ def test_a_pack_that_would_give_wrong_numbers_is_refused(random_base, packed):
         PlainEngine(random_base(), SHAPE, seed=0).logprobs(packed, training=True)
 
 
-def test_logprobs_of_many_chunks_are_those_of_one(random_base, monkeypatch):
-    engine = trained(PlainEngine(random_base(), SHAPE, seed=0))
-    packed = a_pack()
-    grad_N = torch.linspace(0, 1, len(packed.loss_at_N))
+@pytest.mark.parametrize("capped", [False, True])
+def test_logprobs_of_many_chunks_are_those_of_one_and_of_autograd(capped):
+    generator = torch.Generator().manual_seed(0)
+    weight_VD, target_N = torch.randn(61, 32, generator=generator), torch.randint(61, (50,), generator=generator)
+    grad_N = torch.randn(50, generator=generator)
 
-    def measure():
-        logprob_N = engine.logprobs(packed, training=True)
-        engine.backward(grad_N)
-        grads = [weight.grad.clone() for weight in engine.parameters.values()]
-        for weight in engine.parameters.values():
-            weight.grad = None
-        return logprob_N, grads
+    def head(hidden_CD):
+        logits_CV = hidden_CD @ weight_VD.t()
+        return 5 * torch.tanh(logits_CV / 5) if capped else logits_CV
 
-    whole_N, whole_grads = measure()
-    monkeypatch.setattr("luthier.modeling.head._CHUNK_LOGITS", 61 * 7)
-    parts_N, parts_grads = measure()
-    assert torch.allclose(whole_N, parts_N, atol=1e-6)
-    assert all(torch.allclose(a, b, atol=1e-5) for a, b in zip(whole_grads, parts_grads, strict=True))
+    def plain(hidden_ND):
+        return head(hidden_ND).log_softmax(1)[torch.arange(50), target_N]
+
+    hidden_ND = torch.randn(50, 32, generator=generator).requires_grad_()
+    ways = [plain, *(partial(token_logprobs, head, target_N=target_N, chunk=chunk) for chunk in (7, 100))]
+    logprobs = [way(hidden_ND) for way in ways]
+    slopes = [torch.autograd.grad(logprob_N, hidden_ND, grad_N)[0] for logprob_N in logprobs]
+    for logprob_N, slope_ND in zip(logprobs[1:], slopes[1:], strict=True):
+        assert torch.allclose(logprob_N, logprobs[0], atol=1e-5)
+        assert torch.allclose(slope_ND, slopes[0], atol=1e-5)
+    with torch.no_grad():
+        assert torch.allclose(token_logprobs(head, hidden_ND, target_N, 7), logprobs[0], atol=1e-5)
 
 
 def test_bf16_bases_train_fp32_adapters(random_model):

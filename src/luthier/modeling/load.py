@@ -10,6 +10,7 @@ import torch
 from safetensors import SafetensorError
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
+from transformers.utils import logging
 
 from luthier.errors import BaseUnavailable
 from luthier.modeling.base_config import check_config
@@ -57,6 +58,7 @@ def load_base(folder: Path, device: Device = "auto", precision: Precision = "aut
 
 def _model(folder: Path, device: torch.device, precision: Precision) -> PreTrainedModel:
     config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    logging.disable_progress_bar()  # it would draw into logs
     # Untyped in transformers: with `output_loading_info` the answer is a pair.
     load = cast(Any, AutoModelForCausalLM).from_pretrained
     model, report = load(

@@ -17,7 +17,7 @@ from torch.nn import Parameter
 
 from luthier.modeling import adapter_files, generate, lora
 from luthier.modeling.attention import Rows, RowsUnsupported, attending_by_rows
-from luthier.modeling.head import head_of, token_logprobs
+from luthier.modeling.head import chunk_of, head_of, token_logprobs
 from luthier.modeling.load import LoadedBase
 from luthier.modeling.types import Completion, LoraShape, Packed, Sampling
 
@@ -36,6 +36,7 @@ class PlainEngine:
     def __init__(self, base: LoadedBase, shape: LoraShape, seed: int) -> None:
         self.base = base
         self._adapter = lora.new_adapter(base.linears, shape, seed, base.device)
+        self._chunk = chunk_of(base.vocab)
         self._pending: Tensor | None = None
         self._bare = False
 
@@ -113,7 +114,7 @@ class PlainEngine:
         ids_T = torch.tensor(packed.ids_T, device=self.base.device)
         at_N = torch.tensor(packed.loss_at_N, device=self.base.device)
         hidden_TD = self._hidden(ids_T, packed.lengths)
-        return token_logprobs(self._head, hidden_TD.index_select(0, at_N), ids_T[at_N + 1], self.base.vocab)
+        return token_logprobs(self._head, hidden_TD.index_select(0, at_N), ids_T[at_N + 1], self._chunk)
 
     def _hidden(self, ids_T: Tensor, lengths: Sequence[int]) -> Tensor:
         """Last hidden states of packed rows, shape (T, D)."""
@@ -133,7 +134,7 @@ class PlainEngine:
             if at:
                 at_N = torch.tensor(at, device=self.base.device)
                 logits_NV = self.base.model(input_ids=ids_T[None], use_cache=False).logits[0].index_select(0, at_N)
-                parts.append(token_logprobs(torch.Tensor.float, logits_NV, ids_T[at_N + 1], self.base.vocab))
+                parts.append(token_logprobs(torch.Tensor.float, logits_NV, ids_T[at_N + 1], self._chunk))
         return torch.cat(parts)
 
     @cached_property
