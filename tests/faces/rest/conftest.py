@@ -1,0 +1,92 @@
+"""The whole platform behind HTTP, on a temporary folder: real services, and an engine that echoes."""
+
+import hashlib
+import json
+import time
+
+import pytest
+from starlette.testclient import TestClient
+
+from luthier import ids, wiring
+from luthier.accounts.types import Actor, Role
+from luthier.backends.engines.echo import EchoEngine
+from luthier.faces.rest.app import create_app
+from luthier.faces.rest.events import Pace
+from luthier.jobs.spec import RunSpec, Sources
+from luthier.registry.types import Finished
+from luthier.settings import Settings
+from luthier.values import BaseSource, Source
+
+ROWS = [{"messages": [{"role": "user", "content": f"q{n}"}, {"role": "assistant", "content": f"a{n}"}]} for n in range(12)]
+GOOD = b"".join(json.dumps(row).encode() + b"\n" for row in ROWS)
+WEIGHTS = bytes(range(256)) * 40
+
+
+class World:
+    """A client with a key, and the platform behind it for what no route can bring about."""
+
+    def __init__(self, data):
+        self.platform = wiring.build(Settings(data=data), engine=EchoEngine())
+        self.key = self.platform.accounts.first_start()
+        self.actor = self.platform.accounts.authenticate(self.key)
+        self.stranger = Actor(tenant_id=ids.new(ids.TENANT), user_id=ids.new(ids.USER), role=Role.ADMIN)
+        app = create_app(self.platform, pace=Pace(poll_s=0.01, keep_alive_s=0.02))
+        self.client = TestClient(app, raise_server_exceptions=False, follow_redirects=False)
+        self._dataset = None
+
+    def ask(self, method, path, **more):
+        headers = {"x-api-key": self.key, **more.pop("headers", {})}
+        return self.client.request(method, path, headers=headers, **more)
+
+    def upload(self, data=GOOD, query="?name=rows", **more):
+        return self.ask("POST", f"/api/datasets{query}", content=data, **more)
+
+    @property
+    def dataset(self):
+        self._dataset = self._dataset or self.upload().json()["id"]
+        return self._dataset
+
+    def spec(self, **changes):
+        return {"base_model": "luthier/tiny", "dataset": self.dataset, **changes}
+
+    def submit(self, headers=None, **changes):
+        return self.ask("POST", "/api/jobs", json=self.spec(**changes), headers=headers or {})
+
+    def raw(self, body, kind="application/json", path="/api/jobs"):
+        return self.ask("POST", path, content=body, headers={"content-type": kind})
+
+    def job(self, **changes):
+        return self.submit(**changes).json()["job"]["id"]
+
+    def model(self, actor=None, name="intents"):
+        """A model, as the supervisor registers one when a job has ended."""
+        actor, job_id = actor or self.actor, ids.new(ids.JOB)
+        results = f"users/{actor.tenant_id}/jobs/{job_id}/attempts/1/results"
+        checks = {"finite": True, "changes_logits": True, "max_logit_change": 1.0, "loads_again": True, "same_after_reload": True}
+        files = {
+            "final_model/adapter_model.safetensors": WEIGHTS,
+            "final_model/adapter_config.json": b"{}",
+            "final_model/tokenizer.json": b"{}",
+            "metrics.json": b'{"steps": 60, "train_loss": 0.2, "eval_loss": null, "loss_curve": [[1, 2.0]]}',
+            "checks.json": json.dumps(checks).encode(),
+        }
+        for short, data in files.items():
+            self.platform.storage.write(f"{results}/{short}", data)
+        source = Source(id="ds_1", url="file:///x", sha256=hashlib.sha256(b"rows").hexdigest())
+        sources = Sources(dataset=source, base=BaseSource(id="luthier/tiny", revision="1", url="luthier:tiny"))
+        spec = RunSpec(base_model="luthier/tiny", dataset="ds_1", name=name, sources=sources)
+        done = Finished(tenant_id=actor.tenant_id, created_by=actor.user_id, job_id=job_id, spec=spec, results=results)
+        return self.platform.registry.register(done)
+
+
+@pytest.fixture
+def world(tmp_path):
+    world = World(tmp_path / "data")
+    yield world
+    world.platform.close()
+
+
+@pytest.fixture
+def timed():
+    began = time.monotonic()
+    return lambda: time.monotonic() - began
