@@ -144,11 +144,9 @@ def chat(
 
 
 def _found(model: str | None, model_id: str | None) -> Model:
-    from luthier.faces.cli.naming import find_model
-
     ref = the_model(model, model_id)
     with connect() as client:
-        return find_model(client, ref)
+        return client.models.get(ref)
 
 
 def _is_the_same(path: Path, file: ModelFile) -> bool:
