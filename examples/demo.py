@@ -49,9 +49,8 @@ def main() -> int:
         with serving(folder) as (client, memory):
             good = demo(client, folder, given.model)
             seconds = time.monotonic() - began
-            out.print(
-                f"\nAll of it took {seconds:.0f} s and at most {memory.most_bytes / 2**20:,.0f} MiB of memory (server, trainer, engine)."
-            )
+            held = f"{memory.most_bytes / 2**20:,.0f} MiB"
+            out.print(f"\nAll of it took {seconds:.0f} s and at most {held} of memory (server, trainer, engine).")
         return 0 if good else 1
     except LuthierError as error:
         out.print(f"\n[red]{error}[/red]")
@@ -123,7 +122,7 @@ def show_refusal(client: Client, folder: Path) -> None:
     try:
         client.datasets.upload(bad, name="broken")
     except LuthierError as refusal:
-        out.print(f"A broken file is refused: [yellow]{refusal.message}[/yellow]")
+        out.print(f"A broken file is refused: {refusal.message}")
 
 
 def fine_tune(client: Client, base: str, dataset: str, held_out: str) -> tuple[Any, list[float]]:
@@ -136,10 +135,8 @@ def fine_tune(client: Client, base: str, dataset: str, held_out: str) -> tuple[A
     estimate = client.jobs.estimate(spec)
     gigabytes = {name: estimate.memory[f"{name}_bytes"] / 1e9 for name in ("total", "available")}
     verdict = "fits" if estimate.fits else "does not fit"
-    out.print(
-        f"{estimate.steps} steps, about {estimate.seconds / 60:.1f} minutes, ${estimate.cost_usd}; needs {gigabytes['total']:.1f} of "
-        f"{gigabytes['available']:.1f} GB: {verdict}"
-    )
+    out.print(f"{estimate.steps} steps, about {estimate.seconds / 60:.1f} minutes, ${estimate.cost_usd};", end=" ")
+    out.print(f"needs {gigabytes['total']:.1f} of {gigabytes['available']:.1f} GB: {verdict}")
     submitted = client.jobs.submit(spec)
     out.print(f"Submitted {submitted.id}")
     losses = followed(client, submitted.id, estimate.steps)
