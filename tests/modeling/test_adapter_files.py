@@ -54,13 +54,15 @@ def test_we_answer_as_peft_does_with_what_it_saved(random_base, random_model, tm
     config = LoraConfig(
         r=4, lora_alpha=12, use_rslora=rslora, target_modules="all-linear", task_type="CAUSAL_LM", init_lora_weights=False
     )
-    peft = get_peft_model(random_model("llama"), config)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        peft = get_peft_model(random_model("llama"), config)
     peft.save_pretrained(tmp_path)
     with torch.no_grad():
         theirs = peft.eval()(input_ids=torch.tensor([IDS])).logits[0]
     engine = PlainEngine(random_base(), LoraShape(4, 12, rslora=rslora), seed=1)
     engine.load_adapter(tmp_path)
-    assert torch.allclose(engine.logits(IDS), theirs, atol=1e-5, rtol=1e-5)
+    assert (engine.logits(IDS) - theirs).abs().max() <= 1e-5 * theirs.abs().max()
 
 
 def test_what_is_loaded_is_what_was_saved_bit_by_bit_and_in_place(random_base, tmp_path):
