@@ -2,16 +2,19 @@
 
 import hashlib
 import json
-import time
+import shutil
+from pathlib import Path
 
 import pytest
 from starlette.testclient import TestClient
 
+import luthier
 from luthier import ids, wiring
 from luthier.accounts.types import Actor, Role
 from luthier.backends.engines.echo import EchoEngine
 from luthier.faces.rest.app import create_app
 from luthier.faces.rest.events import Pace
+from luthier.jobs import projection
 from luthier.jobs.spec import RunSpec, Sources
 from luthier.registry.types import Finished
 from luthier.settings import Settings
@@ -25,12 +28,12 @@ WEIGHTS = bytes(range(256)) * 40
 class World:
     """A client with a key, and the platform behind it for what no route can bring about."""
 
-    def __init__(self, data):
-        self.platform = wiring.build(Settings(data=data), engine=EchoEngine())
+    def __init__(self, data, engine=None):
+        self.platform = wiring.build(Settings(data=data), engine=engine or EchoEngine())
         self.key = self.platform.accounts.first_start()
         self.actor = self.platform.accounts.authenticate(self.key)
         self.stranger = Actor(tenant_id=ids.new(ids.TENANT), user_id=ids.new(ids.USER), role=Role.ADMIN)
-        app = create_app(self.platform, pace=Pace(poll_s=0.01, keep_alive_s=0.02))
+        self.app = app = create_app(self.platform, pace=Pace(poll_s=0.01, keep_alive_s=0.02))
         self.client = TestClient(app, raise_server_exceptions=False, follow_redirects=False)
         self._dataset = None
 
@@ -58,6 +61,19 @@ class World:
     def job(self, **changes):
         return self.submit(**changes).json()["job"]["id"]
 
+    def build_base(self):
+        """The shipped base, as if it had been fetched; an engine that echoes needs no weights."""
+        bases = self.platform.bases
+        folder = bases.folder(bases.get("luthier/tiny"))
+        shutil.copytree(Path(luthier.__file__).parent / "bases" / "tiny", folder)
+        (folder / "model.safetensors").write_bytes(b"weights")
+
+    def events(self, job_id, attempt, *events):
+        """What a trainer writes while it works."""
+        here = projection.directory(self.platform.storage, self.actor.tenant_id, job_id).attempt(attempt)
+        lines = "".join(event.model_dump_json() + "\n" for event in events)
+        self.platform.storage.write(here.name("events", f"{events[0].seq:08d}.jsonl"), lines.encode())
+
     def model(self, actor=None, name="intents"):
         """A model, as the supervisor registers one when a job has ended."""
         actor, job_id = actor or self.actor, ids.new(ids.JOB)
@@ -84,9 +100,3 @@ def world(tmp_path):
     world = World(tmp_path / "data")
     yield world
     world.platform.close()
-
-
-@pytest.fixture
-def timed():
-    began = time.monotonic()
-    return lambda: time.monotonic() - began

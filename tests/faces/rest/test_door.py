@@ -17,7 +17,7 @@ def operations(world):
 def filled(path, world):
     new = {"dataset": ids.DATASET, "job": ids.JOB, "task": ids.JOB, "model": ids.MODEL}
     for noun, prefix in new.items():
-        path = path.replace("{%s_id}" % noun, ids.new(prefix))
+        path = path.replace("{" + noun + "_id}", ids.new(prefix))
     return path.replace("{user_id}", world.actor.user_id).replace("{name}", "x")
 
 
