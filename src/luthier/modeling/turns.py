@@ -11,12 +11,18 @@ from collections import deque
 from collections.abc import Callable, Generator
 from dataclasses import dataclass, field
 
+import torch
+
 from luthier.errors import EngineUnavailable, FieldInvalid, LuthierError, TooMany
 from luthier.modeling.generate import Token, stream
 from luthier.modeling.load import LoadedBase
 from luthier.modeling.lora import Adapter
 from luthier.modeling.models import Models
 from luthier.modeling.types import Sampling
+
+_SMALL_PARAMETERS = 20_000_000
+_SMALL_THREADS = 2
+"""Measured with 2.6M weights on 4 busy cores: 412 tokens/s with 2 threads, 130 with 4."""
 
 Event = Token | LuthierError | None
 """A token; or what went wrong, and nothing after it; or None: a task without tokens is done."""
@@ -58,6 +64,8 @@ class Turns:
         self._active = active
         self._waiting: queue.Queue[Ask | Do | None] = queue.Queue(waiting)
         self._running: deque[_Turn] = deque()
+        self._threads = torch.get_num_threads()
+        self._computing: LoadedBase | None = None
         self._closing = False
         self._thread = threading.Thread(target=self._run, name="computing", daemon=True)
         self._thread.start()
@@ -116,6 +124,7 @@ class Turns:
 
         def step() -> None:
             nonlocal token
+            self._share_cores(turn.base)
             if turn.base.linears.adapter is not turn.adapter:
                 turn.base.linears.carry(turn.adapter)
             token = next(turn.tokens)
@@ -124,6 +133,13 @@ class Turns:
             turn.ask.tell(token)
             return token.finish_reason is None
         return False
+
+    def _share_cores(self, base: LoadedBase) -> None:
+        """As many threads as this base is worth."""
+        if base is not self._computing:
+            self._computing = base
+            small = base.n_params < _SMALL_PARAMETERS
+            torch.set_num_threads(min(_SMALL_THREADS, self._threads) if small else self._threads)
 
 
 def _told(tell: Callable[[Event], None], work: Callable[[], None], *, done: bool = False) -> bool:
