@@ -36,10 +36,14 @@ class Stream(Response):
         self._chunks = chunks
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002  # ASGI's signature
+        # Begun before anybody can hang up: a generator that was never begun has no `finally` to run.
+        first = await anext(self._chunks, None)
         try:
             async with anyio.create_task_group() as tasks, aclosing(self._chunks):
                 tasks.start_soon(until_hang_up, receive, tasks.cancel_scope)
                 await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+                if first is not None:
+                    await send({"type": "http.response.body", "body": first, "more_body": True})
                 async for chunk in self._chunks:
                     await send({"type": "http.response.body", "body": chunk, "more_body": True})
                 await send({"type": "http.response.body", "body": b""})
@@ -57,10 +61,15 @@ async def in_thread(iterator: Iterator[T], limiter: anyio.CapacityLimiter | None
                 return
             yield item
     finally:
-        close = getattr(iterator, "close", None)
-        if close is not None:
-            with anyio.CancelScope(shield=True):
-                await anyio.to_thread.run_sync(close, limiter=limiter)
+        await close_in_thread(iterator, limiter)
+
+
+async def close_in_thread(iterator: Iterator[Any], limiter: anyio.CapacityLimiter | None = None) -> None:
+    """Close a synchronous generator, even where the task that asks is being cancelled; a second call does nothing."""
+    close = getattr(iterator, "close", None)
+    if close is not None:
+        with anyio.CancelScope(shield=True):
+            await anyio.to_thread.run_sync(close, limiter=limiter)
 
 
 def attachment(name: str) -> str:
