@@ -65,7 +65,6 @@ class Turns:
         self._waiting: queue.Queue[Ask | Do | None] = queue.Queue(waiting)
         self._running: deque[_Turn] = deque()
         self._threads = torch.get_num_threads()
-        self._computing: LoadedBase | None = None
         self._closing = False
         self._thread = threading.Thread(target=self._run, name="computing", daemon=True)
         self._thread.start()
@@ -136,10 +135,10 @@ class Turns:
 
     def _share_cores(self, base: LoadedBase) -> None:
         """As many threads as this base is worth."""
-        if base is not self._computing:
-            self._computing = base
-            small = base.n_params < _SMALL_PARAMETERS
-            torch.set_num_threads(min(_SMALL_THREADS, self._threads) if small else self._threads)
+        small = base.n_params < _SMALL_PARAMETERS
+        wanted = min(_SMALL_THREADS, self._threads) if small else self._threads
+        if torch.get_num_threads() != wanted:
+            torch.set_num_threads(wanted)
 
 
 def _told(tell: Callable[[Event], None], work: Callable[[], None], *, done: bool = False) -> bool:
