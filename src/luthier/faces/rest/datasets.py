@@ -1,12 +1,10 @@
-"""Datasets: upload, list, show, delete, download."""
+"""Datasets: upload, look, take back, remove."""
 
 from __future__ import annotations
 
 from typing import Annotated, Any
 
-import anyio
-import anyio.to_thread
-from fastapi import Header, Query, Request, Response
+from fastapi import Query, Request, Response
 
 from luthier.datasets.types import Dataset, Upload
 from luthier.errors import (
@@ -16,6 +14,7 @@ from luthier.errors import (
     FieldInvalid,
     Gone,
     InUse,
+    ModelNotAllowed,
     NotFound,
     RangeInvalid,
     StorageFull,
@@ -24,64 +23,41 @@ from luthier.errors import (
 )
 from luthier.faces.rest.errors import problems
 from luthier.faces.rest.streaming import file_answer
-from luthier.faces.rest.uploads import Incoming
 from luthier.faces.rest.wire import After, ChangingActor, CurrentActor, CurrentPlatform, DatasetId, Limit, router
 from luthier.values import Page
 
 routes = router("/api/datasets", "datasets")
 
-_ROW = '{"messages": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello!"}]}\n'
-_BODY: dict[str, Any] = {
+_BYTES = {"schema": {"type": "string", "format": "binary"}}
+_FIELDS = {name: {"type": "string"} for name in ("name", "sha256", "base_model")}
+_FORM = {"schema": {"type": "object", "required": ["file"], "properties": {**_FIELDS, "file": _BYTES["schema"]}}}
+BODY: dict[str, Any] = {
     "requestBody": {
         "required": True,
-        "description": "The file itself, or a form with one `file` (fields before it: `name`, `sha256`, `base_model`).",
-        "content": {
-            "application/x-ndjson": {"schema": {"type": "string", "format": "binary"}, "example": _ROW},
-            "application/octet-stream": {"schema": {"type": "string", "format": "binary"}},
-            "multipart/form-data": {
-                "schema": {
-                    "type": "object",
-                    "required": ["file"],
-                    "properties": {
-                        "name": {"type": "string"},
-                        "sha256": {"type": "string"},
-                        "base_model": {"type": "string"},
-                        "file": {"type": "string", "format": "binary"},
-                    },
-                }
-            },
-        },
+        "description": "JSON lines or a JSON array: as the body itself, or as the last part of a form.",
+        "content": {"application/octet-stream": _BYTES, "multipart/form-data": _FORM},
     }
 }
-# Uploads wait for their senders; a pool of their own keeps slow ones from holding up everybody's reads.
-_AT_ONCE = anyio.CapacityLimiter(16)
-
-Named = Annotated[str | None, Query(max_length=4096, description="Name of the dataset; by default the file's name.")]
-Hash = Annotated[str | None, Query(max_length=200, description="sha256 of the file: refused where it does not match.")]
-BaseName = Annotated[str | None, Query(max_length=200, description="Whose tokenizer and context measure the rows.")]
-FileName = Annotated[str | None, Header(max_length=4096, description="Name of the file, where it is sent raw.")]
+REFUSALS = problems(BadRequest, DatasetRejected, FieldInvalid, ModelNotAllowed, StorageFull, TooLarge, UnsupportedType)
+Name = Annotated[str | None, Query(description="Versions of a name are numbered; without one the file's name serves.")]
+Sha256 = Annotated[str | None, Query(description="What the bytes hash to; checked.")]
+BaseModel = Annotated[str | None, Query(description="Base whose tokenizer measures the rows.")]
 
 
-@routes.post(
-    "",
-    status_code=201,
-    openapi_extra=_BODY,
-    responses=problems(BadRequest, TooLarge, UnsupportedType, DatasetRejected, FieldInvalid, StorageFull),
-)
+@routes.post("", status_code=201, openapi_extra=BODY, responses=REFUSALS)
 async def upload(
     request: Request,
+    response: Response,
     actor: ChangingActor,
-    platform: CurrentPlatform,
-    name: Named = None,
-    sha256: Hash = None,
-    base_model: BaseName = None,
-    x_filename: FileName = None,
+    *,
+    name: Name = None,
+    sha256: Sha256 = None,
+    base_model: BaseModel = None,
 ) -> Dataset:
-    """Upload JSON lines and get the report: rows, tokens, lengths, what was refused. A name again makes its next version."""
-    incoming = Incoming(request, platform.settings.max_upload_bytes)
-    given = Upload(chunks=(), name=name, file_name=x_filename, sha256=sha256, base_model=base_model)
-    file = await incoming.open(given)
-    return await anyio.to_thread.run_sync(lambda: platform.datasets.upload(actor, file()), limiter=_AT_ONCE)
+    """Upload a file; the answer holds the report. A large file answers `validating`: ask again until it is `ready`."""
+    dataset = await request.app.state.receiver.take(request, actor, Upload((), name, None, sha256, base_model))
+    response.headers["location"] = f"/api/datasets/{dataset.id}"
+    return dataset
 
 
 @routes.get("", responses=problems(CursorInvalid, FieldInvalid))
@@ -92,21 +68,19 @@ def list_datasets(actor: CurrentActor, platform: CurrentPlatform, limit: Limit =
 
 @routes.get("/{dataset_id}", responses=problems(NotFound, Gone))
 def show(dataset_id: DatasetId, actor: CurrentActor, platform: CurrentPlatform) -> Dataset:
-    """One dataset version with its report."""
+    """One dataset, with its report."""
     return platform.datasets.get(actor, dataset_id)
 
 
 @routes.delete("/{dataset_id}", status_code=204, responses=problems(NotFound, Gone, InUse))
 def delete(dataset_id: DatasetId, actor: ChangingActor, platform: CurrentPlatform) -> None:
-    """Delete one version and its files. Refused while a run needs it."""
+    """Remove one version. Refused while a run needs it."""
     platform.datasets.delete(actor, dataset_id)
 
 
-_BYTES = {200: {"content": {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}}}
-
-
-@routes.get("/{dataset_id}/download", response_class=Response, responses={**problems(NotFound, Gone, RangeInvalid), **_BYTES})
+@routes.get("/{dataset_id}/download", response_class=Response, responses=problems(NotFound, Gone, RangeInvalid))
 def download(dataset_id: DatasetId, actor: CurrentActor, platform: CurrentPlatform, request: Request) -> Response:
-    """The file as it was uploaded, byte for byte; one `Range` at a time."""
-    dataset, file = platform.datasets.open(actor, dataset_id)
-    return file_answer(request, lambda: file, size=dataset.bytes, name=f"{dataset.name}.jsonl", tag=dataset.sha256)
+    """The file as it was uploaded, or one range of it."""
+    dataset = platform.datasets.get(actor, dataset_id)
+    file = platform.datasets.open(actor, dataset_id)
+    return file_answer(request, file, size=dataset.bytes, name=f"{dataset.name}-v{dataset.version}.jsonl", tag=dataset.sha256)

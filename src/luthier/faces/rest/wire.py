@@ -61,22 +61,12 @@ def id_of(prefix: str, noun: str, what: str) -> Any:
     return Annotated[str, AfterValidator(check), Path(description=what, examples=[f"{prefix}_01kagz3vqdfyxtqn4w5b9zn8r2"])]
 
 
-def _model_ref(text: str) -> str:
-    # An id, a name or `name@3`: whatever is none of them is a model that nobody has.
-    if not 0 < len(text) <= 200 or not text.isprintable():
-        raise NotFound("model")
-    return text
-
-
-ModelRef = Annotated[
-    str, AfterValidator(_model_ref), Path(description="A model id, a name, or `name@3`.", examples=["support-intents@3"])
-]
-
 if TYPE_CHECKING:
-    DatasetId = JobId = str
+    DatasetId = JobId = ModelId = str
 else:
     DatasetId = id_of(ids.DATASET, "dataset", "Id of one dataset version.")
     JobId = id_of(ids.JOB, "job", "Id of a job.")
+    ModelId = id_of(ids.MODEL, "model", "Id of one model version.")
 
 
 def _plain_number(value: Any) -> Any:
