@@ -10,7 +10,7 @@ import contextlib
 import io
 import json
 import sys
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Generator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import typer
@@ -91,7 +91,7 @@ def _refused(error: LuthierError) -> None:
     if _wants_json():
         _as_json({**facts, "details": error.details, "request_id": request_id})
     talk(f"Error: {clean(error.message)}")
-    for line in _details(error.details):
+    for line in _details(error):
         talk(f"  {line}")
     if error.hint:
         talk(clean(error.hint))
@@ -99,18 +99,21 @@ def _refused(error: LuthierError) -> None:
         talk(f"({error.error_code}, request {clean(request_id)})")
 
 
-def _details(details: Mapping[str, Any] | Sequence[Any] | None) -> list[str]:
-    """The findings of a report, or each refused field, as lines. A single one was the message already."""
-    found = details.get("findings", ()) if isinstance(details, Mapping) else details or ()
-    lines: list[str] = []
-    for item in found if isinstance(found, list | tuple) else ():
-        if isinstance(item, Mapping):
-            where = f"line {item['line']}" if item.get("line") else item.get("param")
-            parts = [str(part) for part in (where, item.get("message")) if part]
-            lines.append(clean(": ".join(parts) + (f" {item['fix']}" if item.get("fix") else "")).replace("\n", " "))
-    rest = [f"... and {len(lines) - _MOST_DETAILS} more"] if len(lines) > _MOST_DETAILS else []
-    one_field = isinstance(details, Sequence) and len(lines) == 1
-    return [] if one_field else [*lines[:_MOST_DETAILS], *rest]
+def _details(error: LuthierError) -> list[str]:
+    """The findings of a report, or each refused field, as lines; a single one was the message already."""
+    details = error.details
+    found = details.get("findings") if isinstance(details, Mapping) else details
+    items = [item for item in found if isinstance(item, Mapping)] if isinstance(found, list | tuple) else []
+    if len(items) < 2:
+        return []
+    rest = [f"... and {len(items) - _MOST_DETAILS} more"] if len(items) > _MOST_DETAILS else []
+    return [*(_detail(item) for item in items[:_MOST_DETAILS]), *rest]
+
+
+def _detail(item: Mapping[str, Any]) -> str:
+    where = f"line {item['line']}" if item.get("line") else item.get("param")
+    words = ": ".join(str(part) for part in (where, item.get("message")) if part)
+    return clean(f"{words} {item.get('fix') or ''}").replace("\n", " ").rstrip()
 
 
 def _wants_json() -> bool:

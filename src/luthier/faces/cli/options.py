@@ -9,6 +9,7 @@ import typer
 
 from luthier import ids
 from luthier.faces.cli.edge import usage
+from luthier.faces.cli.shown import clean
 
 AsJson = Annotated[bool, typer.Option("--json", help="JSON on stdout.")]
 Limit = Annotated[int, typer.Option(min=1, max=200, help="Most entries to show.")]
@@ -67,4 +68,12 @@ _LISTS = {"job": "tune list", "dataset": "dataset list"}
 def sure(question: str, *, yes: bool) -> None:
     """Ask, where somebody is there to answer; a script has decided already. Raises: Abort."""
     if not yes and sys.stdin.isatty():
-        typer.confirm(question, abort=True, err=True)
+        ask(question)
+
+
+def ask(question: str) -> None:
+    """Go on only after a yes. Not `typer.confirm`: it writes a blank to stdout, which belongs to data. Raises: Abort."""
+    sys.stderr.write(f"{clean(question)} [y/N] ")
+    sys.stderr.flush()
+    if sys.stdin.readline().strip().lower() not in {"y", "yes"}:
+        raise typer.Abort

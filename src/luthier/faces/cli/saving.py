@@ -9,9 +9,8 @@ from collections.abc import Callable, Generator, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import typer
-
 from luthier.faces.cli.edge import usage
+from luthier.faces.cli.options import ask
 from luthier.faces.cli.shown import size, talk
 
 if TYPE_CHECKING:
@@ -30,7 +29,7 @@ def may_replace(paths: Iterable[Path], *, force: bool) -> None:
         return
     if not sys.stdin.isatty():
         raise usage(f"{there[0]} is there already. Give --force to replace it, or another --output.")
-    typer.confirm(f"{there[0]} is there already. Replace it?", abort=True, err=True)
+    ask(f"{there[0]} is there already. Replace it?")
 
 
 @contextlib.contextmanager
