@@ -7,6 +7,7 @@ Services open a session for their tenant; the supervisor opens one for `EVERY_TE
 from __future__ import annotations
 
 import sqlite3
+import time
 from collections.abc import Generator
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -157,7 +158,9 @@ def _engine(path: Path, *, begin: str, pragmas: tuple[str, ...]) -> Engine:
     def on_connect(connection: sqlite3.Connection, _record: Any) -> None:
         # The driver must not open transactions by itself: `begin` below decides how each one starts.
         connection.isolation_level = None
-        for pragma in (f"busy_timeout={_BUSY_TIMEOUT_MS}", "journal_mode=WAL", "foreign_keys=ON", *pragmas):
+        connection.execute(f"PRAGMA busy_timeout={_BUSY_TIMEOUT_MS}")
+        _to_wal(connection)
+        for pragma in ("foreign_keys=ON", *pragmas):
             connection.execute(f"PRAGMA {pragma}")
 
     def on_begin(connection: Connection) -> None:
@@ -166,3 +169,18 @@ def _engine(path: Path, *, begin: str, pragmas: tuple[str, ...]) -> Engine:
     event.listen(engine, "connect", on_connect)
     event.listen(engine, "begin", on_begin)
     return engine
+
+
+def _to_wal(connection: sqlite3.Connection) -> None:
+    # SQLite answers a change of journal mode with "locked" at once, whatever the busy timeout says, when another
+    # process does the same or recovers the log of a killed one. It passes in milliseconds.
+    until = time.monotonic() + _BUSY_TIMEOUT_MS / 1000
+    while True:
+        try:
+            connection.execute("PRAGMA journal_mode=WAL")
+        except sqlite3.OperationalError:
+            if time.monotonic() > until:
+                raise
+            time.sleep(0.02)
+        else:
+            return
