@@ -118,6 +118,8 @@ def test_a_form_is_stored_like_a_body(world):
     assert answer.json()["report"]["usable_rows"] == 12
     named_by_file = world.ask("POST", "/api/datasets", files={"file": ("../../x.jsonl", GOOD)})
     assert named_by_file.json()["name"] == "x"
+    named_by_header = world.upload(query="", headers={"x-filename": "C:\\data\\y.jsonl"})
+    assert named_by_header.json()["name"] == "y"
 
 
 @pytest.mark.parametrize(
@@ -127,7 +129,8 @@ def test_a_form_is_stored_like_a_body(world):
         ({"files": [("file", ("x", GOOD)), ("file", ("y", GOOD))]}, 422),
         ({"files": {"name": (None, "n")}}, 422),
         ({"files": {"file": ("x", GOOD)}, "data": {"sha256": "0" * 64}}, 422),
-        ({"content": b"--x\r\n", "headers": {"content-type": "multipart/form-data"}}, 415),
+        ({"content": b"--x\r\n", "headers": {"content-type": "multipart/form-data"}}, 400),
+        ({"content": b"--x\r\n", "headers": {"content-type": "multipart/mixed; boundary=x"}}, 415),
         ({"content": b"--other\r\n", "headers": {"content-type": "multipart/form-data; boundary=x"}}, 400),
         ({"content": b"--x\r\nbroken", "headers": {"content-type": "multipart/form-data; boundary=x"}}, 400),
         ({"content": GOOD, "headers": {"content-encoding": "gzip"}}, 415),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from fastapi import Query, Request, Response
+from fastapi import Header, Query, Request, Response
 
 from luthier.datasets.types import Dataset, Upload
 from luthier.errors import (
@@ -42,6 +42,7 @@ REFUSALS = problems(BadRequest, DatasetRejected, FieldInvalid, ModelNotAllowed, 
 Name = Annotated[str | None, Query(description="Versions of a name are numbered; without one the file's name serves.")]
 Sha256 = Annotated[str | None, Query(description="What the bytes hash to; checked.")]
 BaseModel = Annotated[str | None, Query(description="Base whose tokenizer measures the rows.")]
+FileName = Annotated[str | None, Header(description="The name of a file that is sent as the body itself.")]
 
 
 @routes.post("", status_code=201, openapi_extra=BODY, responses=REFUSALS)
@@ -53,9 +54,10 @@ async def upload(
     name: Name = None,
     sha256: Sha256 = None,
     base_model: BaseModel = None,
+    x_filename: FileName = None,
 ) -> Dataset:
     """Upload a file; the answer holds the report. A large file answers `validating`: ask again until it is `ready`."""
-    dataset = await request.app.state.receiver.take(request, actor, Upload((), name, None, sha256, base_model))
+    dataset = await request.app.state.receiver.take(request, actor, Upload((), name, x_filename, sha256, base_model))
     response.headers["location"] = f"/api/datasets/{dataset.id}"
     return dataset
 

@@ -242,7 +242,10 @@ def delete_model(model_id: models.ModelRef, actor: ChangingActor, platform: Curr
     platform.registry.delete(actor, model_id)
 
 
-@routes.post("/datasets/{user_id}/upload", status_code=201, openapi_extra=datasets.BODY, responses=datasets.REFUSALS)
+_UPLOAD = {**datasets.REFUSALS, **problems(NotFound)}
+
+
+@routes.post("/datasets/{user_id}/upload", status_code=201, openapi_extra=datasets.BODY, responses=_UPLOAD)
 async def upload(
     user_id: UserId,
     request: Request,

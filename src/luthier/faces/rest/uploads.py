@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterator
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import anyio
@@ -13,7 +14,7 @@ from starlette.requests import ClientDisconnect
 
 from luthier.accounts.types import Actor
 from luthier.datasets.types import Dataset, Upload
-from luthier.errors import BadRequest, TooLarge, UnsupportedType
+from luthier.errors import BadRequest, LuthierError, TooLarge, UnsupportedType
 from luthier.faces.rest.body import media_type, refuse_encoding
 from luthier.faces.rest.forms import Form
 
@@ -42,16 +43,14 @@ class Receiver:
         kind = media_type(request)
         boundary = kind.get_param("boundary") if kind.get_content_type() == "multipart/form-data" else None
         if kind.get_content_maintype() == "multipart" and not boundary:
-            raise UnsupportedType(
-                "The body is a multipart message without a boundary.", hint="Send the file as the body, or `multipart/form-data`."
-            )
+            raise _not_a_form(kind.get_content_type())
         chunks = request.stream()
         expected = _declared(request)
 
         def work() -> Dataset:
             body = _pulled(chunks, expected)
             if not boundary:
-                return self._platform.datasets.upload(actor, Upload(body, query.name, None, query.sha256, query.base_model))
+                return self._platform.datasets.upload(actor, replace(query, chunks=body))
             form = Form(str(boundary), body)
             return self._platform.datasets.upload(actor, form.upload(query))
 
@@ -66,6 +65,13 @@ class Receiver:
                 hint="Split it, or ask your admin to raise LUTHIER_MAX_UPLOAD_BYTES.",
                 param="file",
             )
+
+
+def _not_a_form(kind: str) -> LuthierError:
+    hint = "Send the file as the body, or `multipart/form-data` with its boundary."
+    if kind == "multipart/form-data":
+        return BadRequest("The Content-Type of the form names no boundary.", hint=hint)
+    return UnsupportedType("The body is a multipart message, but no form.", hint=hint)
 
 
 def _declared(request: Request) -> int | None:

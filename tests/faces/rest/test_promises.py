@@ -1,0 +1,244 @@
+"""What holds for every route and any input: documented, never a 5xx, other teams' things unknown, memory flat."""
+
+import dataclasses
+import json
+import time
+import tracemalloc
+
+import anyio
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from luthier import ids
+from luthier.datasets.types import Upload
+from luthier.faces.rest.app import create_app
+from luthier.jobs.spec import RunSpec
+
+from .conftest import GOOD, World
+
+KEYS = {"message", "type", "code", "param", "hint", "details", "request_id"}
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory):
+    """One platform for many requests that leave nothing behind."""
+    world = World(tmp_path_factory.mktemp("shared") / "data")
+    yield world
+    world.platform.close()
+
+
+def operations(world):
+    paths = world.client.get("/openapi.json").json()["paths"]
+    return {f"{method.upper()} {path}": operation for path, methods in paths.items() for method, operation in methods.items()}
+
+
+def test_every_route_says_what_it_does_and_how_it_refuses(shared):
+    undescribed = [name for name, operation in operations(shared).items() if not operation.get("description")]
+    silent = [name for name, operation in operations(shared).items() if "default" not in operation["responses"]]
+    assert undescribed == []
+    assert silent == []
+
+
+def test_every_route_that_names_a_thing_documents_that_it_may_be_unknown(shared):
+    named = {name: operation for name, operation in operations(shared).items() if "_id}" in name}
+    assert [name for name, operation in named.items() if "404" not in operation["responses"]] == []
+
+
+def test_every_field_of_a_run_is_described_or_speaks_for_itself(shared):
+    properties = shared.client.get("/openapi.json").json()["components"]["schemas"]["RunSpec"]["properties"]
+    assert set(properties) == set(RunSpec.model_fields)
+
+
+def owned(world, actor):
+    """One thing of each kind, made by the services in this actor's name: id by path parameter."""
+    dataset = world.platform.datasets.upload(actor, Upload(iter([GOOD]), "rows", None, None, None))
+    job = world.platform.jobs.submit(actor, RunSpec(base_model="luthier/tiny", dataset=dataset.id)).job
+    return {"dataset_id": dataset.id, "job_id": job.id, "task_id": job.id, "model_id": world.model(actor).id}
+
+
+def answer_of(world, method, path, values):
+    for name, value in values.items():
+        path = path.replace("{" + name + "}", value)
+    answer = world.ask(method, path.replace("{name}", "x"))
+    headers = {name: value for name, value in answer.headers.items() if name not in {"x-request-id", "server-timing"}}
+    return answer.status_code, {**answer.json()["error"], "request_id": ""}, headers
+
+
+def test_what_belongs_to_another_team_is_unknown_on_every_route(world):
+    foreign = owned(world, world.stranger)
+    kinds = {"dataset_id": ids.DATASET, "job_id": ids.JOB, "task_id": ids.JOB, "model_id": ids.MODEL}
+    unknown = {name: ids.new(prefix) for name, prefix in kinds.items()}
+    routes = [name.split(" ") for name in operations(world) if any("{" + kind + "}" in name for kind in kinds)]
+    assert len(routes) >= 20
+    for method, path in routes:
+        theirs, nobodys = (answer_of(world, method, path, values) for values in (foreign, unknown))
+        assert theirs[0] == 404, (method, path)
+        assert theirs == nobodys, (method, path)
+    still = world.platform.jobs.get(world.stranger, foreign["job_id"])
+    assert (still.state, still.wish) == ("queued", None)
+    assert world.platform.datasets.get(world.stranger, foreign["dataset_id"]).state == "ready"
+
+
+def test_a_path_parameter_that_no_test_knows_fails_here(shared):
+    known = {"dataset_id", "job_id", "task_id", "model_id", "user_id", "name"}
+    found = {
+        parameter["name"]
+        for operation in operations(shared).values()
+        for parameter in operation.get("parameters", ())
+        if parameter["in"] == "path"
+    }
+    assert found == known
+
+
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers(-(2**70), 2**70) | st.floats() | st.text(max_size=30),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=12), inner, max_size=4),
+    max_leaves=12,
+)
+FIELDS = st.sampled_from([*RunSpec.model_fields, "learning_rte", "output_dir", "", "\ud800"]) | st.text(max_size=12)
+BODIES = st.dictionaries(FIELDS, VALUES, max_size=6) | VALUES
+FUZZ = settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+
+
+@FUZZ
+@given(BODIES)
+def test_no_body_at_all_brings_the_server_down(shared, value):
+    answer = shared.raw(json.dumps(value).encode())
+    assert 400 <= answer.status_code < 500, answer.text[:300]
+    assert set(answer.json()["error"]) == KEYS
+
+
+@FUZZ
+@given(
+    path=st.sampled_from(["train", "lora", "limits", "evaluate"]),
+    name=st.text(max_size=10) | st.none(),
+    value=VALUES,
+    data=st.data(),
+)
+def test_no_field_of_a_run_brings_the_server_down(shared, path, name, value, data):
+    fields = type(RunSpec.model_fields[path].default).model_fields
+    chosen = name if name is not None else data.draw(st.sampled_from(sorted(fields)))
+    answer = shared.raw(json.dumps(shared.spec(hardware="no-such-hardware", **{path: {chosen: value}})).encode())
+    assert answer.status_code == 422, answer.text[:300]
+
+
+@FUZZ
+@given(st.binary(max_size=200))
+def test_no_bytes_bring_the_server_down(shared, data):
+    for kind in ("application/json", "application/yaml"):
+        answer = shared.raw(data, kind)
+        assert 400 <= answer.status_code < 500, answer.text[:300]
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"[" * 1_000_000,
+        b'{"a": "' + b'\\"' * 500_000,
+        b'{"a": "' + b"\\" * 1_000_000,
+        b"{" + b",".join(b'"k%d": 1' % n for n in range(60_000)) + b', "k1": 1}',
+        b'"' * 1_000_000,
+        b"1" * 1_000_000,
+        b'{"' + b"\\u0000" * 150_000 + b'": 1}',
+    ],
+    ids=["deep", "endless string", "backslashes", "key twice", "quotes", "digits", "nuls"],
+)
+def test_a_hostile_megabyte_is_refused_at_once(shared, body):
+    shared.raw(b"{}")
+    before = time.process_time()
+    answer = shared.raw(body)
+    assert 400 <= answer.status_code < 500
+    assert time.process_time() - before < 1.0  # a reader with a quadratic step takes minutes here
+
+
+def test_more_than_a_megabyte_of_json_is_refused(shared):
+    answer = shared.raw(b" " * (1024 * 1024 + 1))
+    assert answer.status_code == 413
+    assert answer.json()["error"]["code"] == "too_large"
+
+
+def test_a_compressed_body_is_refused(shared):
+    for path in ("/api/jobs", "/api/datasets"):
+        answer = shared.ask("POST", path, content=b"x", headers={"content-type": "application/json", "content-encoding": "gzip"})
+        assert answer.status_code == 415
+
+
+@pytest.mark.parametrize("parts", [10_000, 1])
+def test_a_hostile_form_is_refused_at_once(shared, parts):
+    header = b"x" * (1_000_000 if parts == 1 else 1)
+    part = b'--b\r\nX: %s\r\nContent-Disposition: form-data; name="name"\r\n\r\n\r\n' % header
+    before = time.process_time()
+    answer = shared.upload(part * parts + b"--b--", headers={"content-type": "multipart/form-data; boundary=b"})
+    assert answer.status_code in {400, 413, 422}
+    assert time.process_time() - before < 1.0
+
+
+class _Swallow:
+    """A datasets service that reads its upload and keeps none of it."""
+
+    def __init__(self, inner):
+        self.inner = inner
+        self.bytes = 0
+
+    def upload(self, actor, upload):
+        for chunk in upload.chunks:
+            self.bytes += len(chunk)
+        return self.inner.upload(actor, Upload(iter([GOOD]), "rows", None, None, None))
+
+
+def asked(app, key, kind, body):
+    """Status and body of one upload, spoken to the app itself: a test client would hold the whole body."""
+    sent = []
+    chunks = iter(body)
+
+    async def receive():
+        chunk = next(chunks, None)
+        return {"type": "http.request", "body": chunk or b"", "more_body": chunk is not None}
+
+    async def send(message):
+        sent.append(message)
+
+    headers = [(b"x-api-key", key.encode()), (b"content-type", kind)]
+    scope = {
+        "type": "http",
+        "method": "POST",
+        "path": "/api/datasets",
+        "raw_path": b"/api/datasets",
+        "query_string": b"",
+        "headers": headers,
+        "http_version": "1.1",
+        "scheme": "http",
+        "root_path": "",
+        "server": ("x", 80),
+        "client": None,
+    }
+    anyio.run(app, scope, receive, send)
+    return sent[0]["status"]
+
+
+@pytest.mark.parametrize("form", [False, True])
+def test_an_upload_passes_through_without_being_held(world, form):
+    swallow = _Swallow(world.platform.datasets)
+    app = create_app(dataclasses.replace(world.platform, datasets=swallow))
+    before, after = b"", b""
+    if form:
+        before = b'--b\r\nContent-Disposition: form-data; name="file"; filename="x.jsonl"\r\n\r\n'
+        after = b"\r\n--b--\r\n"
+    megabytes = 48
+
+    def body():
+        yield before
+        for _ in range(megabytes * 16):
+            yield bytes(65536)
+        yield after
+
+    asked(app, world.key, b"application/octet-stream", [GOOD])  # what is made once is not counted
+    swallow.bytes = 0
+    tracemalloc.start()
+    status = asked(app, world.key, b"multipart/form-data; boundary=b" if form else b"application/octet-stream", body())
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert status == 201
+    assert swallow.bytes == megabytes * 1024 * 1024
+    assert peak < 12 * 1024 * 1024
