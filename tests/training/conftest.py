@@ -29,6 +29,7 @@ from luthier.jobs.spec import RunSpec
 from luthier.modeling.types import Completion, Packed, Sampling
 from luthier.training.batches import Rows
 from luthier.training.checkpoints import Checkpoints, fetch_checkpoint
+from luthier.training.gang import train_together
 from luthier.training.journal import Journal
 from luthier.training.loop import Desk, Loop, Material
 from luthier.training.methods import sft
@@ -52,6 +53,9 @@ class BigramEngine:
         self.on = True
         self.passes: list[Packed] = []
         self._kept: torch.Tensor | None = None
+
+    def seed(self, number: int) -> None:
+        torch.default_generator.manual_seed(number)
 
     def logprobs(self, packed: Packed, *, training: bool) -> torch.Tensor:
         self.passes.append(packed)
@@ -154,10 +158,20 @@ class Bench:
         if self.validation is not None:
             self.spec = self.spec.model_copy(update={"validation_dataset": "validation.jsonl"})
         plan = plan_of(self.spec, state.fixed, len(self.rows), 64)
-        material = Material(self.spec, plan, engine, sft.loss, self.rows, self.validation)
+        validation = None if self.validation is None else sft.Sft(self.validation)
+        material = Material(self.spec, plan, engine, sft.Sft(self.rows), validation)
         checkpoints = Checkpoints(attempt, workspace)
         loop = Loop(material, Desk(journal, checkpoints, watch, self.monotonic), state, resumed)
-        return SimpleNamespace(loop=loop, engine=engine, watch=watch, journal=journal, state=state, directory=attempt, plan=plan)
+        return SimpleNamespace(
+            run=lambda: train_together([loop.run()]),
+            loop=loop,
+            engine=engine,
+            watch=watch,
+            journal=journal,
+            state=state,
+            directory=attempt,
+            plan=plan,
+        )
 
     def losses(self) -> list[tuple[int, float]]:
         """Every step's loss as readers see the history."""

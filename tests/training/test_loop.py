@@ -43,7 +43,7 @@ def by_hand(bench, steps: int) -> list[float]:
 
 def test_every_step_is_the_one_of_a_loop_written_by_hand(bench, another_bench):
     expected = by_hand(another_bench(bench), 12)
-    bench.attempt().loop.run()
+    bench.attempt().run()
     assert [loss for _, loss in bench.losses()] == pytest.approx(expected, abs=1e-5)
     assert [step for step, _ in bench.losses()] == list(range(1, 13))
 
@@ -52,11 +52,11 @@ def test_every_step_is_the_one_of_a_loop_written_by_hand(bench, another_bench):
 def test_accumulation_and_packing_change_nothing_that_is_learned(bench, another_bench, batch_size, accumulation, packing):
     whole = another_bench(bench, fixed=type(bench.fixed)(8, 4096, 1, "cpu", "fp32"))
     one = whole.attempt()
-    one.loop.run()
+    one.run()
     parts = another_bench(bench, fixed=type(bench.fixed)(batch_size, 4096, 1, "cpu", "fp32"))
     parts.train_spec(gradient_accumulation=accumulation, packing=packing)
     other = parts.attempt()
-    other.loop.run()
+    other.run()
     assert len(other.engine.passes) > len(one.engine.passes)
     assert [loss for _, loss in parts.losses()] == pytest.approx([loss for _, loss in whole.losses()], abs=1e-6)
     for name, weight in one.engine.parameters.items():
@@ -68,7 +68,7 @@ def test_the_same_seed_gives_the_same_adapter_and_another_seed_another(bench, an
     hashes = []
     for each in benches:
         made = each.attempt()
-        made.loop.run()
+        made.run()
         hashes.append(adapter_bytes(made.engine))
     assert hashes[0] == hashes[1]
     assert hashes[0] != hashes[2]
@@ -78,16 +78,16 @@ def test_the_same_seed_gives_the_same_adapter_and_another_seed_another(bench, an
 def test_a_run_that_was_stopped_and_resumed_is_the_uninterrupted_one_bit_by_bit(bench, another_bench, stop_at):
     straight = another_bench(bench, validation=bench.rows)
     whole = straight.attempt()
-    whole.loop.run()
+    whole.run()
 
     bench.validation = bench.rows
     first = bench.attempt()
     _ask_at(first, stop_at, "stopped")
     with pytest.raises(Stopping):
-        first.loop.run()
+        first.run()
     assert bench.job.newest_checkpoint().step == stop_at  # no step is lost
     second = bench.attempt(resume=bench.job.newest_checkpoint())
-    second.loop.run()
+    second.run()
     assert bench.losses() == straight.losses()
     assert adapter_bytes(second.engine) == adapter_bytes(whole.engine)
     assert second.state.best == whole.state.best
@@ -107,7 +107,7 @@ def _ask_at(made, step, wish):
 
 def test_the_mean_is_over_all_tokens_of_the_step_not_a_mean_of_means(bench):
     made = bench.attempt()
-    made.loop.run()
+    made.run()
     first = made.loop.order.of_step(0)
     logp = [made.engine.base_VV[list(bench.rows[index].ids)[:-1]].log_softmax(-1) for index in first]
     picked = [table[range(len(table)), list(bench.rows[index].ids)[1:]] for table, index in zip(logp, first, strict=True)]
@@ -116,7 +116,7 @@ def test_the_mean_is_over_all_tokens_of_the_step_not_a_mean_of_means(bench):
 
 def test_a_step_that_runs_out_of_memory_goes_on_in_smaller_passes(bench, another_bench):
     straight = another_bench(bench)
-    straight.attempt().loop.run()
+    straight.attempt().run()
     made = bench.attempt()
     ordinary = made.engine.logprobs
 
@@ -126,7 +126,7 @@ def test_a_step_that_runs_out_of_memory_goes_on_in_smaller_passes(bench, another
         return ordinary(packed, training=training)
 
     made.engine.logprobs = small_memory
-    made.loop.run()
+    made.run()
     assert [loss for _, loss in bench.losses()] == pytest.approx([loss for _, loss in straight.losses()], abs=1e-5)
     assert any(event.kind == "warning" and "at most 1 rows" in event.message for event in bench.job.events())
 
@@ -139,7 +139,7 @@ def test_a_row_that_does_not_fit_alone_ends_the_run(bench):
 
     made.engine.logprobs = no_memory
     with pytest.raises(MemoryError):
-        made.loop.run()
+        made.run()
 
 
 def test_a_loss_that_is_no_number_ends_the_run_before_it_reaches_the_weights(bench):
@@ -149,7 +149,7 @@ def test_a_loss_that_is_no_number_ends_the_run_before_it_reaches_the_weights(ben
         ordinary(packed, training=training) * (float("nan") if made.state.step == 5 else 1.0)
     )
     with pytest.raises(AttemptFailed, match="no longer a number at step 6"):
-        made.loop.run()
+        made.run()
     assert all(bool(torch.isfinite(weight).all()) for weight in made.engine.parameters.values())
 
 
@@ -159,7 +159,7 @@ def test_checkpoints_rotate_and_the_best_and_the_last_two_stay(bench):
     made = bench.attempt()
     values = iter([2.0, 3.0, 4.0])
     with_losses(made, values)
-    made.loop.run()
+    made.run()
     assert bench.steps_with_checkpoint() == [4, 11, 12]
     assert made.state.best_checkpoint.step == 4
 
@@ -185,7 +185,7 @@ def test_training_ends_early_when_the_validation_loss_gets_no_better(bench):
     bench.train_spec(eval_steps=2, early_stopping_patience=2)
     made = bench.attempt()
     with_losses(made, iter([3.0, 2.0, 2.5, 2.1, 1.0, 1.0]))
-    made.loop.run()
+    made.run()
     assert made.state.step == 8
     assert made.state.best.step == 4
     assert any("training ends early" in event.message for event in bench.job.events())
@@ -197,7 +197,7 @@ def test_a_run_stops_by_itself_when_its_time_is_over_and_keeps_a_checkpoint(benc
     bench.monotonic = lambda: next(seconds)
     made = bench.attempt()
     with pytest.raises(Stopping, match="stopped"):
-        made.loop.run()
+        made.run()
     assert 0 < made.state.step < made.plan.total_steps
     assert bench.steps_with_checkpoint() == [made.state.step]
     assert any("max_seconds (60 s)" in event.message for event in bench.job.events())
@@ -206,14 +206,14 @@ def test_a_run_stops_by_itself_when_its_time_is_over_and_keeps_a_checkpoint(benc
 def test_five_minutes_without_a_checkpoint_make_one(bench):
     seconds = iter(range(0, 1_000_000, 20))
     bench.monotonic = lambda: next(seconds)
-    bench.attempt().loop.run()
+    bench.attempt().run()
     saved = [event.step for event in bench.job.events() if event.kind == "checkpoint"]
     assert len(saved) > 2
 
 
 def test_a_stop_during_the_validation_is_saved_at_once_and_the_resume_validates_first(bench, another_bench):
     straight = another_bench(bench, validation=bench.rows)
-    straight.attempt().loop.run()
+    straight.attempt().run()
     bench.validation = bench.rows
     made = bench.attempt()
     ordinary = made.engine.logprobs
@@ -225,9 +225,9 @@ def test_a_stop_during_the_validation_is_saved_at_once_and_the_resume_validates_
 
     made.engine.logprobs = stopping
     with pytest.raises(Stopping):
-        made.loop.run()
+        made.run()
     assert bench.job.newest_checkpoint().step == 6
-    bench.attempt(resume=bench.job.newest_checkpoint()).loop.run()
+    bench.attempt(resume=bench.job.newest_checkpoint()).run()
     assert bench.losses() == straight.losses()
     assert [event.data for event in bench.job.events() if event.kind == "eval"] == [
         event.data for event in straight.job.events() if event.kind == "eval"
@@ -248,7 +248,7 @@ def test_a_fenced_run_writes_nothing_more(bench, control):
 
     made.journal.step = replaced
     with pytest.raises(Fenced):
-        made.loop.run()
+        made.run()
     assert snapshot(bench) == before
 
 
@@ -258,13 +258,13 @@ def snapshot(bench):
 
 def test_no_step_event_reaches_across_a_checkpoint(bench):
     bench.train_spec(save_steps=5)
-    bench.attempt().loop.run()
+    bench.attempt().run()
     spans = [[step[0] for step in event.data["steps"]] for event in bench.job.events() if event.kind == "step"]
     assert all(not (span[0] <= saved < span[-1]) for span in spans for saved in (5, 10))
 
 
 def test_the_state_of_a_run_is_plain_json(bench):
-    bench.attempt().loop.run()
+    bench.attempt().run()
     ref = bench.job.newest_checkpoint()
     data = bench.job.storage.read(f"attempts/1/checkpoints/step-{ref.step:08d}/trainer_state.json")
     assert json.loads(data)["fixed"]["threads"] == 1

@@ -13,9 +13,11 @@ from luthier.modeling.types import Completion
 from luthier.training import export
 from luthier.training.batches import PassLimits
 from luthier.training.checks import check_adapter
-from luthier.training.evaluate import HeldOut, compare, mean_loss, questions_of, same_answer
+from luthier.training.evaluate import HeldOut, compare, questions_of, same_answer
 from luthier.training.failures import AttemptFailed
 from luthier.training.health import Best
+from luthier.training.method import mean_loss
+from luthier.training.methods import sft
 from luthier.training.plan import Fixed, auto_batch_size, plan_of, resolved, tokens_per_pass
 from luthier.training.state import TrainState
 
@@ -48,7 +50,7 @@ def engine(bench):
 
 
 def test_the_validation_loss_is_the_mean_over_all_tokens_whatever_the_passes(bench, engine):
-    losses = {mean_loss(engine, bench.rows, PassLimits(rows, 1000), lambda _: None) for rows in (1, 3, 22)}
+    losses = {mean_loss(engine, sft.Sft(bench.rows), PassLimits(rows, 1000), lambda _: None) for rows in (1, 3, 22)}
     assert max(losses) - min(losses) < 1e-6
 
 
@@ -86,7 +88,7 @@ def test_base_and_tuned_model_answer_the_same_questions(bench):
         rows.add(rendered.ids, rendered.loss)
     questions = questions_of(examples, letters, 200, 64)
     shares: list[float] = []
-    found = compare(engine, letters, HeldOut(rows, questions, LIMITS), EvaluateSpec(samples=1), shares.append)
+    found = compare(engine, letters, HeldOut(sft.Sft(rows), questions, LIMITS), EvaluateSpec(samples=1), shares.append)
     assert found["base"]["exact_match"] == 0.0
     assert found["base"]["loss"] == pytest.approx(math.log(24), abs=1e-5)
     assert found["base"]["perplexity"] == pytest.approx(24, abs=1e-3)
@@ -99,7 +101,7 @@ def test_base_and_tuned_model_answer_the_same_questions(bench):
 
 
 def test_an_evaluation_without_questions_has_a_loss_and_no_exact_match(bench, engine):
-    found = compare(engine, Letters(), HeldOut(bench.rows, [], LIMITS), EvaluateSpec(rows=0), lambda _: None)
+    found = compare(engine, Letters(), HeldOut(sft.Sft(bench.rows), [], LIMITS), EvaluateSpec(rows=0), lambda _: None)
     assert found["tuned"]["exact_match"] is None
     assert found["samples"] == []
 
@@ -118,7 +120,7 @@ def test_an_answer_longer_than_every_right_one_is_cut(bench, engine):
 
     engine.generate = endless
     questions = questions_of([Example(prompt="a", completion="bcd")], Letters(), 10, 64)
-    found = compare(engine, Letters(), HeldOut(bench.rows, questions, LIMITS), EvaluateSpec(), lambda _: None)
+    found = compare(engine, Letters(), HeldOut(sft.Sft(bench.rows), questions, LIMITS), EvaluateSpec(), lambda _: None)
     assert asked == [4 + 32, 4 + 32]
     assert found["tuned"]["exact_match"] == 0.0
 
@@ -132,7 +134,7 @@ def save_of(engine):
 
 def test_a_trained_adapter_passes_all_checks(bench, tmp_path):
     made = bench.attempt()
-    made.loop.run()
+    made.run()
     before = {name: weight.detach().clone() for name, weight in made.engine.parameters.items()}
     checks = check_adapter(made.engine, [[2, 3, 4]], save_of(made.engine), tmp_path / "final")
     assert checks.as_json() == {
@@ -166,7 +168,7 @@ def test_weights_that_are_no_numbers_do_not_pass(engine, tmp_path):
 @pytest.mark.parametrize("how", ["nothing is saved", "other weights are saved"])
 def test_an_adapter_that_is_another_one_when_loaded_again_does_not_pass(bench, tmp_path, how):
     made = bench.attempt()
-    made.loop.run()
+    made.run()
     engine = made.engine
 
     def save(folder):

@@ -103,7 +103,7 @@ def test_every_step_has_the_loss_the_gradient_and_the_rate_of_trl(theirs, bases,
     bench.fixed = Fixed(2, 4096, 1, "cpu", "fp32")
     examples = [Example(prompt=prompt, completion=completion) for prompt, completion in ROWS]
     bench.rows = sft.rows_of(examples, Renderer.load(base), 256)
-    bench.attempt(engine).loop.run()
+    bench.attempt(engine).run()
     ours = [step[1:] for event in bench.job.events() if event.kind == "step" for step in event.data["steps"]]
     assert len(ours) == len(expected) == STEPS
     for (loss, rate, norm), (their_loss, their_norm, their_rate) in zip(ours, expected, strict=True):

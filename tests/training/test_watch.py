@@ -8,7 +8,7 @@ from luthier.errors import SetupError
 from luthier.jobs.directory import EXIT_FENCED, JobDirectory
 from luthier.seams import Storage
 from luthier.training.failures import Fenced, Stopping
-from luthier.training.watch import FencedStorage, Watch
+from luthier.training.watch import FencedStorage, Watch, _Edges, watching
 
 
 @pytest.fixture
@@ -95,8 +95,9 @@ def test_a_fenced_process_that_hangs_is_ended(job, control, monkeypatch):
 
 def test_the_end_of_the_parents_pipe_asks_for_an_orderly_end():
     reading, writing = os.pipe()
-    watch = Watch(lambda: None, 1, exit_now=lambda status: None)
-    follower = threading.Thread(target=watch._wait_for_end_of_pipe, args=(reading,))
+    watch = Watch(lambda: None, 1)
+    edges = _Edges([watch], exit_now=lambda status: None)
+    follower = threading.Thread(target=edges.wait_for_end_of_pipe, args=(reading,))
     follower.start()
     os.write(writing, b"still here")
     assert watch.wish is None
@@ -109,4 +110,4 @@ def test_the_end_of_the_parents_pipe_asks_for_an_orderly_end():
 def test_a_pipe_that_is_none_is_refused(job):
     watch = Watch(job.control, 1)
     with pytest.raises(SetupError, match="--parent-pipe 987 is not an open file descriptor"):
-        watch.start(987)
+        watching([watch], 987)

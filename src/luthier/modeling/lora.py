@@ -53,6 +53,18 @@ class Adapter:
         return all(bool(torch.isfinite(weight).all()) for weight in self.parameters.values())
 
 
+@dataclass(frozen=True)
+class Dropout:
+    """Zeroes this share of an adapter's inputs, and makes the others larger to match. Random numbers are the caller's."""
+
+    share: float
+    generator: torch.Generator | None = None
+
+    def __call__(self, x_I: Tensor) -> Tensor:
+        kept_I = torch.empty_like(x_I).bernoulli_(1 - self.share, generator=self.generator)
+        return x_I * kept_I.div_(1 - self.share)
+
+
 class LoraLinear(nn.Linear):
     """A frozen linear layer that may carry a pair.
 
@@ -61,14 +73,14 @@ class LoraLinear(nn.Linear):
     """
 
     pair: Pair | None
-    dropout: float
+    dropout: Dropout | None
 
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002  # the name in nn.Linear
         y_O = functional.linear(input, self.weight, self.bias)
         if self.pair is None:
             return y_O
         # Both products in the type of the activations, as autocast would: fp32 stays exact, bf16 stays fast.
-        x_I = functional.dropout(input, self.dropout) if self.dropout else input
+        x_I = self.dropout(input) if self.dropout else input
         x_NI = x_I.reshape(-1, self.in_features)
         h_NR = x_NI @ self.pair.a_RI.to(x_I.dtype).t()
         b_RO = self.pair.b_OR.to(x_I.dtype).t()
@@ -84,12 +96,13 @@ class Linears:
         self.head_path = next((path for path, module in model.named_modules() if module is head), None)
         self.by_path = dict(_linears(model, head))
         for layer in self.by_path.values():
-            layer.pair, layer.dropout = None, 0.0
+            layer.pair, layer.dropout = None, None
         self.adapter: Adapter | None = None
 
-    def carry(self, adapter: Adapter | None, *, dropout: float = 0.0) -> None:
+    def carry(self, adapter: Adapter | None, dropout: Dropout | None = None) -> None:
         """From now on the model answers with `adapter`, or as the bare base."""
         pairs = adapter.pairs if adapter else {}
+        dropout = dropout if dropout and dropout.share else None
         for path, layer in self.by_path.items():
             layer.pair, layer.dropout = pairs.get(path), dropout
         self.adapter = adapter

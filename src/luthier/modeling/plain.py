@@ -19,6 +19,7 @@ from luthier.modeling import adapter_files, generate, lora
 from luthier.modeling.attention import Rows, RowsUnsupported, attending_by_rows
 from luthier.modeling.head import chunk_of, head_of, token_logprobs
 from luthier.modeling.load import LoadedBase
+from luthier.modeling.lora import Dropout
 from luthier.modeling.types import Completion, LoraShape, Packed, Sampling
 
 _SAME = 1e-3
@@ -30,7 +31,6 @@ class PlainEngine:
     """A frozen base and one adapter; implements `types.TrainingEngine` and `types.Generator`.
 
     Engines may share a base: each puts its own adapter on before it computes. One thread at a time a base.
-    Dropout draws from torch's global generator: who resumes a run restores that generator's state.
     """
 
     def __init__(self, base: LoadedBase, shape: LoraShape, seed: int) -> None:
@@ -39,6 +39,8 @@ class PlainEngine:
         self._chunk = chunk_of(base.vocab)
         self._pending: Tensor | None = None
         self._bare = False
+        self._generator = torch.Generator(base.device)
+        self._packs = _packs_right(self)
 
     @property
     def parameters(self) -> dict[str, Parameter]:
@@ -47,10 +49,9 @@ class PlainEngine:
     def logprobs(self, packed: Packed, *, training: bool) -> Tensor:
         """See `types.TrainingEngine`. Raises: ValueError for a pack that is none."""
         _check(packed, self.base)
-        packs = self._packs  # measured before dropout is on
         self._carry(dropout=self._adapter.shape.dropout if training else 0.0)
         with torch.set_grad_enabled(training):
-            logprob_N = self._logprobs(packed, packs)
+            logprob_N = self._logprobs(packed)
         self._pending = logprob_N if training else None
         return logprob_N.detach()
 
@@ -61,6 +62,9 @@ class PlainEngine:
             raise RuntimeError("backward follows logprobs(training=True), once")
         if pending.requires_grad:
             torch.autograd.backward([pending], [grad_N.to(pending)])
+
+    def seed(self, number: int) -> None:
+        self._generator.manual_seed(number)
 
     @torch.no_grad()
     def logits(self, ids: Sequence[int]) -> Tensor:
@@ -98,12 +102,12 @@ class PlainEngine:
         return generate.stream(self.base, prompt, sampling)
 
     def _carry(self, *, dropout: float = 0.0) -> None:
-        self.base.linears.carry(None if self._bare else self._adapter, dropout=dropout)
+        self.base.linears.carry(None if self._bare else self._adapter, Dropout(dropout, self._generator))
 
-    def _logprobs(self, packed: Packed, packs: bool) -> Tensor:
+    def _logprobs(self, packed: Packed) -> Tensor:
         if not packed.loss_at_N:
             return torch.zeros(0, device=self.base.device)
-        if packs:
+        if self._packs:
             try:
                 return self._packed_logprobs(packed)
             except RowsUnsupported:  # only rows beyond a window that this architecture hides from us
@@ -115,6 +119,12 @@ class PlainEngine:
         at_N = torch.tensor(packed.loss_at_N, device=self.base.device)
         hidden_TD = self._hidden(ids_T, packed.lengths)
         return token_logprobs(self._head, hidden_TD.index_select(0, at_N), ids_T[at_N + 1], self._chunk)
+
+    def packed_logits(self, rows: Sequence[Sequence[int]]) -> Tensor:
+        """Logits of rows that go through the model together, shape (T, V), fp32. Raises: RowsUnsupported."""
+        self._carry()
+        ids_T = torch.tensor([token for row in rows for token in row], device=self.base.device)
+        return self._head(self._hidden(ids_T, [len(row) for row in rows]))
 
     def _hidden(self, ids_T: Tensor, lengths: Sequence[int]) -> Tensor:
         """Last hidden states of packed rows, shape (T, D)."""
@@ -141,28 +151,23 @@ class PlainEngine:
     def _head(self):
         return head_of(self.base.model)
 
-    @cached_property
-    def _packs(self) -> bool:
-        """Whether the fast path computes what the model computes; measured once, on the bare base."""
-        config = self.base.model.config.get_text_config()
-        if not _PLAIN_LAYERS.issuperset(getattr(config, "layer_types", None) or ()) or self.base.context < 8:
-            return False
-        self.base.linears.carry(None)
-        rows = [[i % self.base.vocab for i in range(3, 8)], [i % self.base.vocab for i in range(11, 14)]]
-        with torch.no_grad():
-            alone_TV = torch.cat([self._model_logits(row) for row in rows])
-            try:
-                ids_T = torch.tensor([*rows[0], *rows[1]], device=self.base.device)
-                packed_TV = self._head(self._hidden(ids_T, [len(row) for row in rows]))
-            except (RowsUnsupported, TypeError, AttributeError):
-                return False
-        # bf16 rounds each layer to 8 bits, and packing changes the order of sums.
-        allowed = _SAME if self.base.dtype == torch.float32 else 0.05
-        return bool((packed_TV - alone_TV).abs().max() <= allowed * alone_TV.abs().max())
 
-    def _model_logits(self, ids: Sequence[int]) -> Tensor:
-        ids_1T = torch.tensor([list(ids)], device=self.base.device)
-        return self.base.model(input_ids=ids_1T, use_cache=False).logits[0].float()
+def _packs_right(engine: PlainEngine) -> bool:
+    """Whether packed rows give what the model itself computes; measured on the bare base."""
+    base = engine.base
+    config = base.model.config.get_text_config()
+    if not _PLAIN_LAYERS.issuperset(getattr(config, "layer_types", None) or ()) or base.context < 8:
+        return False
+    rows = [[i % base.vocab for i in range(3, 8)], [i % base.vocab for i in range(11, 14)]]
+    with torch.no_grad(), engine.adapter_off():
+        alone_TV = torch.cat([engine.logits(row) for row in rows])
+        try:
+            packed_TV = engine.packed_logits(rows)
+        except (RowsUnsupported, TypeError, AttributeError):
+            return False
+    # bf16 rounds each layer to 8 bits, and packing changes the order of sums.
+    allowed = _SAME if base.dtype == torch.float32 else 0.05
+    return bool((packed_TV - alone_TV).abs().max() <= allowed * alone_TV.abs().max())
 
 
 class _AdapterOff:

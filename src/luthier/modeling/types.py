@@ -61,6 +61,10 @@ class TrainingEngine(Protocol):
         """Add to each parameter's `.grad` the gradient of sum(grad_N * logprobs) of the last `logprobs(training=True)`."""
         ...
 
+    def seed(self, number: int) -> None:
+        """Start the random numbers of dropout anew; the same number gives the same masks, whoever trains beside."""
+        ...
+
     def logits(self, ids: Sequence[int]) -> Tensor:
         """Logits of one row alone, shape (T, V), fp32, no gradient, adapter on."""
         ...

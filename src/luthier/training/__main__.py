@@ -1,5 +1,6 @@
-"""`python -m luthier.training <job-url>`: the one command that every executor runs, and that a person can run on a folder.
+"""`python -m luthier.training <job-url> [<job-url> ...]`: the one command that every executor runs, and that a person can run.
 
+Several jobs that share a base model train together, in one pass over it; each has its own attempt, control, log and end.
 Exit status: 0 when the last word stands in `attempts/<n>/status.json`, 75 when another trainer owns the attempt, 78 when
 the directory cannot be used as it is. torch is not imported before that is known.
 """
@@ -11,19 +12,26 @@ import os
 import platform
 import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
 
 from luthier.backends.storage.local import LocalStorage
 from luthier.errors import SetupError
-from luthier.jobs.directory import EXIT_FENCED, EXIT_SETUP, CheckpointRef, Failure, JobDirectory
+from luthier.jobs.directory import EXIT_FENCED, EXIT_SETUP, AttemptDirectory, CheckpointRef, Failure, JobDirectory
+from luthier.jobs.spec import RunSpec
 from luthier.training.checkpoints import first_whole
 from luthier.training.failures import Fenced
 from luthier.training.journal import Journal
 from luthier.training.opening import Opened, open_run, read_spec, resume_candidates
-from luthier.training.watch import POLL_S, FencedStorage, Watch
+from luthier.training.watch import POLL_S, FencedStorage, Watch, watching
+
+if TYPE_CHECKING:
+    from luthier.training.attempt import LoadedBases
+    from luthier.training.gang import Work
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -39,7 +47,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m luthier.training", description="Train one job directory.")
+    parser = argparse.ArgumentParser(prog="python -m luthier.training", description="Train job directories.")
     parser.add_argument("jobs", metavar="job-url", nargs="+", help="a job directory: a path, or file:///...")
     parser.add_argument("--bases", metavar="URL", help="folder that caches base models (default: ~/.cache/luthier/bases)")
     parser.add_argument("--parent-pipe", metavar="FD", type=int, help="save and exit when this file descriptor reaches its end")
@@ -50,38 +58,100 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
 
 
 def _train(arguments: argparse.Namespace) -> int:
-    jobs: list[str] = arguments.jobs
-    if len(jobs) > 1:
-        raise SetupError(f"{len(jobs)} job directories were given; this version trains one.", hint="Start one process for each.")
-    root = local_path(jobs[0])
+    """All jobs in one process. What is wrong with one is told, and the others go on."""
+    jobs: list[str] = list(dict.fromkeys(arguments.jobs))
+    bases = local_path(arguments.bases) if arguments.bases else _default_bases()
+    members: list[Member] = []
+    refused: list[int] = []
+    for url in jobs:
+        try:
+            members.append(_open(url, _watch_of(arguments.poll_s, alone=len(jobs) == 1), first=not members))
+        except SetupError:
+            if len(jobs) == 1:
+                raise
+            sys.stderr.write(f"{Path(url).name} cannot be trained: its run.yaml or control.json cannot be used.\n")
+            refused.append(EXIT_SETUP)
+        except Fenced:
+            refused.append(EXIT_FENCED)
+    watching([member.watch for member in members], arguments.parent_pipe)
+    return statuses_of([*refused, *_run(members, bases)])
+
+
+@dataclass(frozen=True)
+class Member:
+    """One attempt that this process owns."""
+
+    opened: Opened
+    spec: RunSpec | None
+    """None where `run.yaml` was tampered with."""
+    attempt: AttemptDirectory
+    watch: Watch
+    journal: Journal
+    workspace: Path
+
+
+EXIT_NO_LAST_WORD = 1
+
+MakeWatch = Callable[[Opened], Watch]
+
+
+def _watch_of(poll_s: float, *, alone: bool) -> MakeWatch:
+    # A fenced attempt that hangs ends its process; in a gang that would end the others, and it can write nothing anyway.
+    exit_now = os._exit if alone else _go_on
+    return lambda opened: Watch(opened.job.control, opened.number, poll_s=poll_s, exit_now=exit_now)
+
+
+def _go_on(status: int) -> None:
+    del status
+
+
+def _open(url: str, make_watch: MakeWatch, *, first: bool) -> Member:
+    """Own the attempt. Raises: SetupError where no trainer could use the directory; Fenced where another one has it."""
+    root = local_path(url)
     opened = open_run(JobDirectory(LocalStorage(root), ""))
     spec = None if opened.tampered else read_spec(opened.spec_bytes)
     if spec is not None and opened.control is not None and spec.sources is None:
         raise SetupError(
             "run.yaml has no `sources`.", hint="The platform writes them at submit; a run by hand has no control.json."
         )
-    bases = local_path(arguments.bases) if arguments.bases else _default_bases()
-
-    watch = Watch(opened.job.control, opened.number, poll_s=arguments.poll_s)
-    job = JobDirectory(FencedStorage(opened.job.storage, watch), "")
-    attempt = job.attempt(opened.number)
+    watch = make_watch(opened)
+    attempt = JobDirectory(FencedStorage(opened.job.storage, watch), "").attempt(opened.number)
     if not attempt.own({"pid": os.getpid(), "host": platform.node(), "started_at": datetime.now(UTC).isoformat()}):
         sys.stderr.write(f"Attempt {opened.number} belongs to another trainer.\n")
-        return EXIT_FENCED
-    watch.start(arguments.parent_pipe)
-    journal = Journal(attempt, lambda: datetime.now(UTC), keep_log=opened.control is None)
-    if spec is None:
-        return _refuse_tampered(journal)
+        raise Fenced
+    # What the process prints is the log of the first job of a gang; the others keep their own.
+    keep_log = opened.control is None or not first
+    journal = Journal(attempt, lambda: datetime.now(UTC), keep_log=keep_log, say=first)
+    return Member(opened, spec, attempt, watch, journal, root / "attempts" / str(opened.number) / "work")
 
-    workspace = root / "attempts" / str(opened.number) / "work"
-    workspace.mkdir(parents=True)
+
+def _run(members: Sequence[Member], bases: Path) -> list[int]:
+    trainable = [(member, member.spec) for member in members if member.spec is not None]
+    statuses = [_refuse_tampered(member) for member in members if member.spec is None]
+    if not trainable:
+        return statuses
+    from luthier.training.attempt import LoadedBases  # torch from here on
+    from luthier.training.gang import train_together
+
+    loaded = LoadedBases()
+    return [*statuses, *train_together([_attempt(member, spec, bases, loaded) for member, spec in trainable])]
+
+
+def _attempt(member: Member, spec: RunSpec, bases: Path, loaded: LoadedBases) -> Work[int]:
+    from luthier.training.attempt import Run, run_attempt
+
+    member.workspace.mkdir(parents=True)
     try:
-        resumed = _begin(opened, journal, workspace)
-        from luthier.training.attempt import Run, run_attempt  # torch from here on
-
-        return run_attempt(Run(spec, attempt, watch, journal, workspace, bases, _fetch_url, resumed))
+        resumed = _begin(member.opened, member.journal, member.workspace)
+        run = Run(spec, member.attempt, member.watch, member.journal, member.workspace, bases, _fetch_url, loaded, resumed)
+        return (yield from run_attempt(run))
+    except Fenced:
+        return EXIT_FENCED
+    except OSError as error:
+        sys.stderr.write(f"The attempt could not begin: {type(error).__name__}.\n")
+        return EXIT_NO_LAST_WORD
     finally:
-        shutil.rmtree(workspace, ignore_errors=True)
+        shutil.rmtree(member.workspace, ignore_errors=True)
 
 
 def _begin(opened: Opened, journal: Journal, workspace: Path) -> tuple[CheckpointRef, Path] | None:
@@ -97,12 +167,25 @@ def _begin(opened: Opened, journal: Journal, workspace: Path) -> tuple[Checkpoin
     return None if ref is None else (ref, folder)
 
 
-def _refuse_tampered(journal: Journal) -> int:
+def _refuse_tampered(member: Member) -> int:
     message = "run.yaml is not the file that was submitted: its sha256 differs."
     failure = Failure(code="spec_tampered", message=message, hint="Submit the run again; a submitted run.yaml is never edited.")
-    journal.begin(None)
-    journal.state("failed", f"{message} {failure.hint}", failure)
+    try:
+        member.journal.begin(None)
+        member.journal.state("failed", f"{message} {failure.hint}", failure)
+    except Fenced:
+        return EXIT_FENCED
     return 0
+
+
+def statuses_of(statuses: Sequence[int]) -> int:
+    """One exit status for the process: that of its jobs where they agree, else 0, for each has said its own last word.
+
+    >>> statuses_of([75]), statuses_of([0, 75])
+    (75, 0)
+    """
+    distinct = set(statuses)
+    return distinct.pop() if len(distinct) == 1 else 0
 
 
 def local_path(url: str) -> Path:

@@ -18,19 +18,20 @@ from luthier.datasets.rendering import Renderer
 from luthier.errors import LuthierError, StorageFull
 from luthier.jobs.directory import EXIT_FENCED, AttemptDirectory, AttemptState, CheckpointRef, Failure
 from luthier.jobs.spec import RunSpec
+from luthier.modeling.engines import open_engine
 from luthier.modeling.fetch import fetch_base
-from luthier.modeling.load import load_base
-from luthier.modeling.plain import PlainEngine
+from luthier.modeling.load import Device, LoadedBase, Precision, load_base
 from luthier.modeling.types import LoraShape
 from luthier.training import export, machine
-from luthier.training.batches import Rows, pack
 from luthier.training.checkpoints import Checkpoints, fetch_checkpoint
 from luthier.training.checks import check_adapter
-from luthier.training.evaluate import Engine, HeldOut, compare, questions_of
+from luthier.training.evaluate import HeldOut, compare, questions_of
 from luthier.training.failures import AttemptFailed, Fenced, Stopping, failure_of
+from luthier.training.gang import Work
 from luthier.training.journal import Journal
 from luthier.training.loop import Desk, Loop, Material
 from luthier.training.materials import FetchUrl, base_source, examples_of, fetch_data
+from luthier.training.method import Engine, Method
 from luthier.training.methods import sft
 from luthier.training.plan import Fixed, Plan, auto_batch_size, plan_of, resolved, tokens_per_pass
 from luthier.training.state import BestCheckpoint, TrainState, read_state
@@ -39,6 +40,20 @@ from luthier.values import BaseSource
 
 EXIT_NO_LAST_WORD = 1
 _PROBES = 4
+
+
+class LoadedBases:
+    """The bases that this process holds, each once, whoever stands on it."""
+
+    def __init__(self) -> None:
+        self._loaded: dict[tuple[Path, Device, Precision], LoadedBase] = {}
+
+    def get(self, folder: Path, device: Device, precision: Precision) -> LoadedBase:
+        """Raises: BaseUnavailable, ModelNotAllowed."""
+        key = (folder.resolve(), device, precision)
+        if key not in self._loaded:
+            self._loaded[key] = load_base(folder, device, precision)
+        return self._loaded[key]
 
 
 @dataclass(frozen=True)
@@ -52,6 +67,7 @@ class Run:
     workspace: Path
     bases: Path
     fetch_url: FetchUrl
+    loaded: LoadedBases
     resumed: tuple[CheckpointRef, Path] | None
 
     def progress(self, done: float) -> None:
@@ -64,10 +80,10 @@ class Run:
         return base_source(self.spec)
 
 
-def run_attempt(run: Run, work: Callable[[Run], None] | None = None) -> int:
-    """Do the work and leave the last word. Returns the exit status of the process."""
+def run_attempt(run: Run, work: Callable[[Run], Work[None]] | None = None) -> Work[int]:
+    """Do the work and leave the last word. Returns the exit status of the attempt."""
     try:
-        (work or _work)(run)
+        yield from (work or _work)(run)
         run.watch.close()
         run.journal.state("succeeded", "Done: the adapter is finite, changes the answers, and loads again.")
     except Fenced:
@@ -105,13 +121,13 @@ class Data:
     """Tokenised rows, and what is asked at the end."""
 
     renderer: Renderer
-    rows: Rows
-    validation: Rows | None
+    method: Method
+    validation: Method | None
     max_seq_len: int
     context: int
 
 
-def _work(run: Run) -> None:
+def _work(run: Run) -> Work[None]:
     base = _fetch_base(run)
     data = _read_data(run, base)
     state = _resumed_state(run)
@@ -119,18 +135,16 @@ def _work(run: Run) -> None:
         machine.be_deterministic()
     engine, fixed = _load_engine(run, base, data, state)
     torch.set_num_threads(fixed.threads)
-    # An engine measures itself at its first use, and may draw random numbers then: not inside a step that must be repeatable.
-    engine.logprobs(pack([data.rows[0]]), training=False)
-    plan = plan_of(run.spec, fixed, len(data.rows), data.max_seq_len)
+    plan = plan_of(run.spec, fixed, len(data.method), data.max_seq_len)
     state = state or TrainState(fixed)
 
     run.journal.facts(total_steps=plan.total_steps, device=fixed.device, step=state.step)
     run.journal.state("running", f"{plan.total_steps} steps of {plan.rows_per_step} rows on {fixed.device} in {fixed.precision}.")
     run.journal.phase("training", "Training begins." if state.step == 0 else f"Training goes on after step {state.step}.")
     checkpoints = Checkpoints(run.attempt, run.workspace)
-    material = Material(run.spec, plan, engine, sft.loss, data.rows, data.validation)
+    material = Material(run.spec, plan, engine, data.method, data.validation)
     loop = Loop(material, Desk(run.journal, checkpoints, run.watch), state, run.resumed)
-    loop.run()
+    yield from loop.run()
     _finish(run, base, data, Trained(engine, plan, state))
 
 
@@ -156,17 +170,18 @@ def _read_data(run: Run, base: Path) -> Data:
     tokenise = partial(_tokenised, run, renderer, max_seq_len)
     train = run.workspace / "train.jsonl"
     fetch_data(run.attempt.job, spec.dataset, sources.dataset if sources else None, run.fetch_url, train)
-    rows, validation = tokenise(train, "training"), None
+    method, validation = tokenise(train, "training"), None
     if spec.validation_dataset is not None:
         held_out = run.workspace / "validation.jsonl"
         pin = sources.validation_dataset if sources else None
         fetch_data(run.attempt.job, spec.validation_dataset, pin, run.fetch_url, held_out)
         validation = tokenise(held_out, "validation")
-    return Data(renderer, rows, validation, max_seq_len, context)
+    return Data(renderer, method, validation, max_seq_len, context)
 
 
-def _tokenised(run: Run, renderer: Renderer, max_seq_len: int, path: Path, name: str) -> Rows:
-    rows = sft.rows_of(examples_of(path, run.progress), renderer, max_seq_len)
+def _tokenised(run: Run, renderer: Renderer, max_seq_len: int, path: Path, name: str) -> Method:
+    method = sft.Sft(sft.rows_of(examples_of(path, run.progress), renderer, max_seq_len))
+    rows = method.rows
     facts = {
         "rows": len(rows),
         "tokens": rows.tokens,
@@ -181,7 +196,7 @@ def _tokenised(run: Run, renderer: Renderer, max_seq_len: int, path: Path, name:
             f"{rows.truncated} {name} rows were cut at {max_seq_len} tokens, {rows.dropped} had no answer left and are not used."
         )
         run.journal.event("warning", lost, facts, level="warning")
-    return rows
+    return method
 
 
 def _resumed_state(run: Run) -> TrainState | None:
@@ -202,16 +217,16 @@ def _load_engine(run: Run, base: Path, data: Data, state: TrainState | None) -> 
     device = machine.resolve_device(spec.train.device)
     precision = spec.train.precision if state is None else state.fixed.precision
     disable_progress_bar()  # of transformers: job.log has lines of ours
-    loaded = load_base(base, device, precision)
+    loaded = run.loaded.get(base, device, precision)
     targets = None if spec.lora.targets == "all-linear" else tuple(spec.lora.targets)
     shape = LoraShape(spec.lora.rank, spec.lora.alpha, spec.lora.dropout, targets, spec.lora.rslora)
-    engine = PlainEngine(loaded, shape, spec.seed)
+    engine = open_engine(loaded, shape, spec.seed)
     if state is not None and run.resumed is not None:
         engine.load_adapter(run.resumed[1])
         return engine, state.fixed
     asked = spec.train.batch_size
     return engine, Fixed(
-        batch_size=auto_batch_size(len(data.rows)) if asked == "auto" else asked,
+        batch_size=auto_batch_size(len(data.method)) if asked == "auto" else asked,
         tokens_per_pass=tokens_per_pass(_config(base), device, machine.free_bytes(device)),
         threads=machine.threads_for(loaded.n_params),
         device=device,
@@ -241,7 +256,7 @@ def _finish(run: Run, base: Path, data: Data, trained: Trained) -> None:
     run.journal.phase("checking", "Checking the adapter.")
     _take_best(run, trained)
     folder = run.workspace / "final_model"
-    probed = data.validation or data.rows
+    probed = (data.validation or data.method).rows
     probes = [probed[index].ids for index in range(min(_PROBES, len(probed)))]
     source = run.source
     save = partial(trained.engine.save_adapter, base_model=source.id, revision=source.revision)

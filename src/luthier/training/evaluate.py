@@ -7,11 +7,12 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import islice
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from luthier.jobs.spec import EvaluateSpec
-from luthier.modeling.types import Generator, Sampling, TrainingEngine
-from luthier.training.batches import PassLimits, Rows, passes
+from luthier.modeling.types import Sampling
+from luthier.training.batches import PassLimits
+from luthier.training.method import Engine, Method
 
 if TYPE_CHECKING:
     from luthier.datasets.formats import Example
@@ -19,10 +20,6 @@ if TYPE_CHECKING:
 
 _ROWS_A_ROUND = 32
 _SPARE_TOKENS = 32
-
-
-class Engine(TrainingEngine, Generator, Protocol):
-    """Trains and answers."""
 
 
 @dataclass(frozen=True)
@@ -39,20 +36,9 @@ class Question:
 class HeldOut:
     """The validation rows in both forms: for the loss, and as questions."""
 
-    rows: Rows
+    method: Method
     questions: Sequence[Question]
     limits: PassLimits
-
-
-def mean_loss(engine: TrainingEngine, rows: Rows, limits: PassLimits, on_pass: Callable[[float], None]) -> float:
-    """Mean loss of all loss tokens, in nats. `on_pass` gets the share that is done, before each pass."""
-    total, tokens, seen = 0.0, 0, 0
-    for packed in passes([rows[index] for index in range(len(rows))], limits):
-        on_pass(seen / len(rows))
-        total -= engine.logprobs(packed, training=False).double().sum().item()
-        tokens += len(packed.loss_at_N)
-        seen += len(packed.lengths)
-    return total / tokens
 
 
 def questions_of(examples: Iterable[Example], renderer: Renderer, rows: int, context: int) -> list[Question]:
@@ -78,13 +64,13 @@ def compare(
         {"prompt": question.prompt, "expected": question.expected, "base": base_answer, "tuned": tuned_answer}
         for question, base_answer, tuned_answer in asked[: spec.samples]
     ]
-    return {"rows": len(held_out.rows), "answered": len(asked), "base": base, "tuned": tuned, "samples": samples}
+    return {"rows": len(held_out.method), "answered": len(asked), "base": base, "tuned": tuned, "samples": samples}
 
 
 def _measure(
     engine: Engine, renderer: Renderer, held_out: HeldOut, spec: EvaluateSpec, on_progress: Callable[[float], None]
 ) -> tuple[dict[str, float | None], list[str]]:
-    loss = mean_loss(engine, held_out.rows, held_out.limits, lambda done: on_progress(0.2 * done))
+    loss = held_out.method.validation_loss(engine, held_out.limits, lambda done: on_progress(0.2 * done))
     answers: list[str] = []
     for answer in _answers(engine, renderer, held_out.questions, spec.max_new_tokens):
         answers.append(answer)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from luthier.jobs.directory import AttemptDirectory, AttemptState, AttemptStatus, CheckpointRef, Event, Failure
@@ -34,18 +34,27 @@ class StepReport:
     tokens_seen: int
     tokens_per_second: float
     memory_bytes: int
+    metrics: Mapping[str, float] = field(default_factory=dict[str, float])
+    """What the method tells of itself."""
 
 
 class Journal:
     """Writes `events/` and `status.json` of one attempt. One thread only."""
 
     def __init__(
-        self, attempt: AttemptDirectory, now: Clock, *, monotonic: Callable[[], float] = time.monotonic, keep_log: bool = False
+        self,
+        attempt: AttemptDirectory,
+        now: Clock,
+        *,
+        monotonic: Callable[[], float] = time.monotonic,
+        keep_log: bool = False,
+        say: bool = True,
     ) -> None:
         self._attempt = attempt
         self._now = now
         self._monotonic = monotonic
         self._keep_log = keep_log
+        self._says = say
         self._status = AttemptStatus(attempt=attempt.number)
         self._seq = 0
         self._chunk = bytearray()
@@ -150,7 +159,8 @@ class Journal:
             return
         steps, self._steps = self._steps, []
         last = steps[-1]
-        columns = [[each.step, each.loss, each.learning_rate, each.grad_norm] for each in steps]
+        told = sorted(last.metrics)
+        columns = [[each.step, each.loss, each.learning_rate, each.grad_norm, *map(each.metrics.get, told)] for each in steps]
         data: dict[str, Any] = {
             "loss": last.loss,
             "learning_rate": last.learning_rate,
@@ -158,7 +168,8 @@ class Journal:
             "tokens_per_second": last.tokens_per_second,
             "memory_bytes": last.memory_bytes,
             "epoch": last.epoch,
-            "columns": ["step", "loss", "learning_rate", "grad_norm"],
+            **last.metrics,
+            "columns": ["step", "loss", "learning_rate", "grad_norm", *told],
             "steps": columns,
         }
         total = f" of {self._status.total_steps}" if self._status.total_steps else ""
@@ -192,7 +203,8 @@ class Journal:
 
     def _say(self, event: Event) -> None:
         line = f"{event.at:%Y-%m-%d %H:%M:%S}Z {event.level.upper():7} {event.message}\n"
-        sys.stdout.write(line)
-        sys.stdout.flush()
+        if self._says:
+            sys.stdout.write(line)
+            sys.stdout.flush()
         if self._keep_log:
             self._attempt.storage.append(self._attempt.name("job.log"), line.encode())

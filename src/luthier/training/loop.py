@@ -1,5 +1,7 @@
 """The loop that all methods share: step, watch, evaluate, save, stop. It reads top to bottom.
 
+It asks for its passes by `yield`, so that several runs may share them (`gang.py`).
+
 Everything the next step depends on is in `TrainState`, the adapter and the optimiser's moments, and all three are in each
 checkpoint; rows and random numbers are functions of (seed, step). So a resume is the uninterrupted run, bit by bit.
 """
@@ -7,8 +9,9 @@ checkpoint; rows and random numbers are functions of (seed, step). So a resume i
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -18,22 +21,19 @@ from torch.optim import AdamW
 
 from luthier.jobs.directory import CheckpointRef
 from luthier.jobs.spec import RunSpec
-from luthier.modeling.types import TrainingEngine
 from luthier.training import machine
-from luthier.training.batches import Order, PassLimits, Row, Rows, loss_tokens, passes
+from luthier.training.batches import Order, PassLimits
 from luthier.training.checkpoints import Checkpoints
-from luthier.training.evaluate import mean_loss
 from luthier.training.failures import Stopping, is_out_of_memory
+from luthier.training.gang import Pass, Repeat, Work
 from luthier.training.journal import Journal, StepReport
+from luthier.training.method import Batch, Engine, Method
 from luthier.training.plan import Plan
 from luthier.training.schedules import Schedule
 from luthier.training.state import BestCheckpoint, TrainState, read_optimiser, write_optimiser, write_state
 from luthier.training.watch import Watch
 
 SAVE_EVERY_S = 300.0
-
-PassLoss = Callable[[Tensor, int], Tensor]
-"""A method's loss: (log-probabilities of one pass, loss tokens of the step) -> this pass's share of the step's loss."""
 
 
 @dataclass(frozen=True)
@@ -42,10 +42,9 @@ class Material:
 
     spec: RunSpec
     plan: Plan
-    engine: TrainingEngine
-    loss: PassLoss
-    rows: Rows
-    validation: Rows | None
+    engine: Engine
+    method: Method
+    validation: Method | None
 
 
 @dataclass(frozen=True)
@@ -58,6 +57,23 @@ class Desk:
     monotonic: Callable[[], float] = time.monotonic
 
 
+@dataclass
+class _Sum:
+    """What the passes of one step add up to."""
+
+    loss: float = 0.0
+    tokens: int = 0
+
+    def slope(self, batch: Batch, logp_N: Tensor) -> Tensor:
+        """The gradient of the batch's loss with respect to each log-probability."""
+        leaf_N = logp_N.detach().requires_grad_()
+        share = batch.loss(leaf_N)
+        (grad_N,) = torch.autograd.grad(share, leaf_N)
+        self.loss += share.item()
+        self.tokens += len(batch.packed.ids_T)
+        return grad_N
+
+
 class Loop:
     """Trains one adapter to the end, or until somebody wants it to stop."""
 
@@ -66,7 +82,7 @@ class Loop:
         self.material, self.desk, self.state = material, desk, state
         self.plan = material.plan
         self.limits = material.plan.limits
-        self.order = Order(material.spec.seed, len(material.rows), self.plan.rows_per_step)
+        self.order = Order(material.spec.seed, len(material.method), self.plan.rows_per_step)
         self.schedule = Schedule(train.learning_rate, train.schedule, train.warmup_steps, self.plan.total_steps)
         # Sorted: the order decides the last bits of the gradient's norm, and a loaded adapter may list its weights in another.
         self.named = dict(sorted(material.engine.parameters.items()))
@@ -86,7 +102,7 @@ class Loop:
         self._seconds_before = state.seconds
         self._kept: list[int] = []
 
-    def run(self) -> None:
+    def run(self) -> Work[None]:
         """Train until all steps are done or patience ran out.
 
         Raises: Stopping, after a save (also when time is over); AttemptFailed; Fenced.
@@ -97,7 +113,7 @@ class Loop:
             self._save_if_due()
             self._stop_if_wished()
             if not self.state.finished:
-                self._step()
+                yield from self._step()
 
     @property
     def seconds(self) -> float:
@@ -106,65 +122,65 @@ class Loop:
 
     # -- one optimiser step ----------------------------------------------------------------------------------------
 
-    def _step(self) -> None:
+    def _step(self) -> Work[None]:
         began = self.desk.monotonic()
         state, step = self.state, self.state.step
-        rows = [self.material.rows[index] for index in self.order.of_step(step)]
         rate = self.schedule.rate(step)
         for group in self.optimiser.param_groups:
             group["lr"] = rate
-        loss = self._gradients(rows)
+        made = yield from self._gradients(self.order.of_step(step))
         norm = float(clip_grad_norm_(self.parameters, self.material.spec.train.max_grad_norm))
-        state.loss_watch.see(step + 1, loss, norm, rate)  # before the weights take a gradient that is not a number
+        state.loss_watch.see(step + 1, made.loss, norm, rate)  # before the weights take a gradient that is not a number
         self.optimiser.step()
         self.optimiser.zero_grad(set_to_none=True)
 
-        tokens = sum(len(row.ids) for row in rows)
         seconds = self.desk.monotonic() - began
         state.step += 1
-        state.tokens_seen += tokens
+        state.tokens_seen += made.tokens
         state.train_seconds += seconds
-        state.see_loss(loss)
+        state.see_loss(made.loss)
         self.desk.journal.step(
             StepReport(
                 step=state.step,
                 epoch=round(state.step / self.plan.steps_per_epoch, 4),
-                loss=loss,
+                loss=made.loss,
                 learning_rate=rate,
                 grad_norm=norm,
                 tokens_seen=state.tokens_seen,
-                tokens_per_second=round(tokens / max(seconds, 1e-9), 1),
+                tokens_per_second=round(made.tokens / max(seconds, 1e-9), 1),
                 memory_bytes=machine.peak_bytes(self.plan.fixed.device),
+                metrics=dict(self.material.method.metrics()),
             )
         )
 
-    def _gradients(self, rows: Sequence[Row]) -> float:
-        """Fill `.grad` with the gradient of the mean loss of the step's tokens, and return that loss in nats."""
+    def _gradients(self, numbers: Sequence[int]) -> Work[_Sum]:
+        """Fill `.grad` with the gradient of the step's loss, and return that loss."""
         while True:
             try:
-                return self._passes(rows, self.limits)
+                return (yield from self._passes(numbers))
+            except Repeat:
+                pass  # memory did not hold all members of a gang at once
             except (RuntimeError, MemoryError) as error:
-                smaller = self._smaller(rows) if is_out_of_memory(error) else None
+                smaller = self._smaller(numbers) if is_out_of_memory(error) else None
                 if smaller is None:
                     raise
                 self.limits = smaller
-                self.optimiser.zero_grad(set_to_none=True)
-            # A token mean over the whole step does not depend on how many passes it takes.
-            message = f"Memory ran out; going on with at most {self.limits.rows} rows and {self.limits.tokens} tokens a pass."
-            self.desk.journal.event("warning", message, level="warning")
+                # The loss of a step does not depend on how many passes it takes.
+                message = f"Memory ran out; going on with at most {self.limits.rows} rows and {self.limits.tokens} tokens a pass."
+                self.desk.journal.event("warning", message, level="warning")
+            self.optimiser.zero_grad(set_to_none=True)
 
-    def _passes(self, rows: Sequence[Row], limits: PassLimits) -> float:
-        machine.seed(self.material.spec.seed << 32 | self.state.step, self.plan.fixed.device)
-        engine, tokens, loss = self.material.engine, loss_tokens(rows), 0.0
-        for packed in passes(rows, limits):
-            logp_N = engine.logprobs(packed, training=True).detach().requires_grad_()
-            share = self.material.loss(logp_N, tokens)
-            (grad_N,) = torch.autograd.grad(share, logp_N)
-            engine.backward(grad_N)
-            loss += share.item()
-        return loss
+    def _passes(self, numbers: Sequence[int]) -> Work[_Sum]:
+        self.material.engine.seed(self.material.spec.seed << 32 | self.state.step)
+        made = _Sum()
+        for batch in self._batches(numbers):
+            yield Pass(self.material.engine, batch.packed, partial(made.slope, batch), self.limits.tokens)
+        return made
 
-    def _smaller(self, rows: Sequence[Row]) -> PassLimits | None:
+    def _batches(self, numbers: Sequence[int]) -> Iterator[Batch]:
+        return self.material.method.batches(numbers, self.limits)
+
+    def _smaller(self, rows: Sequence[int]) -> PassLimits | None:
         if self.limits.rows == 1 or len(rows) == 1:
             return None
         return PassLimits(max(1, min(self.limits.rows, len(rows)) // 2), self.limits.tokens)
@@ -178,13 +194,13 @@ class Loop:
         if state.step % every and state.step != self.plan.total_steps:
             return
         try:
-            eval_loss = mean_loss(self.material.engine, validation, self.limits, lambda _: self.desk.watch.check())
+            eval_loss = validation.validation_loss(self.material.engine, self.limits, lambda _: self.desk.watch.check())
         except Stopping:
             return  # saved and left in a moment; whoever goes on evaluates first
         state.evaluated_step, state.eval_loss = state.step, eval_loss
         better = state.best.see(state.step, eval_loss)
         self.desk.journal.facts(eval_loss=eval_loss)
-        data = {"eval_loss": eval_loss, "best": better}
+        data = {"eval_loss": eval_loss, "best": better, **validation.metrics()}
         self.desk.journal.event(
             "eval", f"Step {state.step}: validation loss {eval_loss:.4f}{', the best so far' if better else ''}.", data
         )

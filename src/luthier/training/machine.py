@@ -46,15 +46,6 @@ def threads_for(parameters: int) -> int:
     return min(torch.get_num_threads(), 2) if parameters < _SMALL_PARAMETERS else torch.get_num_threads()
 
 
-def seed(number: int, device: Device) -> None:
-    """Start the random numbers anew. Not `torch.manual_seed`: that looks for devices of every kind, at each step."""
-    torch.default_generator.manual_seed(number)
-    if device == "cuda":
-        torch.cuda.manual_seed(number)
-    elif device == "mps":
-        torch.mps.manual_seed(number)
-
-
 def free_bytes(device: Device) -> int:
     """Memory that a run may use now."""
     if device == "cuda":

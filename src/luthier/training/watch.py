@@ -8,7 +8,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import FrameType
 from typing import BinaryIO
@@ -27,7 +27,7 @@ _PR_SET_PDEATHSIG = 1
 
 
 class Watch:
-    """Polls `control.json`, listens to signals and to the parent's pipe. The training thread asks; nothing is pushed on it."""
+    """Polls the `control.json` of one attempt. The training thread asks; nothing is pushed on it."""
 
     def __init__(
         self,
@@ -85,57 +85,13 @@ class Watch:
         if self._wish != "stopped":
             self._wish = wish
 
-    # -- the edges: threads, signals, the parent -------------------------------------------------------------------
-
-    def start(self, parent_pipe: int | None = None) -> None:
-        """Begin to watch. Call from the main thread."""
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, self._on_signal)
+    def start(self) -> None:
+        """Begin to watch `control.json`."""
         threading.Thread(target=self._poll_forever, name="control", daemon=True).start()
-        if parent_pipe is not None:
-            _check_pipe(parent_pipe)
-            self._follow_parent()
-            threading.Thread(target=self._wait_for_end_of_pipe, args=(parent_pipe,), name="parent", daemon=True).start()
 
     def close(self) -> None:
         """Watch no longer: the last word is being written."""
         self._closed.set()
-
-    def _on_signal(self, number: int, frame: FrameType | None) -> None:
-        del frame
-        self.ask("preempted")
-        signal.signal(number, signal.SIG_DFL)  # the second one ends the process there and then
-
-    def _follow_parent(self) -> None:
-        """Linux tells us when the parent dies, even if somebody else still holds the pipe open."""
-        parent = os.getppid()
-
-        def on_hangup(number: int, frame: FrameType | None) -> None:
-            del number, frame
-            # The kernel sends it when the *thread* that started us ends; only a new parent means that the process died.
-            if os.getppid() != parent:
-                self._orphaned()
-
-        signal.signal(signal.SIGHUP, on_hangup)
-        if sys.platform == "linux":
-            ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGHUP, 0, 0, 0)
-
-    def _orphaned(self) -> None:
-        self.ask("preempted")
-        timer = threading.Timer(_ORPHAN_GRACE_S, self._exit_now, args=(1,))
-        timer.daemon = True
-        timer.start()
-
-    def _wait_for_end_of_pipe(self, descriptor: int) -> None:
-        while True:
-            try:
-                if not os.read(descriptor, 4096):
-                    break
-            except InterruptedError:
-                continue
-            except OSError:
-                break
-        self._orphaned()
 
     def _poll_forever(self) -> None:
         while not self._closed.wait(self._poll_s):
@@ -201,3 +157,68 @@ def _check_pipe(descriptor: int) -> None:
         raise SetupError(
             f"--parent-pipe {descriptor} is not an open file descriptor.", hint="Leave it out in a run by hand."
         ) from None
+
+
+# -- the edges of the process: signals, the parent ----------------------------------------------------------------------
+
+
+def watching(watches: Sequence[Watch], parent_pipe: int | None, exit_now: Callable[[int], object] = os._exit) -> None:
+    """Begin to watch: the control file of each, and for all of them the signals and the parent. Call from the main thread."""
+    if parent_pipe is not None:
+        _check_pipe(parent_pipe)
+    edges = _Edges(watches, exit_now)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, edges.on_signal)
+    for watch in watches:
+        watch.start()
+    if parent_pipe is not None:
+        edges.follow_parent()
+        threading.Thread(target=edges.wait_for_end_of_pipe, args=(parent_pipe,), name="parent", daemon=True).start()
+
+
+class _Edges:
+    """What happens to the process happens to every attempt in it."""
+
+    def __init__(self, watches: Sequence[Watch], exit_now: Callable[[int], object]) -> None:
+        self._watches = watches
+        self._exit_now = exit_now
+
+    def on_signal(self, number: int, frame: FrameType | None) -> None:
+        del frame
+        self._preempt()
+        signal.signal(number, signal.SIG_DFL)  # the second one ends the process there and then
+
+    def follow_parent(self) -> None:
+        """Linux tells us when the parent dies, even if somebody else still holds the pipe open."""
+        parent = os.getppid()
+
+        def on_hangup(number: int, frame: FrameType | None) -> None:
+            del number, frame
+            # The kernel sends it when the *thread* that started us ends; only a new parent means that the process died.
+            if os.getppid() != parent:
+                self._orphaned()
+
+        signal.signal(signal.SIGHUP, on_hangup)
+        if sys.platform == "linux":
+            ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGHUP, 0, 0, 0)
+
+    def wait_for_end_of_pipe(self, descriptor: int) -> None:
+        while True:
+            try:
+                if not os.read(descriptor, 4096):
+                    break
+            except InterruptedError:
+                continue
+            except OSError:
+                break
+        self._orphaned()
+
+    def _preempt(self) -> None:
+        for watch in self._watches:
+            watch.ask("preempted")
+
+    def _orphaned(self) -> None:
+        self._preempt()
+        timer = threading.Timer(_ORPHAN_GRACE_S, self._exit_now, args=(1,))
+        timer.daemon = True
+        timer.start()

@@ -7,12 +7,15 @@ mean would weigh a token by how few others happened to share its pass; see https
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from typing import TYPE_CHECKING
 
-from luthier.training.batches import Rows
+from luthier.training.batches import PassLimits, Rows, loss_tokens, passes
 from luthier.training.failures import AttemptFailed
+from luthier.training.method import Batch, Engine, OnPass, mean_loss
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -21,6 +24,27 @@ if TYPE_CHECKING:
     from luthier.datasets.rendering import Renderer
 
 _ROWS_TOGETHER = 256
+
+
+@dataclass(frozen=True)
+class Sft:
+    """A unit is a row."""
+
+    rows: Rows
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def batches(self, numbers: Sequence[int], limits: PassLimits) -> Iterator[Batch]:
+        rows = [self.rows[number] for number in numbers]
+        of_step = partial(loss, tokens_of_step=loss_tokens(rows))
+        return (Batch(packed, of_step) for packed in passes(rows, limits))
+
+    def metrics(self) -> Mapping[str, float]:
+        return {}
+
+    def validation_loss(self, engine: Engine, limits: PassLimits, on_pass: OnPass) -> float:
+        return mean_loss(engine, self, limits, on_pass)
 
 
 def rows_of(examples: Iterable[Example], renderer: Renderer, max_seq_len: int) -> Rows:
