@@ -5,11 +5,14 @@ from collections.abc import Callable
 import pytest
 import torch
 from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers.models.gemma import GemmaConfig
 from transformers.models.gemma2 import Gemma2Config
 from transformers.models.gpt_neox import GPTNeoXConfig
 from transformers.models.llama import LlamaConfig
 from transformers.models.mistral import MistralConfig
+from transformers.models.phi3 import Phi3Config
 from transformers.models.qwen2 import Qwen2Config
+from transformers.models.qwen3 import Qwen3Config
 
 from luthier.modeling.load import LoadedBase, frozen
 
@@ -32,6 +35,9 @@ CONFIGS = {
     "qwen2": lambda: Qwen2Config(**_GROUPED),  # biases
     "gpt_neox": lambda: GPTNeoXConfig(**_SIZES),  # one layer for q, k and v, rotary on a part, other names
     "mistral": lambda: MistralConfig(**_GROUPED, sliding_window=6),
+    "qwen3": lambda: Qwen3Config(**_GROUPED, head_dim=16),  # norms on queries and keys, heads wider than the model
+    "gemma": lambda: GemmaConfig(**_GROUPED, head_dim=8),  # scaled embeddings, norms about 1, another gate
+    "phi3": lambda: Phi3Config(**_GROUPED),  # q, k and v in one layer of their own
     "gemma2": lambda: Gemma2Config(**_GROUPED, head_dim=8, sliding_window=6),  # soft caps: only its own attention is right
 }
 

@@ -10,16 +10,37 @@ from luthier.modeling.types import Packed, TrainingEngine
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from luthier.modeling.fast import FastEngine
+
 Seat = tuple[TrainingEngine, Packed]
 """An adapter, and the rows that it learns from in this pass. An engine takes one seat a pass."""
 
 
 def logprobs(seats: Sequence[Seat], *, training: bool) -> list[Tensor]:
-    """What `TrainingEngine.logprobs` gives for each seat."""
-    return [engine.logprobs(packed, training=training) for engine, packed in seats]
+    """What `TrainingEngine.logprobs` gives for each seat; in one pass where all are fast and stand on the same base."""
+    fast = _all_fast([engine for engine, _ in seats])
+    if fast is None:
+        return [engine.logprobs(packed, training=training) for engine, packed in seats]
+    from luthier.modeling.fast import logprobs_together
+
+    return logprobs_together([(engine, packed) for engine, (_, packed) in zip(fast, seats, strict=True)], training=training)
 
 
 def backward(seats: Sequence[Seat], grads: Sequence[Tensor]) -> None:
     """What `TrainingEngine.backward` does for each seat. `grads`: shape (N,) each, in the order of the seats."""
-    for (engine, _), grad_N in zip(seats, grads, strict=True):
-        engine.backward(grad_N)
+    fast = _all_fast([engine for engine, _ in seats])
+    if fast is None:
+        for (engine, _), grad_N in zip(seats, grads, strict=True):
+            engine.backward(grad_N)
+        return
+    from luthier.modeling.fast import backward_together
+
+    backward_together(fast, grads)
+
+
+def _all_fast(engines: Sequence[TrainingEngine]) -> list[FastEngine] | None:
+    from luthier.modeling.fast import FastEngine
+
+    fast = [engine for engine in engines if isinstance(engine, FastEngine)]
+    same = {id(engine.base.model) for engine in fast}
+    return fast if len(fast) == len(engines) and len(same) == 1 else None

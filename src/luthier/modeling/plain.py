@@ -48,7 +48,7 @@ class PlainEngine:
 
     def logprobs(self, packed: Packed, *, training: bool) -> Tensor:
         """See `types.TrainingEngine`. Raises: ValueError for a pack that is none."""
-        _check(packed, self.base)
+        check_pack(packed, self.base)
         self._carry(dropout=self._adapter.shape.dropout if training else 0.0)
         with torch.set_grad_enabled(training):
             logprob_N = self._logprobs(packed)
@@ -182,7 +182,7 @@ class _AdapterOff:
         self._engine._bare = self._before  # pyright: ignore[reportPrivateUsage]
 
 
-def _check(packed: Packed, base: LoadedBase) -> None:
+def check_pack(packed: Packed, base: LoadedBase) -> None:
     """What would give wrong numbers in silence is refused."""
     if not packed.lengths or min(packed.lengths) < 1 or sum(packed.lengths) != len(packed.ids_T):
         raise ValueError("the lengths of a pack are at least 1 each and sum to its tokens")

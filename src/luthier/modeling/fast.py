@@ -1,0 +1,149 @@
+"""FastEngine: packed tokens, many adapters, no tape. The way back through each block is written by hand (`fast_blocks.py`).
+
+For models whose blocks `fast_weights.recognise` knows; `engines.open_engine` takes the plain engine for all others, and the
+plain engine is what this one is tested against. Everything but the training passes is the plain engine's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+from transformers import PreTrainedModel
+
+from luthier.modeling import fast_blocks, kernels
+from luthier.modeling.fast_attention import Attention
+from luthier.modeling.fast_lora import Share, Working
+from luthier.modeling.fast_weights import FastWeights, recognise
+from luthier.modeling.head import chunk_of
+from luthier.modeling.load import LoadedBase
+from luthier.modeling.plain import PlainEngine, check_pack
+from luthier.modeling.types import LoraShape, Packed
+
+_known: WeakKeyDictionary[PreTrainedModel, FastWeights | None] = WeakKeyDictionary()
+
+
+def weights_of(base: LoadedBase) -> FastWeights | None:
+    """The base's weights joined for the fast engine, once a base; None where it does not know the architecture."""
+    if base.model not in _known:
+        _known[base.model] = recognise(base)
+    return _known[base.model]
+
+
+@dataclass(frozen=True)
+class _Done:
+    """A pass that stands between its way there and its way back."""
+
+    setting: fast_blocks.Setting
+    kept: list[fast_blocks.Kept]
+    at_N: Tensor
+    last_ND: Tensor
+    """Hidden states of the loss tokens before the last norm."""
+    slope_ND: Tensor
+    """Of each log-probability with respect to its normed hidden state."""
+
+
+class FastEngine(PlainEngine):
+    """A frozen base and one adapter, or one of several that pass together (`modeling.gang`)."""
+
+    def __init__(self, base: LoadedBase, weights: FastWeights, shape: LoraShape, seed: int) -> None:
+        super().__init__(base, shape, seed)
+        self.weights = weights
+        self._working = Working(self._adapter, weights)
+        self._done: _Done | None = None
+
+    def logprobs(self, packed: Packed, *, training: bool) -> Tensor:
+        """See `types.TrainingEngine`."""
+        return logprobs_together([(self, packed)], training=training)[0]
+
+    def backward(self, grad_N: Tensor) -> None:
+        """See `types.TrainingEngine`."""
+        backward_together([self], [grad_N])
+
+    def share(self, start: int, end: int) -> Share | None:
+        """This adapter on those tokens of a pass; None while the bare base answers."""
+        if self._bare:
+            return None
+        self._working.refresh()
+        return Share(start, end, self._working)
+
+
+@torch.no_grad()
+def logprobs_together(seats: Sequence[tuple[FastEngine, Packed]], *, training: bool) -> list[Tensor]:
+    """What `TrainingEngine.logprobs` gives for each seat, in one pass over their common base."""
+    base, weights = seats[0][0].base, seats[0][0].weights
+    for _, packed in seats:
+        check_pack(packed, base)
+    ids_T = torch.tensor([token for _, packed in seats for token in packed.ids_T], device=base.device)
+    starts = [0]
+    for _, packed in seats:
+        starts.append(starts[-1] + len(packed.ids_T))
+    at_N = torch.tensor([start + at for start, (_, packed) in zip(starts, seats, strict=False) for at in packed.loss_at_N])
+    at_N = at_N.to(base.device, torch.long)
+    shares = [engine.share(start, start + len(packed.ids_T)) for start, (engine, packed) in zip(starts, seats, strict=False)]
+    lengths = [length for _, packed in seats for length in packed.lengths]
+    setting = fast_blocks.Setting(weights, Attention(lengths, weights), [share for share in shares if share is not None])
+    counts = [len(packed.loss_at_N) for _, packed in seats]
+    logp_N, done = _there(setting, ids_T, at_N, training=training)
+    for engine, _ in seats:
+        engine._done = done  # pyright: ignore[reportPrivateUsage]  # one unit with its engines
+    return list(logp_N.split(counts))
+
+
+@torch.no_grad()
+def backward_together(engines: Sequence[FastEngine], grads: Sequence[Tensor]) -> None:
+    """What `TrainingEngine.backward` does for each engine of the last pass, in the order of its seats."""
+    done = engines[0]._done  # pyright: ignore[reportPrivateUsage]
+    for engine in engines:
+        if done is None or engine._done is not done:  # pyright: ignore[reportPrivateUsage]
+            raise RuntimeError("backward follows logprobs(training=True), once")
+        engine._done = None  # pyright: ignore[reportPrivateUsage]
+    if done is None:
+        return
+    weights = done.setting.weights
+    grad_N = torch.cat([grad.to(done.slope_ND.device) for grad in grads])
+    dnormed_ND = done.slope_ND * grad_N[:, None].to(done.slope_ND.dtype)
+    dlast_ND = kernels.rms_norm_backward(dnormed_ND, done.last_ND, weights.norm_D, weights.eps, None)
+    dx_TD = dlast_ND.new_zeros(done.kept[0].x_TD.shape)
+    dx_TD.index_copy_(0, done.at_N, dlast_ND)
+    for number in reversed(range(len(weights.blocks))):
+        slope = fast_blocks.backward(done.setting, number, done.kept.pop(), dx_TD)
+        if slope is not None:
+            dx_TD = slope
+
+
+def _there(setting: fast_blocks.Setting, ids_T: Tensor, at_N: Tensor, *, training: bool) -> tuple[Tensor, _Done | None]:
+    weights = setting.weights
+    x_TD = functional.embedding(ids_T, weights.embed_VD)
+    if weights.embed_scale != 1.0:
+        x_TD = x_TD * weights.embed_scale
+    all_kept: list[fast_blocks.Kept] = []
+    for number in range(len(weights.blocks)):
+        x_TD, kept = fast_blocks.forward(setting, number, x_TD)
+        if training:
+            all_kept.append(kept)
+    last_ND = x_TD.index_select(0, at_N)
+    logp_N, slope_ND = _head(weights, last_ND, ids_T[at_N + 1], training=training)
+    done = _Done(setting, all_kept, at_N, last_ND, slope_ND) if slope_ND is not None else None
+    return logp_N, done
+
+
+def _head(weights: FastWeights, last_ND: Tensor, target_N: Tensor, *, training: bool) -> tuple[Tensor, Tensor | None]:
+    """Log-probabilities, and their slopes with respect to the normed hidden states, without ever holding (N, V).
+
+    Positions are independent of each other, so the slope of each is known before the loss is.
+    """
+    normed_ND = kernels.rms_norm(last_ND, weights.norm_D, weights.eps)
+    logp_N = torch.empty(len(target_N), device=last_ND.device)
+    chunk = chunk_of(len(weights.head_VD))
+    for start in range(0, len(target_N), chunk):
+        part = slice(start, start + chunk)
+        logits_CV = functional.linear(normed_ND[part], weights.head_VD)
+        logp_N[part] = kernels.logprob_slope_(logits_CV, target_N[part])
+        if training:
+            normed_ND[part] = torch.mm(logits_CV, weights.head_VD)  # nobody needs the hidden states of this part any more
+    return logp_N, normed_ND if training else None
