@@ -129,7 +129,8 @@ def test_a_gang_gives_each_what_it_gets_alone(random_base):
     shapes = [SHAPE, LoraShape(8, 4), LoraShape(2, 16, targets=("q_proj", "down_proj"), rslora=True), SHAPE]
     packs = [a_pack(), a_pack((4, 40), 1), a_pack((11,), 2), a_pack((3, 3, 3), 3)]
     alone = [
-        gradients(trained(open_engine(base, shape, n, "fast"), n), pack, n) for n, (shape, pack) in enumerate(zip(shapes, packs))
+        gradients(trained(open_engine(base, shape, n, "fast"), n), pack, n)
+        for n, (shape, pack) in enumerate(zip(shapes, packs, strict=True))
     ]
     engines = [trained(open_engine(base, shape, n, "fast"), n) for n, shape in enumerate(shapes)]
     seats = list(zip(engines, packs, strict=True))

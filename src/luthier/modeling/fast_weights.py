@@ -169,9 +169,7 @@ def _block(path: str, layer: nn.Module, gemma: bool) -> Block:
     gate_up = ["gate_up_proj"] if hasattr(mlp, "gate_up_proj") else ["gate_proj", "up_proj"]
     return Block(
         norm_in_D=_norm(layer.get_submodule("input_layernorm"), gemma),
-        qkv=_joined(
-            f"{path}self_attn.", attention, ["qkv_proj"] if hasattr(attention, "qkv_proj") else ["q_proj", "k_proj", "v_proj"]
-        ),
+        qkv=_joined(f"{path}self_attn.", attention, qkv),
         norm_q_E=_norm(attention.get_submodule("q_norm"), gemma) if hasattr(attention, "q_norm") else None,
         norm_k_E=_norm(attention.get_submodule("k_norm"), gemma) if hasattr(attention, "k_norm") else None,
         out=_joined(f"{path}self_attn.", attention, ["o_proj"]),
