@@ -1,0 +1,118 @@
+"""For all tests: a disk that breaks on demand, and the page on which `make prove` writes what it measured."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import platform
+import shutil
+import subprocess
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+import psutil
+import pytest
+
+ROOT = Path(__file__).parents[1]
+_NUMBERS = itertools.count(1)
+
+
+@dataclass(frozen=True)
+class Fault:
+    """What breaks: the call of this kind with this number, on paths that contain `under`. `disk.c` explains the words."""
+
+    call: str
+    how: str
+    at: int = 1
+    errno: int = 0
+    under: str = "/"
+
+    def __str__(self) -> str:
+        return f"{self.call}-{self.how}{self.errno or ''}-{self.at}"
+
+
+class FaultyDisk:
+    """Processes that are started with `environment` have a disk that breaks as `arm` last said."""
+
+    def __init__(self, library: Path, folder: Path) -> None:
+        self._plan = folder / "plan"
+        self._hits = folder / "plan.hit"
+        self.environment = {"LD_PRELOAD": str(library), "FAULT_PLAN": str(self._plan)}
+
+    def arm(self, fault: Fault) -> None:
+        arriving = self._plan.with_name("plan.new")
+        arriving.write_text(self.plan(fault), "utf-8")
+        arriving.replace(self._plan)
+
+    def plan(self, fault: Fault) -> str:
+        """What `arm` writes, for a process that arms itself. Forgets all hits so far."""
+        self.disarm()
+        return f"{next(_NUMBERS)} {fault.call} {fault.how} {fault.errno} {fault.at} {fault.under}\n"
+
+    def disarm(self) -> None:
+        self._plan.unlink(missing_ok=True)
+        self._hits.unlink(missing_ok=True)
+
+    def hits(self, pid: int | None = None) -> int:
+        """How many calls it broke (or counted) since it was armed, in all processes or in one."""
+        if not self._hits.exists():
+            return 0
+        return sum(pid is None or int(line) == pid for line in self._hits.read_text("utf-8").split())
+
+
+@pytest.fixture(scope="session")
+def _faulty_library(tmp_path_factory) -> Path:
+    compiler = shutil.which("cc")
+    if compiler is None or platform.system() != "Linux":
+        pytest.skip("the disk that breaks is a preloaded library: it needs Linux and a C compiler `cc`")
+    library = tmp_path_factory.mktemp("library") / "disk.so"
+    source = ROOT / "tests" / "faults" / "disk.c"
+    subprocess.run([compiler, "-O1", "-Wall", "-Werror", "-shared", "-fPIC", "-o", library, source, "-ldl"], check=True)
+    return library
+
+
+@pytest.fixture
+def disk(_faulty_library, tmp_path_factory) -> Iterator[FaultyDisk]:
+    disk = FaultyDisk(_faulty_library, tmp_path_factory.mktemp("faults"))
+    yield disk
+    disk.disarm()
+
+
+@pytest.fixture
+def fault() -> type[Fault]:
+    return Fault
+
+
+# -- what `make prove` records --------------------------------------------------------------------------------------------
+
+Record = Callable[[str, str, dict[str, object]], None]
+
+
+@pytest.fixture
+def record(request) -> Record:
+    """Write figures to `docs/proofs/<page>.md`, in a full run only: `record(page, title, {what: figure})`."""
+
+    def write(page: str, title: str, figures: dict[str, object]) -> None:
+        if request.node.get_closest_marker("prove") is not None:
+            path = ROOT / "docs" / "proofs" / f"{page}.md"
+            path.write_text(_page(title, request.node, figures), "utf-8")
+
+    return write
+
+
+def _page(title: str, node: pytest.Item, figures: dict[str, object]) -> str:
+    rows = "".join(f"| {what} | {_shown(figure)} |\n" for what, figure in figures.items())
+    machine = f"{os.cpu_count()} cores, {psutil.virtual_memory().total / 2**30:.0f} GiB of memory, {platform.system()}"
+    when = f"{datetime.now(UTC):%Y-%m-%d}"
+    return (
+        f"# {title}\n\n"
+        f"Measured on {when} with Python {platform.python_version()} on a machine with {machine}, other work beside it.\n\n"
+        f"```bash\npytest -m prove {node.nodeid.split('[')[0]}   # `make prove` runs all\n```\n\n"
+        f"| what | figure |\n|---|--:|\n{rows}"
+    )
+
+
+def _shown(figure: object) -> str:
+    return f"{figure:,}" if isinstance(figure, int) else f"{figure:,.1f}" if isinstance(figure, float) else str(figure)
