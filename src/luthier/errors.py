@@ -10,7 +10,7 @@ LuthierError
 ├── Forbidden           403  known, but the role lacks it
 ├── NotFound            404  unknown, or somebody else's: the answer is the same
 ├── Conflict            409  the thing is in another state
-│   └── WrongState, InUse, EvaluationNeeded, KeyInFlight, ArtifactCorrupt, DatasetNotReady
+│   └── WrongState, InUse, EvaluationNeeded, KeyInFlight, ArtifactCorrupt, DatasetNotReady, ModelNotReady
 ├── Gone                410  it was here, and was deleted
 ├── TooLarge            413
 ├── UnsupportedType     415
@@ -149,6 +149,12 @@ class DatasetNotReady(Conflict):
     """The dataset is still being validated, or was rejected."""
 
     code = "dataset_not_ready"
+
+
+class ModelNotReady(Conflict):
+    """The job that should make this model has not ended, or ended without one."""
+
+    code = "model_not_ready"
 
 
 class InUse(Conflict):

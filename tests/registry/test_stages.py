@@ -5,8 +5,32 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from luthier.errors import EvaluationNeeded, Gone, InUse, NotFound
+from luthier.errors import EvaluationNeeded, Gone, InUse, ModelNotReady, NotFound
+from luthier.jobs.spec import RunSpec
+from luthier.jobs.types import Job, JobError, JobState
+from luthier.registry.rules import check_made
 from luthier.registry.types import Stage
+
+
+@pytest.fixture
+def job_in(world):
+    def make(state: str) -> Job:
+        spec = RunSpec(base_model="luthier/tiny", dataset="ds_1", name="intents")
+        shown = {
+            "name": "intents",
+            "kind": "train",
+            "method": "sft",
+            "base_model": "luthier/tiny",
+            "dataset": "ds_1",
+            "spec": spec,
+        }
+        shown |= {"hardware": "x", "attempt": 1, "created_by": "u"}
+        money = {"cost_usd": "0", "estimated_cost_usd": "0"}
+        times = {"created_at": world.now(), "updated_at": world.now()}
+        error = JobError(code="diverged", message="NaN.", hint="Lower the learning rate.") if state == "failed" else None
+        return Job(id="job_1", state=JobState(state), error=error, **shown, **money, **times)
+
+    return make
 
 
 def stages(registry, actor) -> dict[str, str]:
@@ -145,3 +169,22 @@ def test_lists_are_filtered_by_name_and_stage_and_come_in_pages(world, registry,
     rest = registry.list(alice, limit=2, after=page.next_cursor)
     assert {model.id for model in [*page.data, *rest.data]} == {model.id for model in models}
     assert rest.next_cursor is None
+
+
+@pytest.mark.parametrize(
+    ("state", "words"),
+    [
+        ("queued", "its job is queued"),
+        ("running", "its job is running"),
+        ("failed", r"its job failed \(diverged\)\. Lower the learning rate\."),
+        ("stopped", "was stopped before its end. Go on with `tune resume"),
+        ("cancelled", "its job was cancelled"),
+    ],
+)
+def test_a_model_that_no_job_has_made_yet_is_named_with_its_jobs_state(job_in, state, words):
+    with pytest.raises(ModelNotReady, match=words):
+        check_made(job_in(state))
+
+
+def test_of_a_job_that_succeeded_the_registry_alone_knows(job_in):
+    check_made(job_in("succeeded"))

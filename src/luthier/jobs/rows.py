@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from sqlalchemy.orm import Session
+
 from luthier.billing import rules as money
 from luthier.jobs import projection, store
 from luthier.jobs.spec import RunSpec
@@ -36,6 +38,12 @@ def job_of(row: store.JobRow) -> Job:
         error=error,
         spec=spec.model_copy(update={"sources": None}),
     )
+
+
+def job_behind(session: Session, name_or_id: str) -> Job | None:
+    """The job of this id, else the newest of this name, where it was not deleted: what a model comes out of."""
+    row = store.get(session, name_or_id) or store.newest_named(session, name_or_id)
+    return None if row is None or row.deleted_at is not None else job_of(row)
 
 
 def projection_of(row: store.JobRow, used_ms: int) -> projection.Projection:

@@ -172,6 +172,10 @@ def owned(session: Session) -> Sequence[JobRow]:
     return session.scalars(select(JobRow).where(JobRow.state.in_(_OWNED)).execution_options(populate_existing=True)).all()
 
 
+def newest_named(session: Session, name: str) -> JobRow | None:
+    return session.scalar(visible().where(JobRow.name == name).order_by(JobRow.id.desc()).limit(1))
+
+
 def visible() -> Any:
     """The query of a list: what was not deleted."""
     return select(JobRow).where(JobRow.deleted_at.is_(None))

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from luthier import ids
-from luthier.errors import EvaluationNeeded
+from luthier.errors import EvaluationNeeded, ModelNotReady
 from luthier.jobs.spec import RunSpec
+from luthier.jobs.types import Job, JobState
 from luthier.registry.types import Evaluation, Lineage, ModelFile
 
 ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors")
@@ -25,6 +26,15 @@ def model_id_of(job_id: str) -> str:
     'model_01h0000000000000000000000x'
     """
     return f"{ids.MODEL}_{job_id.partition('_')[2]}"
+
+
+def job_id_of(model_id: str) -> str:
+    """The id of the job that a model of this id comes out of.
+
+    >>> job_id_of("model_01h0000000000000000000000x")
+    'job_01h0000000000000000000000x'
+    """
+    return f"{ids.JOB}_{model_id.partition('_')[2]}"
 
 
 def name_of(spec: RunSpec, job_id: str) -> str:
@@ -52,6 +62,28 @@ def references(text: str) -> list[Reference]:
     match = _NUMBERED.fullmatch(text)
     numbered = [Reference(name=match["name"], number=int(match["number"]))] if match else []
     return [*numbered, Reference(name=text)]
+
+
+def check_made(job: Job) -> None:
+    """Let pass what has succeeded: its model is, or was, in the registry. Raises: ModelNotReady, with the job's state."""
+    follow = f"See `tune status --job-id {job.id}`."
+    match job.state:
+        case JobState.SUCCEEDED:
+            return
+        case JobState.FAILED:
+            code = f" ({job.error.code})" if job.error else ""
+            raise ModelNotReady(f"There is no such model: its job failed{code}.", hint=job.error.hint if job.error else follow)
+        case JobState.STOPPED:
+            raise ModelNotReady(
+                "There is no such model yet: its job was stopped before its end.",
+                hint=f"Go on with `tune resume --job-id {job.id}`.",
+            )
+        case JobState.CANCELLED:
+            raise ModelNotReady("There is no such model: its job was cancelled.", hint="Submit the job again.")
+        case _:
+            raise ModelNotReady(
+                f"There is no such model yet: its job is {job.state.value}.", hint=f"{follow} Ask again once it has succeeded."
+            )
 
 
 def check_gate(evaluation: Evaluation | None) -> None:

@@ -14,6 +14,7 @@ from luthier.bases.service import Bases
 from luthier.bases.types import Base
 from luthier.database import EVERY_TENANT, Database, from_ms, to_ms
 from luthier.errors import DatabaseBusy, Gone, InUse, ModelNotAllowed, NotFound, Unavailable
+from luthier.jobs.rows import job_behind
 from luthier.registry import rules, store
 from luthier.registry.cards import Results, card_of, config_of
 from luthier.registry.files import ModelFiles, root_of
@@ -79,12 +80,12 @@ class Registry:
             return model_of(_standing(store.by_id(session, model_id)))
 
     def resolve(self, actor: Actor, ref: str) -> Model:
-        """The version that an id, a name (its Production) or `name@3` stands for. Raises: NotFound, Gone."""
+        """The version that an id, a name (its Production) or `name@3` stands for. Raises: NotFound, Gone, ModelNotReady."""
         with self._database.read(actor.tenant_id) as session:
             return model_of(_meant(session, ref))
 
     def delete(self, actor: Actor, ref: str) -> None:
-        """Remove a version and its files. Raises: NotFound, Gone, InUse (Production, or something uses it)."""
+        """Remove a version and its files. Raises: NotFound, Gone, ModelNotReady, InUse (Production, or something uses it)."""
         with self._database.write(actor.tenant_id) as session:
             row = _meant(session, ref)
             if row.stage == Stage.PRODUCTION:
@@ -102,7 +103,8 @@ class Registry:
     def transition(self, actor: Actor, ref: str, stage: Stage) -> Model:
         """Move a version to a stage; to Production archives the one before, in one transaction.
 
-        Raises: NotFound, Gone, EvaluationNeeded (with the numbers) where it was not shown to be at least as good as its base.
+        Raises: NotFound, Gone, ModelNotReady, and EvaluationNeeded (with the numbers) where it was not shown to be at least
+        as good as its base.
         """
         changed: list[StoredModel] = []
         with self._database.write(actor.tenant_id) as session:
@@ -122,12 +124,12 @@ class Registry:
         return model_of(row)
 
     def files(self, actor: Actor, ref: str) -> list[ModelFile]:
-        """Names, sizes and checksums of a model's files. Raises: NotFound, Gone."""
+        """Names, sizes and checksums of a model's files. Raises: NotFound, Gone, ModelNotReady."""
         with self._database.read(actor.tenant_id) as session:
             return files_of(_meant(session, ref))
 
     def open(self, actor: Actor, ref: str, name: str) -> tuple[ModelFile, BinaryIO]:
-        """One file, verified against its checksum, at its first byte. Raises: NotFound, Gone, ArtifactCorrupt."""
+        """One file, verified against its checksum, at its first byte. Raises: NotFound, Gone, ModelNotReady, ArtifactCorrupt."""
         with self._database.read(actor.tenant_id) as session:
             row = _meant(session, ref)
         for file in files_of(row):
@@ -136,7 +138,7 @@ class Registry:
         raise NotFound("file", hint="`GET /api/models/<id>/files` lists the files of a model.")
 
     def archive(self, actor: Actor, ref: str) -> Archive:
-        """All files as one tar, verified before its first byte. Raises: NotFound, Gone, ArtifactCorrupt."""
+        """All files as one tar, verified before its first byte. Raises: NotFound, Gone, ModelNotReady, ArtifactCorrupt."""
         with self._database.read(actor.tenant_id) as session:
             row = _meant(session, ref)
         return self._files.archive(root_of(row.tenant_id, row.id), row.id, files_of(row))
@@ -231,10 +233,13 @@ def _standing(row: store.ModelRow | None) -> store.ModelRow:
 
 
 def _meant(session: Session, ref: str) -> store.ModelRow:
-    """The row that a reference stands for. Raises: NotFound, Gone."""
+    """The row that a reference stands for. Raises: NotFound, Gone, ModelNotReady."""
     for meant in rules.references(ref):
         if meant.id is not None:
-            return _standing(store.by_id(session, meant.id))
+            row = store.by_id(session, meant.id)
+            if row is None:
+                _check_not_on_its_way(session, meant)
+            return _standing(row)
         name = meant.name or ""
         row = store.in_production(session, name) if meant.number is None else store.by_number(session, name, meant.number)
         if row is not None:
@@ -243,4 +248,15 @@ def _meant(session: Session, ref: str) -> store.ModelRow:
         if newest is not None and meant.number is None:
             hint = f"Its newest is version {newest}: write `name@{newest}`, or promote one."
             raise NotFound("model", hint=f"No version of this name is in Production. {hint}")
+        _check_not_on_its_way(session, meant)
     raise NotFound("model")
+
+
+def _check_not_on_its_way(session: Session, meant: rules.Reference) -> None:
+    """Raises: ModelNotReady where a job would have made what is meant, and has not."""
+    name = rules.job_id_of(meant.id) if meant.id is not None else meant.name or ""
+    if meant.number is not None and meant.number != store.newest_number(session, name) + 1:
+        return
+    job = job_behind(session, name)
+    if job is not None:
+        rules.check_made(job)

@@ -14,7 +14,7 @@ from luthier.accounts.types import Actor
 from luthier.bases.service import Bases
 from luthier.bases.types import Base
 from luthier.datasets.rendering import Renderer
-from luthier.errors import BaseUnavailable, EngineUnavailable, FieldInvalid, ModelNotAllowed, NotFound
+from luthier.errors import BaseUnavailable, EngineUnavailable, FieldInvalid, ModelNotAllowed, ModelNotReady, NotFound
 from luthier.registry.service import Registry
 from luthier.seams import Generation, InferenceEngine, Piece, ServedModel
 from luthier.serving.decoding import TextStream
@@ -45,7 +45,7 @@ class Serving:
     def chat(self, actor: Actor, request: ChatRequest) -> Iterator[ChatDelta]:
         """The answer, piece by piece. All refusals come before this returns; closing the iterator stops the engine.
 
-        Raises: NotFound, Gone, ModelNotAllowed, FieldInvalid (`context_length`), ArtifactCorrupt, BaseUnavailable,
+        Raises: NotFound, Gone, ModelNotReady, ModelNotAllowed, FieldInvalid (`context_length`), ArtifactCorrupt, BaseUnavailable,
         EngineUnavailable.
         """
         deltas = self._deltas(self._prepared(actor, request))
@@ -94,7 +94,8 @@ class Serving:
             return self._bare(self._bases.get(ref))
         try:
             model = self._registry.resolve(actor, ref)
-        except NotFound:
+        except (NotFound, ModelNotReady):
+            # A base of this short name answers meanwhile: what a job may yet become is no reason to refuse it.
             try:
                 return self._bare(self._bases.get(ref))
             except ModelNotAllowed:

@@ -6,6 +6,9 @@ import json
 import pytest
 
 from luthier import ids
+from luthier.jobs import store
+from luthier.jobs.types import JobState
+from luthier.registry.rules import model_id_of
 
 from .conftest import GOOD, ROWS
 
@@ -112,6 +115,39 @@ def deleted_model(world):
     return world.ask("GET", f"{path}/download")
 
 
+def model_uses(state):
+    """Every use of a model whose job is in this state, by each of its names."""
+    calls = {
+        "chat": chat_with,
+        "promote": lambda world, ref: world.ask("POST", "/api/models/transition", json={"model": ref, "stage": "Production"}),
+        "download": lambda world, ref: world.ask("GET", f"/api/models/{ref}/download"),
+    }
+
+    def use(call, ref_of):
+        def asked(world):
+            job_id = world.job(name="soon")
+            if state == "failed":
+                fail(world, job_id)
+            return calls[call](world, ref_of(job_id))
+
+        return asked
+
+    refs = (model_id_of, lambda _: "soon", lambda _: "soon@1")
+    return [use(call, ref_of) for call in calls for ref_of in refs]
+
+
+def chat_with(world, ref):
+    return world.ask("POST", "/api/chat", json={"model": ref, "messages": [{"role": "user", "content": "Hi"}]})
+
+
+def fail(world, job_id):
+    """As the supervisor does it when a trainer has given up."""
+    with world.platform.database.write(world.actor.tenant_id) as session:
+        row = store.get(session, job_id)
+        for state in (JobState.STARTING, JobState.FAILED):
+            store.move(session, row, store.Step(state, world.platform.now(), "test"), error_code="diverged", error_hint="Go on.")
+
+
 CASES = [
     ("D01", file(b""), 422, "dataset_empty"),
     ("D02", file(b"\n \n"), 422, "dataset_empty"),
@@ -165,7 +201,9 @@ CASES = [
     *(("J21", yaml(f"{{base_model: luthier/tiny, dataset: $DS, seed: {v}}}"), 422, None) for v in ("no", "012", "1:30")),
     ("J21", yaml("{base_model: luthier/tiny, dataset: $DS, train: {learning_rate: 1e-4}}"), 201, None),
     ("J22", yaml("a: 1\n---\nb: 2"), 422, "two_documents"),
-    ("J22", yaml("a:\n\t- b"), 422, None),
+    ("J22", yaml("a:\n\t- b"), 422, "yaml_character"),
+    ("J22", yaml(codecs.BOM_UTF8 + b"a: 1"), 422, "yaml_character"),
+    ("J22", yaml("a: 1\rb: 2"), 422, "yaml_character"),
     ("J25", stopped_twice, 200, None),
     ("J29", other_body, 422, "idempotency_key_reused"),
     ("J29", in_flight, 409, "idempotency_key_in_flight"),
@@ -185,6 +223,8 @@ CASES = [
     ("M03", ranged("bytes=99999999999-"), 416, "range_invalid"),
     ("M04", get(f"/api/models/{ids.new(ids.MODEL)}/download"), 404, "not_found"),
     ("M04", deleted_model, 410, "deleted"),
+    *(("M04", use, 409, "model_not_ready") for use in model_uses("queued")),
+    *(("M04", use, 409, "model_not_ready") for use in model_uses("failed")),
 ]
 
 

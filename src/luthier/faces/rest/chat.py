@@ -20,6 +20,7 @@ from luthier.errors import (
     Gone,
     LuthierError,
     ModelNotAllowed,
+    ModelNotReady,
     NotFound,
 )
 from luthier.faces.rest.body import Json
@@ -82,7 +83,9 @@ class _Answering:
 
 
 _SSE = {200: {"content": {"text/event-stream": {"schema": {"type": "string"}}}}}
-_REFUSALS = problems(NotFound, Gone, ModelNotAllowed, FieldInvalid, ArtifactCorrupt, BaseUnavailable, EngineUnavailable)
+_REFUSALS = problems(
+    NotFound, Gone, ModelNotReady, ModelNotAllowed, FieldInvalid, ArtifactCorrupt, BaseUnavailable, EngineUnavailable
+)
 
 
 @routes.post("", response_model=Completion, responses={**_REFUSALS, **_SSE})

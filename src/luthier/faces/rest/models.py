@@ -14,6 +14,7 @@ from luthier.errors import (
     FieldInvalid,
     Gone,
     InUse,
+    ModelNotReady,
     NotFound,
     RangeInvalid,
 )
@@ -27,7 +28,7 @@ from luthier.values import Frozen, Name, Page, Whole
 routes = router("/api/models", "models")
 
 ModelRef = Annotated[str, Path(description="A model id, a name (its Production version), or `name@3`.")]
-_ONE = problems(NotFound, Gone)
+_ONE = problems(NotFound, Gone, ModelNotReady)
 
 
 class TransitionRequest(Frozen):
@@ -68,7 +69,7 @@ def list_models(
     return platform.registry.list(actor, name=name, stage=stage, after=after, limit=limit)
 
 
-@routes.post("/transition", responses=problems(NotFound, Gone, FieldInvalid, EvaluationNeeded))
+@routes.post("/transition", responses=problems(NotFound, Gone, ModelNotReady, FieldInvalid, EvaluationNeeded))
 def transition(wanted: Annotated[Json[TransitionRequest], Body()], actor: ChangingActor, platform: CurrentPlatform) -> Model:
     """Move a version to a stage. Production takes only what was measured to be no worse than its base."""
     return platform.registry.transition(actor, wanted.ref, wanted.stage)
@@ -80,13 +81,13 @@ def show(model_id: ModelRef, actor: CurrentActor, platform: CurrentPlatform) -> 
     return platform.registry.resolve(actor, model_id)
 
 
-@routes.delete("/{model_id}", status_code=204, responses=problems(NotFound, Gone, InUse))
+@routes.delete("/{model_id}", status_code=204, responses=problems(NotFound, Gone, ModelNotReady, InUse))
 def delete(model_id: ModelRef, actor: ChangingActor, platform: CurrentPlatform) -> None:
     """Remove a version and its files. Refused while it is in Production or needed."""
     platform.registry.delete(actor, model_id)
 
 
-@routes.get("/{model_id}/download", response_class=Response, responses=problems(NotFound, Gone, ArtifactCorrupt))
+@routes.get("/{model_id}/download", response_class=Response, responses=problems(NotFound, Gone, ModelNotReady, ArtifactCorrupt))
 def download(model_id: ModelRef, actor: CurrentActor, platform: CurrentPlatform) -> Response:
     """All files as one tar archive, verified before its first byte."""
     archive = platform.registry.archive(actor, model_id)
@@ -101,7 +102,9 @@ def files(model_id: ModelRef, actor: CurrentActor, platform: CurrentPlatform) ->
 
 
 @routes.get(
-    "/{model_id}/files/{name}", response_class=Response, responses=problems(NotFound, Gone, ArtifactCorrupt, RangeInvalid)
+    "/{model_id}/files/{name}",
+    response_class=Response,
+    responses=problems(NotFound, Gone, ModelNotReady, ArtifactCorrupt, RangeInvalid),
 )
 def file(model_id: ModelRef, name: str, actor: CurrentActor, platform: CurrentPlatform, request: Request) -> Response:
     """One file, or one range of it."""

@@ -13,7 +13,17 @@ from pydantic import BaseModel, Field, ValidationError
 from luthier.accounts.types import Actor
 from luthier.billing.types import Charge, UsageReport
 from luthier.datasets.types import Dataset
-from luthier.errors import BudgetExceeded, CursorInvalid, FieldInvalid, Gone, InUse, NotFound, WillNotFit
+from luthier.errors import (
+    BudgetExceeded,
+    CursorInvalid,
+    EvaluationNeeded,
+    FieldInvalid,
+    Gone,
+    InUse,
+    ModelNotReady,
+    NotFound,
+    WillNotFit,
+)
 from luthier.faces.rest import datasets, jobs, models
 from luthier.faces.rest.body import Json, YamlRoute
 from luthier.faces.rest.errors import problems
@@ -38,6 +48,7 @@ routes = router("", "seed paths", route=YamlRoute)
 
 UserId = Annotated[str, Path(description="The caller's own user or team id, as `GET /api/me` tells it.")]
 _ONE = problems(NotFound, Gone)
+_MODEL = problems(NotFound, Gone, ModelNotReady)
 _START = problems(NotFound, Gone, FieldInvalid, BudgetExceeded, WillNotFit)
 
 
@@ -213,7 +224,7 @@ def named_models(actor: CurrentActor, platform: CurrentPlatform) -> NamedModels:
             return NamedModels(models=list(newest.values()), total_count=len(newest))
 
 
-@routes.post("/models/transition", responses=_ONE)
+@routes.post("/models/transition", responses={**_MODEL, **problems(ModelNotReady, EvaluationNeeded)})
 def transition(
     wanted: Annotated[Json[models.TransitionRequest], Body()], actor: ChangingActor, platform: CurrentPlatform
 ) -> Model:
@@ -230,7 +241,7 @@ def user_models(
     return platform.registry.list(actor, after=after, limit=limit)
 
 
-@routes.get("/models/{model_id}/download", response_class=Response, responses=_ONE)
+@routes.get("/models/{model_id}/download", response_class=Response, responses=_MODEL)
 def download_model(model_id: models.ModelRef, actor: CurrentActor, platform: CurrentPlatform) -> Response:
     """As `GET /api/models/{model_id}/download`."""
     return models.download(model_id, actor, platform)
