@@ -7,10 +7,15 @@ there, and the next attempt saves and publishes as if nothing had been.
 from __future__ import annotations
 
 import errno
+import json
+import os
 import shutil
+import subprocess
+import sys
 from itertools import count
 
 import pytest
+import yaml
 
 from luthier.backends.storage.local import LocalStorage
 from luthier.jobs.directory import JobDirectory
@@ -26,7 +31,7 @@ KILLED = -9
 FAILED, NO_LAST_WORD = 2, 1
 
 
-def check(action: str, outcome, how: str) -> None:
+def check(action: str, outcome) -> None:
     """All that must hold after an action, whether it ended well, failed or was killed."""
     job = JobDirectory(LocalStorage(outcome.root / "job"), "")
     _what_is_there_is_whole(job, outcome)
@@ -34,6 +39,9 @@ def check(action: str, outcome, how: str) -> None:
     if outcome.status != KILLED:
         assert list(outcome.root.rglob(".tmp-*")) == []
         assert list((outcome.root / "work").glob("checkpoint-*")) == []
+        steps = {ref.step for ref in job.attempt(ATTEMPT).checkpoints()}
+        # Part of a checkpoint would take the room that the last word needs.
+        assert {int(path.name[5:]) for path in (outcome.root / "job").glob("attempts/1/checkpoints/*")} == steps
     assert [name for name in job.storage.names("attempts") if ".tmp" in name] == []
     _the_next_attempt_goes_on(job, outcome.root)
     shutil.rmtree(outcome.root)
@@ -80,10 +88,6 @@ def _the_next_attempt_goes_on(job: JobDirectory, root) -> None:
 
 
 def expected_results() -> dict[str, bytes]:
-    import json
-
-    import yaml
-
     written = {name: (json.dumps(value, indent=2) + "\n").encode() for name, value in RESULTS.items()}
     model = {f"final_model/{name}": data for name, data in MODEL.items()}
     return {**written, **model, "config.yaml": yaml.safe_dump(CONFIG, sort_keys=False).encode()}
@@ -93,7 +97,7 @@ def sweep(trainer, fault, action: str, call: str, how: tuple[str, int]) -> int:
     """Break the first call, then the second, until the action completes untouched. Returns how many were broken."""
     for at in count(1):
         outcome = trainer.does(action, fault(call, how[0], at, how[1]))
-        check(action, outcome, how[0])
+        check(action, outcome)
         if not outcome.broke:
             assert outcome.status == 0
             return at - 1
@@ -112,6 +116,16 @@ def test_p12_whichever_call_is_the_first_that_finds_the_disk_full(trainer, fault
 def test_p11_whichever_write_or_rename_is_the_last(trainer, fault, action):
     for call, how in (("write", "torn"), ("rename", "kill"), ("link", "after")):
         assert sweep(trainer, fault, action, call, (how, 0)) > 0
+
+
+def test_p1_a_new_folder_is_on_disk_before_what_lies_in_it(disk, fault, tmp_path):
+    root = tmp_path / "root"
+    root.mkdir()
+    disk.arm(fault("fsync", "count", under=str(root)))
+    code = "import sys, pathlib; from luthier.backends.storage.local import LocalStorage as S; "
+    code += "S(pathlib.Path(sys.argv[1])).write('a/b/c/file', b'x')"
+    subprocess.run([sys.executable, "-c", code, root], env={**os.environ, **disk.environment}, check=True)
+    assert disk.hits() == len(["the file", "c, which names it", "b, which names c", "a, which names b", "the root"])
 
 
 @pytest.mark.prove

@@ -246,11 +246,11 @@ class AttemptDirectory:
                     yield ref
 
     def _verified(self, manifest_name: str) -> CheckpointRef | None:
-        data = self.storage.read(manifest_name)
         folder = manifest_name.rsplit("/", 1)[0]
         try:
+            data = self.storage.read(manifest_name)
             manifest = Manifest.model_validate_json(data)
-        except ValidationError:
+        except (NotStored, ValidationError):  # not there any more: its trainer keeps only the last ones
             return None
         if any(self.storage.size(f"{folder}/{file}") != facts.bytes for file, facts in manifest.files.items()):
             return None

@@ -10,10 +10,12 @@ import hashlib
 import shutil
 import tempfile
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 from pydantic import ValidationError
 
+from luthier.errors import StorageFull
 from luthier.jobs.directory import AttemptDirectory, CheckpointRef, JobDirectory, Manifest, ManifestFile, checkpoint_folder
 from luthier.seams import NotStored
 
@@ -33,6 +35,17 @@ class Checkpoints:
         """Publish what `fill` writes into an empty folder. Once per step: a second call gives the first one's answer."""
         if step in self._own:
             return self._own[step]
+        try:
+            ref = self._publish(step, fill)
+        except (OSError, StorageFull):
+            # A part of a checkpoint is of no use to anybody, and the last word needs room.
+            with suppress(OSError):
+                self._remove(step)
+            raise
+        self._own[step] = ref
+        return ref
+
+    def _publish(self, step: int, fill: Callable[[Path], None]) -> CheckpointRef:
         # A folder of its own each time: publishing may link files, and a linked file must never be written again.
         folder = Path(tempfile.mkdtemp(prefix="checkpoint-", dir=self._workspace))
         try:
@@ -45,18 +58,18 @@ class Checkpoints:
             shutil.rmtree(folder, ignore_errors=True)
         manifest = Manifest(step=step, files=facts).model_dump_json().encode()
         self._attempt.storage.write(self._name(step, _MANIFEST), manifest)
-        ref = CheckpointRef(attempt=self._attempt.number, step=step, sha256=hashlib.sha256(manifest).hexdigest())
-        self._own[step] = ref
-        return ref
+        return CheckpointRef(attempt=self._attempt.number, step=step, sha256=hashlib.sha256(manifest).hexdigest())
 
     def keep_only(self, steps: set[int]) -> None:
         """Remove this attempt's other checkpoints. Those of earlier attempts are not ours to remove."""
         for step in sorted(set(self._own) - steps):
-            folder = self._attempt.name("checkpoints", checkpoint_folder(step))
-            # The manifest first: half a removal must not look like a checkpoint.
-            self._attempt.storage.delete(f"{folder}/{_MANIFEST}")
-            self._attempt.storage.delete(folder)
+            self._remove(step)
             del self._own[step]
+
+    def _remove(self, step: int) -> None:
+        # The manifest first: half a removal must not look like a checkpoint.
+        self._attempt.storage.delete(self._name(step, _MANIFEST))
+        self._attempt.storage.delete(self._attempt.name("checkpoints", checkpoint_folder(step)))
 
     def _name(self, step: int, file: str) -> str:
         return self._attempt.name("checkpoints", checkpoint_folder(step), file)

@@ -17,6 +17,7 @@ from luthier.seams import NotStored
 
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 _TEMPORARY = ".tmp-"
+_COPY_BYTES = 1024 * 1024
 
 
 class LocalStorage:
@@ -63,16 +64,17 @@ class LocalStorage:
         path = self._prepared(name)
         temporary = _temporary(path)
         try:
-            with _full_is_told(), temporary.open("xb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-            os.link(temporary, path)
+            with _full_is_told():
+                with temporary.open("xb") as file:
+                    file.write(data)
+                    file.flush()
+                    os.fsync(file.fileno())
+                os.link(temporary, path)
+                _sync_folder(path.parent)
         except FileExistsError:
             return False
         finally:
             temporary.unlink(missing_ok=True)
-        _sync_folder(path.parent)
         return True
 
     def append(self, name: str, data: bytes) -> None:
@@ -85,17 +87,22 @@ class LocalStorage:
         try:
             with _full_is_told():
                 _link_or_copy(source, temporary)
-            with temporary.open("rb") as file:
-                os.fsync(file.fileno())
-            os.replace(temporary, path)
+                with temporary.open("rb") as file:
+                    os.fsync(file.fileno())
+                os.replace(temporary, path)
+                _sync_folder(path.parent)
         finally:
             temporary.unlink(missing_ok=True)
-        _sync_folder(path.parent)
 
     def fetch_file(self, name: str, target: Path) -> None:
-        with self.open(name):
+        with self.open(name) as file:
             target.parent.mkdir(parents=True, exist_ok=True)
-            _link_or_copy(self._path(name), target)
+            target.unlink(missing_ok=True)
+            try:
+                os.link(self._path(name), target)
+            except OSError:  # another file system, one without hard links, or deleted since it was opened
+                with target.open("xb") as copy:
+                    shutil.copyfileobj(file, copy, _COPY_BYTES)
 
     def names(self, prefix: str) -> Iterator[str]:
         top = self._path(prefix) if prefix else self.root
@@ -116,19 +123,20 @@ class LocalStorage:
         path = self._prepared(name)
         temporary = _temporary(path)
         try:
-            with _full_is_told(), temporary.open("xb") as file:
-                yield file
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(temporary, path)
+            with _full_is_told():
+                with temporary.open("xb") as file:
+                    yield file
+                    file.flush()
+                    os.fsync(file.fileno())
+                os.replace(temporary, path)
+                _sync_folder(path.parent)
         finally:
             temporary.unlink(missing_ok=True)
-        _sync_folder(path.parent)
 
     def _prepared(self, name: str) -> Path:
         path = self._path(name)
         with _full_is_told():
-            path.parent.mkdir(parents=True, exist_ok=True)
+            _make_folder(path.parent)
         return path
 
     def _path(self, name: str) -> Path:
@@ -142,6 +150,15 @@ class LocalStorage:
             if path.is_symlink():
                 raise ValueError("a storage name never passes a symbolic link")
         return path / parts[-1]
+
+
+def _make_folder(folder: Path) -> None:
+    """The folder with all above it, each on disk before anything in it is: a power cut must not take it away again."""
+    if folder.is_dir():
+        return
+    _make_folder(folder.parent)
+    folder.mkdir(exist_ok=True)
+    _sync_folder(folder.parent)
 
 
 def _temporary(path: Path) -> Path:
