@@ -110,11 +110,13 @@ class BudgetExceeded(PaymentRequired):
 
     code = "budget_exceeded"
 
-    def __init__(self, needed_usd: Decimal, limit_usd: Decimal) -> None:
+    def __init__(self, needed_usd: Decimal, limit_usd: Decimal, spent_usd: Decimal = Decimal(0)) -> None:
+        amounts = {"current_usd": spent_usd, "limit_usd": limit_usd, "requested_usd": needed_usd}
         super().__init__(
             f"This job needs about ${needed_usd:.2f}, but its limit is ${limit_usd:.2f}.",
             hint="Lower `epochs`, pick cheaper hardware (`tune pricing`), or raise `limits.max_cost_usd`.",
             param="limits.max_cost_usd",
+            details={name: f"{amount:f}" for name, amount in amounts.items()},
         )
 
 

@@ -59,6 +59,21 @@ def test_the_same_key_gives_the_same_job(world):
     assert len(world.ask("GET", "/api/jobs").json()["data"]) == 1
 
 
+def test_a_budget_refusal_has_the_seeds_five_keys_with_real_numbers(world):
+    world.platform.billing.set_price("local-cpu", "3600.00")
+    wanted = world.spec(limits={"max_cost_usd": "0.01"})
+    cost = float(world.ask("POST", "/api/jobs/estimate", json=wanted).json()["cost_usd"])
+    assert cost > 0.01
+    for path in ("/api/jobs", f"/fine-tune/{world.actor.user_id}/start"):
+        answer = world.ask("POST", path, json=wanted)
+        body = answer.json()
+        error = body.pop("error")
+        assert answer.status_code == 402
+        assert body == {"approved": False, "reason": "Budget exceeded", "current": 0.0, "limit": 0.01, "requested": cost}
+        assert (error["code"], error["details"]["limit_usd"]) == ("budget_exceeded", "0.01")
+    assert world.ask("GET", "/api/jobs").json()["data"] == []
+
+
 def test_an_estimate_leaves_nothing_behind(world):
     answer = world.ask("POST", "/api/jobs/estimate", json=world.spec())
     assert answer.json()["cost_usd"] == "0.00"

@@ -165,12 +165,8 @@ def _budget_keys(error: errors.LuthierError) -> dict[str, Any]:
     if not isinstance(error, errors.BudgetExceeded):
         return {}
     numbers = error.details if isinstance(error.details, Mapping) else {}
-    amounts = {name: _number(numbers.get(name)) for name in ("current", "limit", "requested")}
+    amounts = {name: float(numbers[f"{name}_usd"]) for name in ("current", "limit", "requested")}
     return {"approved": False, "reason": "Budget exceeded", **amounts}
-
-
-def _number(value: Any) -> float | None:
-    return None if value is None else float(value)
 
 
 def _plain(details: Mapping[str, Any] | Sequence[Any] | None) -> Any:
