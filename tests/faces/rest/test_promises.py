@@ -40,6 +40,36 @@ def test_every_route_says_what_it_does_and_how_it_refuses(shared):
     assert silent == []
 
 
+def examples(world):
+    """Each example of a body: the operation, the media type, the example itself; None where a media type has none."""
+    for name, operation in operations(world).items():
+        for kind, content in operation.get("requestBody", {}).get("content", {}).items():
+            named = [each["value"] for each in content.get("examples", {}).values()]
+            for example in named or [content.get("example")]:
+                yield name, kind, example
+
+
+def test_every_body_has_an_example(shared):
+    found = list(examples(shared))
+    assert {name for name, _, _ in found} >= {"POST /api/jobs", "POST /api/chat", "POST /train", "POST /api/datasets"}
+    assert [(name, kind) for name, kind, example in found if example is None] == []
+
+
+def test_every_example_is_understood(shared):
+    """The things that they name do not exist here: that alone may be wrong with them."""
+    for name, kind, example in examples(shared):
+        method, path = name.split(" ")
+        path = path.replace("{user_id}", shared.actor.user_id)
+        if kind == "multipart/form-data":
+            fields = {key: value for key, value in example.items() if key != "file"}
+            answer = shared.ask(method, path, data=fields, files={"file": ("rows.jsonl", example["file"])})
+        elif kind == "application/json":
+            answer = shared.ask(method, path, json=example)
+        else:
+            answer = shared.ask(method, path, content=example, headers={"content-type": kind})
+        assert answer.status_code in {201, 404}, (name, kind, answer.text[:300])
+
+
 def test_every_route_that_names_a_thing_documents_that_it_may_be_unknown(shared):
     named = {name: operation for name, operation in operations(shared).items() if "_id}" in name}
     assert [name for name, operation in named.items() if "404" not in operation["responses"]] == []

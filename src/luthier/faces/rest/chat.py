@@ -82,6 +82,25 @@ class _Answering:
     rest: Iterator[ChatDelta]
 
 
+_EXAMPLES = {
+    "one question": {
+        "summary": "One question, answered whole",
+        "value": {"model": "support-intents", "messages": [{"role": "user", "content": "The web app crashes when I open it."}]},
+    },
+    "piece by piece": {
+        "summary": "Piece by piece, as short as one line",
+        "value": {
+            "model": "support-intents@3",
+            "messages": [
+                {"role": "system", "content": "Answer with JSON."},
+                {"role": "user", "content": "The web app crashes when I open it."},
+            ],
+            "max_tokens": 64,
+            "stream": True,
+        },
+    },
+}
+Asked = Annotated[Json[ChatBody], Body(openapi_examples=_EXAMPLES)]  # pyright: ignore[reportArgumentType]  # plain dicts
 _SSE = {200: {"content": {"text/event-stream": {"schema": {"type": "string"}}}}}
 _REFUSALS = problems(
     NotFound, Gone, ModelNotReady, ModelNotAllowed, FieldInvalid, ArtifactCorrupt, BaseUnavailable, EngineUnavailable
@@ -89,9 +108,7 @@ _REFUSALS = problems(
 
 
 @routes.post("", response_model=Completion, responses={**_REFUSALS, **_SSE})
-async def chat(
-    asked: Annotated[Json[ChatBody], Body()], actor: CurrentActor, platform: CurrentPlatform, request: Request
-) -> Response | Completion:
+async def chat(asked: Asked, actor: CurrentActor, platform: CurrentPlatform, request: Request) -> Response | Completion:
     """Answer a conversation. A reader who hangs up ends it."""
     question = ChatRequest.model_validate(asked.model_dump(exclude={"stream"}))
     deltas = await anyio.to_thread.run_sync(platform.serving.chat, actor, question)

@@ -28,6 +28,7 @@ from luthier.values import Page
 
 routes = router("/api/datasets", "datasets")
 
+_ROW = '{"messages": [{"role": "user", "content": "It crashes."}, {"role": "assistant", "content": "bug"}]}\n'
 _BYTES = {"schema": {"type": "string", "format": "binary"}}
 _FIELDS = {name: {"type": "string"} for name in ("name", "sha256", "base_model")}
 _FORM = {"schema": {"type": "object", "required": ["file"], "properties": {**_FIELDS, "file": _BYTES["schema"]}}}
@@ -35,7 +36,10 @@ BODY: dict[str, Any] = {
     "requestBody": {
         "required": True,
         "description": "JSON lines or a JSON array: as the body itself, or as the last part of a form.",
-        "content": {"application/octet-stream": _BYTES, "multipart/form-data": _FORM},
+        "content": {
+            "application/octet-stream": {**_BYTES, "example": _ROW},
+            "multipart/form-data": {**_FORM, "example": {"name": "support", "file": _ROW}},
+        },
     }
 }
 REFUSALS = problems(BadRequest, DatasetRejected, FieldInvalid, ModelNotAllowed, StorageFull, TooLarge, UnsupportedType)

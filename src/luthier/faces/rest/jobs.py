@@ -68,12 +68,16 @@ _EXAMPLES = {
     },
 }
 Spec = Annotated[Json[RunSpec], Body(description="The run; YAML 1.2 is read as well.", openapi_examples=_EXAMPLES)]  # pyright: ignore[reportArgumentType]  # plain dicts
-_YAML_TOO = {"requestBody": {"content": {"application/yaml": {"schema": {"$ref": "#/components/schemas/RunSpec"}}}}}
+_IN_YAML = {
+    "schema": {"$ref": "#/components/schemas/RunSpec"},
+    "example": "base_model: luthier/tiny\ndataset: ds_01kagz3vqdfyxtqn4w5b9zn8r2\ntrain: {epochs: 6, learning_rate: 5e-4}\n",
+}
+YAML_TOO = {"requestBody": {"content": {"application/yaml": _IN_YAML}}}
 _REFUSALS = (NotFound, Gone, DatasetNotReady, ModelNotAllowed, FieldInvalid, ForbiddenField, TooLarge, UnsupportedType)
 _ONE = problems(NotFound, Gone)
 
 
-@routes.post("/estimate", responses=problems(*_REFUSALS), openapi_extra=_YAML_TOO)
+@routes.post("/estimate", responses=problems(*_REFUSALS), openapi_extra=YAML_TOO)
 def estimate(spec: Spec, actor: CurrentActor, platform: CurrentPlatform) -> Estimate:
     """What a run would take: memory, minutes, dollars. Reserves nothing."""
     return platform.jobs.estimate(actor, spec)
@@ -82,7 +86,7 @@ def estimate(spec: Spec, actor: CurrentActor, platform: CurrentPlatform) -> Esti
 @routes.post(
     "",
     status_code=201,
-    openapi_extra=_YAML_TOO,
+    openapi_extra=YAML_TOO,
     responses=problems(*_REFUSALS, IdempotencyKeyInvalid, BudgetExceeded, WillNotFit, KeyReused, KeyInFlight, StorageFull),
 )
 def submit(spec: Spec, key: IdempotencyKey, actor: ChangingActor, platform: CurrentPlatform, response: Response) -> Submitted:

@@ -55,6 +55,13 @@ class TransitionRequest(Frozen):
         return f"{self.model_name}@{self.version}"
 
 
+_EXAMPLES = {
+    "by reference": {"summary": "One reference", "value": {"model": "support-intents@3", "stage": "Production"}},
+    "by parts": {"summary": "Name and number", "value": {"model_name": "support-intents", "version": "3", "stage": "Archived"}},
+}
+Transition = Annotated[Json[TransitionRequest], Body(openapi_examples=_EXAMPLES)]  # pyright: ignore[reportArgumentType]  # plain dicts
+
+
 @routes.get("", responses=problems(CursorInvalid, FieldInvalid))
 def list_models(
     actor: CurrentActor,
@@ -70,7 +77,7 @@ def list_models(
 
 
 @routes.post("/transition", responses=problems(NotFound, Gone, ModelNotReady, FieldInvalid, EvaluationNeeded))
-def transition(wanted: Annotated[Json[TransitionRequest], Body()], actor: ChangingActor, platform: CurrentPlatform) -> Model:
+def transition(wanted: Transition, actor: ChangingActor, platform: CurrentPlatform) -> Model:
     """Move a version to a stage. Production takes only what was measured to be no worse than its base."""
     return platform.registry.transition(actor, wanted.ref, wanted.stage)
 

@@ -152,7 +152,7 @@ def _check_own(user_id: str, actor: Actor) -> None:
         raise NotFound("user", hint="Use your own id: `GET /api/me` tells it.")
 
 
-@routes.post("/fine-tune/{user_id}/start", status_code=201, responses=_START)
+@routes.post("/fine-tune/{user_id}/start", status_code=201, openapi_extra=jobs.YAML_TOO, responses=_START)
 def start(
     user_id: UserId, spec: jobs.Spec, key: IdempotencyKey, *, actor: ChangingActor, platform: CurrentPlatform, response: Response
 ) -> Started:
@@ -161,9 +161,23 @@ def start(
     return _started(jobs.submit(spec, key, actor, platform, response).job)
 
 
+_TRAIN_EXAMPLES = {
+    "usual": {
+        "summary": "A base, a dataset, and what is usually changed",
+        "value": {
+            "base_model": "luthier/tiny",
+            "dataset": "ds_01kagz3vqdfyxtqn4w5b9zn8r2",
+            "name": "support-intents",
+            "epochs": 6,
+            "learning_rate": 5e-4,
+        },
+    }
+}
+
+
 @routes.post("/train", responses=_START)
 def train(
-    wanted: Annotated[Json[TrainRequest], Body()],
+    wanted: Annotated[Json[TrainRequest], Body(openapi_examples=_TRAIN_EXAMPLES)],  # pyright: ignore[reportArgumentType]  # plain dicts
     key: IdempotencyKey,
     actor: ChangingActor,
     platform: CurrentPlatform,
@@ -225,9 +239,7 @@ def named_models(actor: CurrentActor, platform: CurrentPlatform) -> NamedModels:
 
 
 @routes.post("/models/transition", responses={**_MODEL, **problems(ModelNotReady, EvaluationNeeded)})
-def transition(
-    wanted: Annotated[Json[models.TransitionRequest], Body()], actor: ChangingActor, platform: CurrentPlatform
-) -> Model:
+def transition(wanted: models.Transition, actor: ChangingActor, platform: CurrentPlatform) -> Model:
     """As `POST /api/models/transition`."""
     return models.transition(wanted, actor, platform)
 
