@@ -52,6 +52,19 @@ def test_long_rows_take_another_way_to_the_same_numbers(random_base, kind, monke
     assert_same_gradients(gradients(ours, a_pack()), gradients(oracle, a_pack()))
 
 
+@pytest.mark.parametrize("kind", ["llama", "qwen3"])
+def test_blocks_computed_twice_learn_the_same_from_less_memory(random_base, kind):
+    ours, twice = (open_engine(random_base(kind), SHAPE, 0, "fast") for _ in range(2))
+    twice.recompute = True
+    expected = gradients(trained(ours), a_pack())
+    found = gradients(trained(twice), a_pack())
+    assert all(torch.equal(found[name], grad) for name, grad in expected.items())
+    ours.logprobs(a_pack(), training=True)
+    twice.logprobs(a_pack(), training=True)
+    assert isinstance(twice._done.kept[0], torch.Tensor)
+    assert not isinstance(ours._done.kept[0], torch.Tensor)
+
+
 @pytest.mark.parametrize("targets", [("q_proj", "v_proj"), ("down_proj",), ("k_proj", "o_proj", "up_proj")])
 def test_only_some_layers_learn(random_base, targets):
     ours, oracle = pair(random_base, shape=LoraShape(4, 8, targets=targets, rslora=True))

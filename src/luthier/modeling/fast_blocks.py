@@ -11,9 +11,8 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
-from luthier.modeling import fast_attention, kernels
+from luthier.modeling import fast_attention, kernels, products
 from luthier.modeling.fast_lora import LoraAt, Share
 from luthier.modeling.fast_weights import Block, FastWeights, Joined
 
@@ -49,7 +48,7 @@ def forward(setting: Setting, number: int, x_TD: Tensor) -> tuple[Tensor, Kept]:
 
     def through(name: str, x_TI: Tensor) -> Tensor:
         joined: Joined = getattr(block, name)
-        y_TO = functional.linear(x_TI, joined.weight_OI, joined.bias_O)
+        y_TO = products.linear(x_TI, joined.weight_OI, joined.bias_O)
         inner[name] = LoraAt(setting.shares, number, name).forward(x_TI, y_TO)
         return y_TO
 
@@ -70,7 +69,7 @@ def backward(setting: Setting, number: int, kept: Kept, dout_TD: Tensor) -> Tens
     down, gate_up, out, qkv = (LoraAt(setting.shares, number, name) for name in ("down", "gate_up", "out", "qkv"))
 
     u = down.inner_slopes(dout_TD)
-    dgated_TI = torch.mm(dout_TD, block.down.weight_OI)
+    dgated_TI = products.back(dout_TD, block.down.weight_OI)
     down.add_input_slope(dgated_TI, u)
     dgate_up_TI, gated_TI = kernels.gated_backward(kept.gate_up_TI, dgated_TI, weights.gate)
     down.learn(gated_TI, kept.inner["down"], dout_TD, u)
@@ -78,13 +77,13 @@ def backward(setting: Setting, number: int, kept: Kept, dout_TD: Tensor) -> Tens
     u = gate_up.inner_slopes(dgate_up_TI)
     normed_TD = kernels.rms_norm(kept.mid_TD, block.norm_mid_D, weights.eps)
     gate_up.learn(normed_TD, kept.inner["gate_up"], dgate_up_TI, u)
-    dnormed_TD = torch.mm(dgate_up_TI, block.gate_up.weight_OI)
+    dnormed_TD = products.back(dgate_up_TI, block.gate_up.weight_OI)
     gate_up.add_input_slope(dnormed_TD, u)
     dmid_TD = kernels.rms_norm_backward(dnormed_TD, kept.mid_TD, block.norm_mid_D, weights.eps, dout_TD)
 
     u = out.inner_slopes(dmid_TD)
     out.learn(kept.heads_TX, kept.inner["out"], dmid_TD, u)
-    dheads_TX = torch.mm(dmid_TD, block.out.weight_OI)
+    dheads_TX = products.back(dmid_TD, block.out.weight_OI)
     out.add_input_slope(dheads_TX, u)
     dqkv_TX = _normed_heads_backward(weights, block, kept.qkv_TX, setting.attention.backward(dheads_TX, kept.attention))
 
@@ -93,7 +92,7 @@ def backward(setting: Setting, number: int, kept: Kept, dout_TD: Tensor) -> Tens
     qkv.learn(normed_TD, kept.inner["qkv"], dqkv_TX, u)
     if number == 0:
         return None
-    dnormed_TD = torch.mm(dqkv_TX, block.qkv.weight_OI)
+    dnormed_TD = products.back(dqkv_TX, block.qkv.weight_OI)
     qkv.add_input_slope(dnormed_TD, u)
     return kernels.rms_norm_backward(dnormed_TD, kept.x_TD, block.norm_in_D, weights.eps, dmid_TD)
 
