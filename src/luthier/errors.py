@@ -251,6 +251,9 @@ class KeyReused(Invalid):
 
     code = "idempotency_key_reused"
 
+    def __init__(self) -> None:
+        super().__init__("This Idempotency-Key came before, with another request.", hint="Use a new key for a new request.")
+
 
 class TooMany(LuthierError):
     """Later, or less at a time."""

@@ -70,12 +70,12 @@ class Accounts:
         return Me(user_id=actor.user_id, tenant_id=actor.tenant_id, email=email or "", role=actor.role)
 
     @contextmanager
-    def in_flight(self, actor: Actor, idempotency: Idempotency | None) -> Generator[None]:
+    def in_flight(self, actor: Actor, key: str | None) -> Generator[None]:
         """Hold a key while its request runs. Raises: KeyInFlight for a second request with it meanwhile."""
-        if idempotency is None:
+        if key is None:
             yield
             return
-        mark = (actor.tenant_id, idempotency.key)
+        mark = (actor.tenant_id, key)
         with self._in_flight_lock:
             if mark in self._in_flight:
                 raise KeyInFlight(
@@ -96,7 +96,7 @@ class Accounts:
         if row is None:
             return None
         if row.request_sha256 != idempotency.request_sha256:
-            raise KeyReused("This Idempotency-Key came before, with another request.", hint="Use a new key for a new request.")
+            raise KeyReused
         return row.resource_id
 
     def remember(self, session: Session, actor: Actor, idempotency: Idempotency, resource_id: str) -> None:
@@ -111,6 +111,24 @@ class Accounts:
                 created_at=self._now(),
             )
         )
+
+    def made_with(self, actor: Actor, key: str) -> str | None:
+        """The id of what an earlier request with this key made, whatever the request was, or None."""
+        with self._database.read(actor.tenant_id) as session:
+            row = store.remembered(session, actor.tenant_id, key)
+        return None if row is None else row.resource_id
+
+    def keep(self, actor: Actor, idempotency: Idempotency, resource_id: str) -> str:
+        """Remember what a finished request has made. Returns the id that its key stands for: an earlier one, where there is one.
+
+        For what is made in a transaction of its own: a crash between the two forgets the key, and nothing else.
+        Raises: KeyReused where the earlier request was another one.
+        """
+        with self._database.write(actor.tenant_id) as session:
+            earlier = self.replay(session, actor, idempotency)
+            if earlier is None:
+                self.remember(session, actor, idempotency, resource_id)
+        return earlier or resource_id
 
     def _new_key(self, session: Session, tenant_id: str, user_id: str, *, name: str) -> str:
         key = _KEY_PREFIX + secrets.token_urlsafe(32)

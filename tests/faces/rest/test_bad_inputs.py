@@ -95,10 +95,26 @@ def other_body(world):
 
 
 def in_flight(world):
-    from luthier.accounts.types import Idempotency
-
-    with world.platform.accounts.in_flight(world.actor, Idempotency("k", "0" * 64)):
+    with world.platform.accounts.in_flight(world.actor, "k"):
         return world.submit({"idempotency-key": "k"})
+
+
+def upload_in_flight(world):
+    with world.platform.accounts.in_flight(world.actor, "k"):
+        return world.upload(headers={"idempotency-key": "k"})
+
+
+def other_bytes(data=GOOD, query="?name=rows"):
+    def call(world):
+        assert world.upload(headers={"idempotency-key": "k"}).status_code == 201
+        return world.upload(data, query, headers={"idempotency-key": "k"})
+
+    return call
+
+
+def upload_with_the_key_of_a_job(world):
+    world.submit({"idempotency-key": "k"})
+    return world.upload(headers={"idempotency-key": "k"})
 
 
 def linked_out(world):
@@ -207,6 +223,11 @@ CASES = [
     ("J25", stopped_twice, 200, None),
     ("J29", other_body, 422, "idempotency_key_reused"),
     ("J29", in_flight, 409, "idempotency_key_in_flight"),
+    ("J29", upload_in_flight, 409, "idempotency_key_in_flight"),
+    ("J29", upload_with_the_key_of_a_job, 422, "idempotency_key_reused"),
+    *(("J29", other_bytes(data), 422, "idempotency_key_reused") for data in (GOOD[:-9], GOOD * 2, GOOD[::-1], b"")),
+    ("J29", other_bytes(query="?name=other"), 422, "idempotency_key_reused"),
+    ("J29", lambda world: world.upload(headers={"idempotency-key": ""}), 400, "idempotency_key_invalid"),
     ("J29", key("k" * 300), 400, "idempotency_key_invalid"),
     ("J29", key(""), 400, "idempotency_key_invalid"),
     *(("J30", get(f"/api/jobs?limit={value}"), 422, None) for value in ("-1", "0", "1e9", "1000000000", "١", "1_0")),

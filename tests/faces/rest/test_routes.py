@@ -1,6 +1,7 @@
 """What the routes do for a caller who asks rightly."""
 
 import asyncio
+import dataclasses
 import hashlib
 import io
 import json
@@ -9,8 +10,11 @@ import time
 from datetime import UTC, datetime
 
 import pytest
+from starlette.testclient import TestClient
 
+from luthier.accounts.service import Accounts
 from luthier.errors import EngineUnavailable
+from luthier.faces.rest.app import create_app
 from luthier.jobs.directory import Event
 from luthier.seams import Piece
 
@@ -135,6 +139,39 @@ def test_a_form_is_stored_like_a_body(world):
     assert named_by_file.json()["name"] == "x"
     named_by_header = world.upload(query="", headers={"x-filename": "C:\\data\\y.jsonl"})
     assert named_by_header.json()["name"] == "y"
+
+
+def test_an_upload_with_the_same_key_gives_the_same_dataset(world):
+    key = {"idempotency-key": "one"}
+    first, again = (world.upload(headers=key) for _ in range(2))
+    formed = world.ask("POST", "/api/datasets", data={"name": "rows"}, files={"file": ("x.jsonl", GOOD)}, headers=key)
+    by_seed_path = world.ask("POST", f"/datasets/{world.actor.user_id}/upload?name=rows", content=GOOD, headers=key)
+    assert {answer.json()["id"] for answer in (first, again, formed, by_seed_path)} == {first.json()["id"]}
+    assert [answer.status_code for answer in (first, again, formed)] == [201, 201, 201]
+    assert ("idempotent-replayed" in first.headers, again.headers["idempotent-replayed"]) == (False, "true")
+    assert len(world.ask("GET", "/api/datasets").json()["data"]) == 1
+    assert world.upload().json()["version"] == 2
+
+
+def test_a_refused_upload_leaves_its_key_free(world):
+    key = {"idempotency-key": "one"}
+    assert world.upload(b"{", headers=key).status_code == 422
+    assert world.upload(headers=key).status_code == 201
+
+
+def test_of_two_processes_with_one_key_one_dataset_stays(world):
+    """The second process knows nothing of the first one's request in flight: the table decides."""
+    platform = world.platform
+    twin = TestClient(create_app(dataclasses.replace(platform, accounts=Accounts(platform.database, platform.now))))
+    key = {"idempotency-key": "one"}
+
+    def meanwhile():
+        yield GOOD
+        assert world.upload(headers=key).status_code == 201
+
+    answer = twin.post("/api/datasets?name=rows", content=meanwhile(), headers={"x-api-key": world.key, **key})
+    assert answer.headers["idempotent-replayed"] == "true"
+    assert [found["id"] for found in world.ask("GET", "/api/datasets").json()["data"]] == [answer.json()["id"]]
 
 
 @pytest.mark.parametrize(

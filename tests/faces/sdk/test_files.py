@@ -44,10 +44,18 @@ def test_an_upload_that_changed_nothing_is_sent_again_whole(server, client, rows
     assert [asked.body == DATA for asked in server.asked] == [True, True]
 
 
-def test_an_upload_whose_answer_was_lost_is_not_sent_twice(server, client, rows):
+def test_an_upload_whose_answer_was_lost_is_sent_again_with_the_same_key(server, client, rows):
+    server.say("POST /api/datasets", Reply(deaf=True), as_json({"id": "ds_1", "sha256": SHA}, 201))
+    assert client.datasets.upload(rows).id == "ds_1"
+    assert len({asked.headers["idempotency-key"] for asked in server.asked}) == 1
+    client.datasets.upload(rows, idempotency_key="mine")
+    assert server.asked[2].headers["idempotency-key"] == "mine"
+
+
+def test_a_stream_whose_answer_was_lost_is_not_sent_twice(server, client):
     server.say("POST /api/datasets", Reply(deaf=True))
     with pytest.raises(ClientError, match="broke off"):
-        client.datasets.upload(rows)
+        client.datasets.upload(io.BytesIO(DATA), name="piped")
     assert len(server.asked) == 1
 
 

@@ -13,7 +13,10 @@ from luthier.errors import (
     DatasetRejected,
     FieldInvalid,
     Gone,
+    IdempotencyKeyInvalid,
     InUse,
+    KeyInFlight,
+    KeyReused,
     ModelNotAllowed,
     NotFound,
     RangeInvalid,
@@ -23,7 +26,7 @@ from luthier.errors import (
 )
 from luthier.faces.rest.errors import problems
 from luthier.faces.rest.streaming import file_answer
-from luthier.faces.rest.wire import After, ChangingActor, CurrentActor, CurrentPlatform, DatasetId, Limit, router
+from luthier.faces.rest.wire import After, ChangingActor, CurrentActor, CurrentPlatform, DatasetId, IdempotencyKey, Limit, router
 from luthier.values import Page
 
 routes = router("/api/datasets", "datasets")
@@ -42,7 +45,10 @@ BODY: dict[str, Any] = {
         },
     }
 }
-REFUSALS = problems(BadRequest, DatasetRejected, FieldInvalid, ModelNotAllowed, StorageFull, TooLarge, UnsupportedType)
+REFUSALS = problems(
+    *(BadRequest, DatasetRejected, FieldInvalid, ModelNotAllowed, StorageFull, TooLarge, UnsupportedType),
+    *(Gone, IdempotencyKeyInvalid, KeyInFlight, KeyReused),
+)
 Name = Annotated[str | None, Query(description="Versions of a name are numbered; without one the file's name serves.")]
 Sha256 = Annotated[str | None, Query(description="What the bytes hash to; checked.")]
 BaseModel = Annotated[str | None, Query(description="Base whose tokenizer measures the rows.")]
@@ -54,6 +60,7 @@ async def upload(
     request: Request,
     response: Response,
     actor: ChangingActor,
+    key: IdempotencyKey,
     *,
     name: Name = None,
     sha256: Sha256 = None,
@@ -61,9 +68,12 @@ async def upload(
     x_filename: FileName = None,
 ) -> Dataset:
     """Upload a file; the answer holds the report. A large file answers `validating`: ask again until it is `ready`."""
-    dataset = await request.app.state.receiver.take(request, actor, Upload((), name, x_filename, sha256, base_model))
-    response.headers["location"] = f"/api/datasets/{dataset.id}"
-    return dataset
+    query = Upload((), name, x_filename, sha256, base_model)
+    taken = await request.app.state.receiver.take(request, actor, query, key)
+    response.headers["location"] = f"/api/datasets/{taken.dataset.id}"
+    if taken.replayed:
+        response.headers["idempotent-replayed"] = "true"
+    return taken.dataset
 
 
 @routes.get("", responses=problems(CursorInvalid, FieldInvalid))

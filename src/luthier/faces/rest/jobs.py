@@ -92,7 +92,7 @@ def estimate(spec: Spec, actor: CurrentActor, platform: CurrentPlatform) -> Esti
 def submit(spec: Spec, key: IdempotencyKey, actor: ChangingActor, platform: CurrentPlatform, response: Response) -> Submitted:
     """Queue a run and answer at once. Follow it with `GET /api/jobs/{job_id}/events`."""
     asked = idempotency(key, spec)
-    with platform.accounts.in_flight(actor, asked):
+    with platform.accounts.in_flight(actor, key):
         submitted = platform.jobs.submit(actor, spec, asked)
     response.headers["location"] = f"/api/jobs/{submitted.job.id}"
     if submitted.replayed:

@@ -274,13 +274,14 @@ async def upload(
     request: Request,
     response: Response,
     actor: ChangingActor,
+    key: IdempotencyKey,
     *,
     name: datasets.Name = None,
     sha256: datasets.Sha256 = None,
 ) -> Dataset:
     """As `POST /api/datasets`."""
     _check_own(user_id, actor)
-    return await datasets.upload(request, response, actor, name=name, sha256=sha256)
+    return await datasets.upload(request, response, actor, key, name=name, sha256=sha256)
 
 
 @routes.get("/datasets/{user_id}/list", responses=problems(NotFound, CursorInvalid, FieldInvalid))

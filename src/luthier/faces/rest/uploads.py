@@ -13,10 +13,11 @@ from fastapi import Request
 from starlette.requests import ClientDisconnect
 
 from luthier.accounts.types import Actor
-from luthier.datasets.types import Dataset, Upload
+from luthier.datasets.types import Upload
 from luthier.errors import BadRequest, LuthierError, TooLarge, UnsupportedType
 from luthier.faces.rest.body import media_type, refuse_encoding
 from luthier.faces.rest.forms import Form
+from luthier.faces.rest.repeats import Taken, take_once
 
 if TYPE_CHECKING:
     from luthier.wiring import Platform
@@ -33,10 +34,10 @@ class Receiver:
         self._platform = platform
         self._limiter = anyio.CapacityLimiter(_AT_ONCE)
 
-    async def take(self, request: Request, actor: Actor, query: Upload) -> Dataset:
+    async def take(self, request: Request, actor: Actor, query: Upload, key: str | None) -> Taken:
         """The dataset of this body: the file itself, or a form with a part `file`. `query` has what the query string gave.
 
-        Raises: what `Datasets.upload` raises; BadRequest, TooLarge, UnsupportedType for bodies that cannot be read.
+        Raises: what `take_once` raises; BadRequest, TooLarge, UnsupportedType for bodies that cannot be read.
         """
         refuse_encoding(request)
         self._check_size(request)
@@ -47,12 +48,10 @@ class Receiver:
         chunks = request.stream()
         expected = _declared(request)
 
-        def work() -> Dataset:
+        def work() -> Taken:
             body = _pulled(chunks, expected)
-            if not boundary:
-                return self._platform.datasets.upload(actor, replace(query, chunks=body))
-            form = Form(str(boundary), body)
-            return self._platform.datasets.upload(actor, form.upload(query))
+            upload = Form(str(boundary), body).upload(query) if boundary else replace(query, chunks=body)
+            return take_once(self._platform, actor, key, upload)
 
         return await anyio.to_thread.run_sync(work, limiter=self._limiter)
 

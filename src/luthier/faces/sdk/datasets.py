@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import AsyncGenerator, Callable
 from os import PathLike
 from pathlib import Path
@@ -29,19 +30,22 @@ class AsyncDatasets:
         source: str | PathLike[str] | BinaryIO,
         *,
         name: str | None = None,
+        idempotency_key: str | None = None,
         on_progress: Progress | None = None,
     ) -> Dataset:
         """Send a file (or an open binary stream) and return the new version; `report` says what validation saw.
 
         A file is hashed first and the server checks the hash; of a stream or FIFO the answer's hash is checked here.
+        Retries of a file carry one Idempotency-Key, so a lost answer never makes a second version.
         Raises: DatasetRejected or Invalid with the findings in `details`; ClientError where the file changes meanwhile.
         """
         bytes_out = await outgoing(source, on_progress)
         query = {"name": name or bytes_out.name, "sha256": bytes_out.sha256}
         headers = {"content-type": "application/octet-stream", "accept": "application/json"}
+        headers["idempotency-key"] = idempotency_key or str(uuid.uuid4())
         if bytes_out.size is not None:
             headers["content-length"] = str(bytes_out.size)
-        call = Call("POST", "/api/datasets", query, headers=headers, content=bytes_out.chunks)
+        call = Call("POST", "/api/datasets", query, headers=headers, content=bytes_out.chunks, again=not bytes_out.once)
 
         dataset = Dataset(await (self._transport.once(call) if bytes_out.once else self._transport.json(call)))
         if dataset.get("sha256", bytes_out.sent_sha256) != bytes_out.sent_sha256:
