@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn import functional
 from transformers import PreTrainedModel
 
-from luthier.modeling import fast_blocks, kernels, products
+from luthier.modeling import fast_attention, fast_blocks, kernels, products
 from luthier.modeling.fast_attention import Attention
 from luthier.modeling.fast_lora import Share, Working
 from luthier.modeling.fast_weights import FastWeights, recognise
@@ -71,6 +71,15 @@ class FastEngine(PlainEngine):
     def backward(self, grad_N: Tensor) -> None:
         """See `types.TrainingEngine`."""
         backward_together([self], [grad_N])
+
+    def bytes_per_token(self, longest: int) -> int:
+        heads, block = self.weights.heads, self.weights.blocks[0]
+        turned = heads.qkv_width + heads.queries * min(longest, fast_attention.KEPT_SCORES_TO)  # heads, and probabilities
+        kept = 2 * block.out.weight_OI.shape[0] + heads.queries * heads.width + turned + block.gate_up.weight_OI.shape[0]
+        passing = 4 * block.gate_up.weight_OI.shape[0]
+        blocks = len(self.weights.blocks)
+        whole = kept + blocks * block.out.weight_OI.shape[0] if self.recompute else blocks * kept
+        return self.base.dtype.itemsize * (whole + passing)
 
     def share(self, start: int, end: int) -> Share | None:
         """This adapter on those tokens of a pass; None while the bare base answers."""

@@ -22,7 +22,7 @@ from luthier.modeling.fast_weights import FastWeights
 
 _SPREAD = 0.6
 """A bucket's shortest row is at least this share of its longest."""
-_KEPT_SCORES_TO = 768
+KEPT_SCORES_TO = 768
 """Rows up to this length keep their probabilities; longer ones would hold more in them than in all else."""
 
 
@@ -59,7 +59,7 @@ class Attention:
     def _forward(self, bucket: kernels.Bucket, qkv_TX: Tensor, out_TX: Tensor) -> Kept:
         weights, heads = self._weights, self._weights.heads
         query, key, value = kernels.heads_out(qkv_TX, bucket, weights.cos_LE, weights.sin_LE, heads)
-        if bucket.longest > _KEPT_SCORES_TO:
+        if bucket.longest > KEPT_SCORES_TO:
             with torch.enable_grad():
                 query, key, value = (each.detach().requires_grad_() for each in (query, key, value))
                 out = _fused((query, key, value), heads.group, heads.scale, weights.window)
@@ -73,7 +73,7 @@ class Attention:
     def _backward(self, bucket: kernels.Bucket, dout_TX: Tensor, kept: Kept, dqkv_TX: Tensor) -> None:
         weights, heads = self._weights, self._weights.heads
         dout = kernels.attention_in(dout_TX, bucket, heads)
-        if bucket.longest > _KEPT_SCORES_TO:
+        if bucket.longest > KEPT_SCORES_TO:
             leaves = (kept.query, kept.key, kept.value)
             dquery, dkey, dvalue = torch.autograd.grad(kept.probs_or_out, leaves, dout)
         else:

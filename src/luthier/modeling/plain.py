@@ -63,6 +63,15 @@ class PlainEngine:
         if pending.requires_grad:
             torch.autograd.backward([pending], [grad_N.to(pending)])
 
+    def bytes_per_token(self, longest: int) -> int:
+        """About how much a pass holds for each of its tokens, where the longest row has so many."""
+        del longest
+        config = self.base.model.config.get_text_config()
+        hidden, layers = int(getattr(config, "hidden_size", 1024)), int(getattr(config, "num_hidden_layers", 16))
+        inner = int(getattr(config, "intermediate_size", None) or 4 * hidden)
+        # Of every layer its activations, and the logits, in 4 bytes each: autograd keeps both types of what it casts.
+        return 4 * (layers * (16 * hidden + 5 * inner) + 4 * self.base.vocab)
+
     def seed(self, number: int) -> None:
         self._generator.manual_seed(number)
 

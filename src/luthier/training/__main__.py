@@ -30,7 +30,7 @@ from luthier.training.opening import Opened, open_run, read_spec, resume_candida
 from luthier.training.watch import POLL_S, FencedStorage, Watch, watching
 
 if TYPE_CHECKING:
-    from luthier.training.attempt import LoadedBases
+    from luthier.training.fitting import LoadedBases
     from luthier.training.gang import Work
 
 
@@ -130,7 +130,7 @@ def _run(members: Sequence[Member], bases: Path) -> list[int]:
     statuses = [_refuse_tampered(member) for member in members if member.spec is None]
     if not trainable:
         return statuses
-    from luthier.training.attempt import LoadedBases  # torch from here on
+    from luthier.training.fitting import LoadedBases  # torch from here on
     from luthier.training.gang import train_together
 
     loaded = LoadedBases()

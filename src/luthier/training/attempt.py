@@ -18,42 +18,27 @@ from luthier.datasets.rendering import Renderer
 from luthier.errors import LuthierError, StorageFull
 from luthier.jobs.directory import EXIT_FENCED, AttemptDirectory, AttemptState, CheckpointRef, Failure
 from luthier.jobs.spec import RunSpec
-from luthier.modeling.engines import open_engine
 from luthier.modeling.fetch import fetch_base
-from luthier.modeling.load import Device, LoadedBase, Precision, load_base
-from luthier.modeling.types import LoraShape
+from luthier.modeling.load import LoadedBase
 from luthier.training import export, machine
 from luthier.training.checkpoints import Checkpoints, fetch_checkpoint
 from luthier.training.checks import check_adapter
 from luthier.training.evaluate import HeldOut, compare, questions_of
 from luthier.training.failures import AttemptFailed, Fenced, Stopping, failure_of
+from luthier.training.fitting import LoadedBases, fit, load_once, why_plain
 from luthier.training.gang import Work
 from luthier.training.journal import Journal
 from luthier.training.loop import Desk, Loop, Material
 from luthier.training.materials import FetchUrl, base_source, examples_of, fetch_data
 from luthier.training.method import Engine, Method
 from luthier.training.methods import sft
-from luthier.training.plan import Fixed, Plan, auto_batch_size, plan_of, resolved, tokens_per_pass
+from luthier.training.plan import Fixed, Plan, plan_of, resolved
 from luthier.training.state import BestCheckpoint, TrainState, read_state
 from luthier.training.watch import Watch
 from luthier.values import BaseSource
 
 EXIT_NO_LAST_WORD = 1
 _PROBES = 4
-
-
-class LoadedBases:
-    """The bases that this process holds, each once, whoever stands on it."""
-
-    def __init__(self) -> None:
-        self._loaded: dict[tuple[Path, Device, Precision], LoadedBase] = {}
-
-    def get(self, folder: Path, device: Device, precision: Precision) -> LoadedBase:
-        """Raises: BaseUnavailable, ModelNotAllowed."""
-        key = (folder.resolve(), device, precision)
-        if key not in self._loaded:
-            self._loaded[key] = load_base(folder, device, precision)
-        return self._loaded[key]
 
 
 @dataclass(frozen=True)
@@ -133,13 +118,21 @@ def _work(run: Run) -> Work[None]:
     state = _resumed_state(run)
     if run.spec.train.deterministic:
         machine.be_deterministic()
-    engine, fixed = _load_engine(run, base, data, state)
+    run.watch.check()
+    run.journal.phase("loading base", "Loading the base model.")
+    disable_progress_bar()  # of transformers: job.log has lines of ours
+    loaded = load_once(run.loaded, run.spec, base, state)
+    engine, fixed = fit(run.spec, loaded, data.method.rows, len(data.method), state)
+    if run.resumed is not None:
+        engine.load_adapter(run.resumed[1])
     torch.set_num_threads(fixed.threads)
     plan = plan_of(run.spec, fixed, len(data.method), data.max_seq_len)
     state = state or TrainState(fixed)
 
     run.journal.facts(total_steps=plan.total_steps, device=fixed.device, step=state.step)
-    run.journal.state("running", f"{plan.total_steps} steps of {plan.rows_per_step} rows on {fixed.device} in {fixed.precision}.")
+    how = f"on {fixed.device} in {fixed.precision}, {fixed.engine} engine"
+    run.journal.state("running", f"{plan.total_steps} steps of {plan.rows_per_step} rows {how}.")
+    _say_why_plain(run, loaded, fixed)
     run.journal.phase("training", "Training begins." if state.step == 0 else f"Training goes on after step {state.step}.")
     checkpoints = Checkpoints(run.attempt, run.workspace)
     material = Material(run.spec, plan, engine, data.method, data.validation)
@@ -210,33 +203,17 @@ def _resumed_state(run: Run) -> TrainState | None:
     return state
 
 
-def _load_engine(run: Run, base: Path, data: Data, state: TrainState | None) -> tuple[Engine, Fixed]:
-    spec = run.spec
-    run.watch.check()
-    run.journal.phase("loading base", "Loading the base model.")
-    device = machine.resolve_device(spec.train.device)
-    precision = spec.train.precision if state is None else state.fixed.precision
-    disable_progress_bar()  # of transformers: job.log has lines of ours
-    loaded = run.loaded.get(base, device, precision)
-    targets = None if spec.lora.targets == "all-linear" else tuple(spec.lora.targets)
-    shape = LoraShape(spec.lora.rank, spec.lora.alpha, spec.lora.dropout, targets, spec.lora.rslora)
-    engine = open_engine(loaded, shape, spec.seed)
-    if state is not None and run.resumed is not None:
-        engine.load_adapter(run.resumed[1])
-        return engine, state.fixed
-    asked = spec.train.batch_size
-    return engine, Fixed(
-        batch_size=auto_batch_size(len(data.method)) if asked == "auto" else asked,
-        tokens_per_pass=tokens_per_pass(_config(base), device, machine.free_bytes(device)),
-        threads=machine.threads_for(loaded.n_params),
-        device=device,
-        precision="bf16" if loaded.dtype == torch.bfloat16 else "fp32",
-    )
-
-
 def _config(base: Path) -> dict[str, Any]:
     config = cast(dict[str, Any], json.loads((base / "config.json").read_text("utf-8")))
     return cast(dict[str, Any], config.get("text_config", config))
+
+
+def _say_why_plain(run: Run, loaded: LoadedBase, fixed: Fixed) -> None:
+    reason = why_plain(run.spec, loaded) if fixed.engine == "plain" else None
+    if reason is not None:
+        run.journal.event(
+            "warning", f"Trains on the plain engine, slower and as right: of the fast one, {reason}."
+        )
 
 
 # -- after the last step -----------------------------------------------------------------------------------------------

@@ -10,6 +10,7 @@ import random
 from array import array
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 from luthier.modeling.types import Packed
 
@@ -59,6 +60,11 @@ class Rows:
     @property
     def tokens(self) -> int:
         return len(self._ids)
+
+    @property
+    def longest(self) -> int:
+        """Tokens of the longest row."""
+        return max((end - start for start, end in pairwise(self._ends)), default=0)
 
     @property
     def loss_tokens(self) -> int:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -29,6 +28,9 @@ class Fixed:
     threads: int
     device: Device
     precision: Precision
+    engine: Literal["fast", "plain"] = "plain"
+    recompute: bool = False
+    """Blocks are computed twice, so that the longest row fits."""
 
 
 @dataclass(frozen=True)
@@ -76,19 +78,21 @@ def auto_batch_size(rows: int) -> int:
     return 1 << (wanted.bit_length() - 1)
 
 
-def tokens_per_pass(config: Mapping[str, Any], device: Device, free_bytes: int) -> int:
+def tokens_per_pass(bytes_per_token: int, device: Device, free_bytes: int) -> int:
     """How many tokens go through the model at once: a power of two from 256 on, so that small changes of free memory
-    change nothing.
+    change nothing. bytes_per_token: what a pass keeps of each token for its way back.
 
-    The estimate is what a pass keeps for its backward: activations of every layer and the logits, in 4 bytes each.
+    >>> tokens_per_pass(1_000_000, "cpu", 10_000_000_000)
+    2048
     """
-    hidden = int(config.get("hidden_size", 1024))
-    inner = int(config.get("intermediate_size", 4 * hidden))
-    layers = int(config.get("num_hidden_layers", 16))
-    per_token = 4 * (layers * (16 * hidden + 5 * inner) + 4 * int(config.get("vocab_size", 32_000)))
     most = _CPU_TOKENS if device == "cpu" else _GPU_TOKENS
-    tokens = max(256, min(most, int(free_bytes * _MEMORY_SHARE) // per_token))
+    tokens = max(256, min(most, int(free_bytes * _MEMORY_SHARE) // bytes_per_token))
     return 1 << (tokens.bit_length() - 1)
+
+
+def needs_recompute(longest_row_bytes: int, free_bytes: int) -> bool:
+    """Whether the longest row, which goes alone at the least, would take more than the share of memory that passes have."""
+    return longest_row_bytes > free_bytes * _MEMORY_SHARE
 
 
 def resolved(spec: RunSpec, plan: Plan) -> dict[str, Any]:

@@ -1,0 +1,75 @@
+"""A run on this machine: which engine, how much of it at once. Decided once, and kept for every resume."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from luthier.jobs.spec import RunSpec
+from luthier.modeling.engines import open_engine, why_not_fast
+from luthier.modeling.fast import FastEngine
+from luthier.modeling.load import Device, LoadedBase, Precision, load_base
+from luthier.modeling.plain import PlainEngine
+from luthier.modeling.types import LoraShape
+from luthier.training import machine
+from luthier.training.batches import Rows
+from luthier.training.plan import Fixed, auto_batch_size, needs_recompute, tokens_per_pass
+from luthier.training.state import TrainState
+
+
+class LoadedBases:
+    """The bases that this process holds, each once, whoever stands on it."""
+
+    def __init__(self) -> None:
+        self._loaded: dict[tuple[Path, Device, Precision], LoadedBase] = {}
+
+    def get(self, folder: Path, device: Device, precision: Precision) -> LoadedBase:
+        """Raises: BaseUnavailable, ModelNotAllowed."""
+        key = (folder.resolve(), device, precision)
+        if key not in self._loaded:
+            self._loaded[key] = load_base(folder, device, precision)
+        return self._loaded[key]
+
+
+def load_once(bases: LoadedBases, spec: RunSpec, folder: Path, state: TrainState | None) -> LoadedBase:
+    """The base of a run, in the precision that it began in. Raises: AttemptFailed for a device that is not there."""
+    device = machine.resolve_device(spec.train.device)
+    return bases.get(folder, device, spec.train.precision if state is None else state.fixed.precision)
+
+
+def fit(spec: RunSpec, base: LoadedBase, rows: Rows, units: int, state: TrainState | None) -> tuple[PlainEngine, Fixed]:
+    """A fresh adapter on the base, and the choices of the run; those of `state` where it goes on from one."""
+    targets = None if spec.lora.targets == "all-linear" else tuple(spec.lora.targets)
+    shape = LoraShape(spec.lora.rank, spec.lora.alpha, spec.lora.dropout, targets, spec.lora.rslora)
+    if state is not None:
+        engine = open_engine(base, shape, spec.seed, state.fixed.engine)
+        if isinstance(engine, FastEngine):
+            engine.recompute = state.fixed.recompute
+        return engine, state.fixed
+    engine = open_engine(base, shape, spec.seed)
+    return engine, _fixed(spec, engine, rows, units)
+
+
+def why_plain(spec: RunSpec, base: LoadedBase) -> str | None:
+    """Why this run trains on the plain engine, in words; None where it does not."""
+    return why_not_fast(base, LoraShape(spec.lora.rank, spec.lora.alpha, spec.lora.dropout))
+
+
+def _fixed(spec: RunSpec, engine: PlainEngine, rows: Rows, units: int) -> Fixed:
+    base, asked = engine.base, spec.train.batch_size
+    device = machine.resolve_device(spec.train.device)
+    free_bytes, longest = machine.free_bytes(device), rows.longest
+    fast = isinstance(engine, FastEngine)
+    recompute = fast and needs_recompute(engine.bytes_per_token(longest) * longest, free_bytes)
+    if isinstance(engine, FastEngine):
+        engine.recompute = recompute
+    return Fixed(
+        batch_size=auto_batch_size(units) if asked == "auto" else asked,
+        tokens_per_pass=tokens_per_pass(engine.bytes_per_token(longest), device, free_bytes),
+        threads=machine.threads_for(base.n_params),
+        device=device,
+        precision="bf16" if base.dtype == torch.bfloat16 else "fp32",
+        engine="fast" if fast else "plain",
+        recompute=recompute,
+    )
