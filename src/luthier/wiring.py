@@ -65,7 +65,7 @@ def build(settings: Settings, *, engine: InferenceEngine | None = None, now: Clo
     datasets = Datasets(database, storage, bases, room, now)
     registry = Registry(database, storage, bases, settings.data / "cache", now)
     engine = engine or EngineProcess(
-        settings.data / "run", child_environment(), idle_s=settings.engine_idle_s, start_s=settings.engine_start_s
+        settings.data / "run", child_environment(settings), idle_s=settings.engine_idle_s, start_s=settings.engine_start_s
     )
     return Platform(
         settings=settings,
@@ -85,4 +85,4 @@ def build(settings: Settings, *, engine: InferenceEngine | None = None, now: Clo
 
 def executor(settings: Settings) -> Executor:
     """Where jobs train: processes of this machine."""
-    return LocalExecutor(settings.data, child_environment())
+    return LocalExecutor(settings.data, child_environment(settings))

@@ -11,8 +11,15 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
+from luthier import wiring
+from luthier.backends.storage.local import LocalStorage
 from luthier.errors import BaseUnavailable, ModelNotAllowed
+from luthier.jobs.directory import JobDirectory
+from luthier.jobs.spec import RunSpec, Sources
 from luthier.modeling.fetch import fetch_base
+from luthier.seams import Launch
+from luthier.settings import Settings, child_environment
+from luthier.values import BaseSource, Source
 
 REPO = "someone/small-model"
 FILES = ("config.json", "model.safetensors", "generation_config.json")
@@ -212,17 +219,57 @@ def test_an_id_never_leads_out_of_the_cache(tmp_path, base_id):
     assert nothing_left(tmp_path)
 
 
-def run_command(*arguments: str) -> tuple[int, list[dict]]:
+def run_command(endpoint: str, *arguments: str) -> tuple[int, list[dict]]:
     command = [sys.executable, "-m", "luthier.modeling.fetch", *arguments]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    environment = child_environment(Settings(hub_url=endpoint))
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False, env=environment)
     return done.returncode, [json.loads(line) for line in done.stdout.splitlines()]
 
 
 def test_the_command_tells_progress_and_errors_line_by_line(hub, tmp_path):
     source = ["--id", REPO, "--revision", "main", "--url", f"hub:{REPO}", "--cache", str(tmp_path)]
-    status, lines = run_command(*source, "--endpoint", unreachable_endpoint())
+    status, lines = run_command(unreachable_endpoint(), *source)
     assert (status, [*lines[-1]]) == (1, ["error"])
     assert lines[-1]["error"]["code"] == "base_unavailable"
-    status, lines = run_command(*source, "--endpoint", hub.endpoint)
+    status, lines = run_command(hub.endpoint, *source)
     assert (status, lines[-1]) == (0, {"done": True})
     assert lines[-2] == {"progress": 1.0}
+
+
+def test_a_trainer_fetches_from_the_hub_that_the_settings_name(hub, tmp_path):
+    source = Source(id="ds_1", url="file:///nowhere", sha256="0" * 64)
+    sources = Sources(dataset=source, base=BaseSource(id=REPO, revision="a" * 40, url=f"hub:{REPO}"))
+    job = JobDirectory(LocalStorage(tmp_path / "job"), "")
+    job.write_spec(RunSpec(base_model=REPO, dataset="ds_1", sources=sources).model_dump(mode="json"))
+    executor = wiring.executor(Settings(data=tmp_path, hub_url=hub.endpoint))
+    launch = Launch(((tmp_path / "job").as_uri(),), "trainer.log", (tmp_path / "bases").as_uri(), "test")
+    handle = executor.start(launch)
+    while executor.poll(handle) is None:
+        threading.Event().wait(0.02)
+    assert set(hub.sent) == {*FILES, "tokenizer.json", "tokenizer_config.json"}, (tmp_path / "trainer.log").read_text()
+    executor.close()
+
+
+def test_the_hub_library_of_the_machine_is_asked_where_no_setting_names_another(monkeypatch, tmp_path):
+    monkeypatch.setenv("HF_ENDPOINT", "http://mirror.example")
+    assert child_environment(Settings(data=tmp_path))["HF_ENDPOINT"] == "http://mirror.example"
+    assert child_environment(Settings(data=tmp_path, hub_url="http://hub.example"))["HF_ENDPOINT"] == "http://hub.example"
+    monkeypatch.delenv("HF_ENDPOINT")
+    assert child_environment(Settings(data=tmp_path))["HF_ENDPOINT"] == "https://huggingface.co"
+
+
+BUILD = """
+import functools
+from luthier.modeling import fetch, tiny
+tiny.build_tiny = functools.partial(tiny.build_tiny, recipe=tiny.TinyRecipe(steps=2, warmup_steps=1))
+raise SystemExit(fetch.main())
+"""
+
+
+def test_a_tiny_base_is_built_without_a_word_but_its_progress(tmp_path):
+    """Another library's bar would be drawn into the one of `luthier bases fetch`."""
+    source = ["--id", "luthier/tiny", "--revision", "1", "--url", "luthier:tiny", "--cache", str(tmp_path)]
+    command = [sys.executable, "-c", BUILD, *source]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
+    assert done.stderr == ""
+    assert json.loads(done.stdout.splitlines()[-1]) == {"done": True}

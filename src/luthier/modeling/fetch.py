@@ -16,6 +16,7 @@ from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from pathlib import Path
 
+from luthier.bases.rules import folder_name
 from luthier.errors import BaseUnavailable, LuthierError, StorageFull
 from luthier.values import BaseSource
 
@@ -31,12 +32,14 @@ def fetch_base(source: tuple[str, str, str], cache: Path, on_progress: OnProgres
     """The folder of the base `(id, revision, url)` below `cache`, complete; built or fetched if it is not there yet.
 
     A reader sees the whole folder or none. Where the revision is a name like `main`, the commit found by the first
-    fetch is kept beside the folder, and every later fetch takes that one.
+    fetch is kept beside the folder, and every later fetch takes that one. The hub is the one that `HF_ENDPOINT` names.
 
     Raises: BaseUnavailable, ModelNotAllowed, StorageFull, and whatever `on_progress` raises.
     """
     base_id, revision, url = source
-    folder = cache / _folder_name(base_id) / _safe(revision)
+    for part in base_id.split("/"):
+        _safe(part)
+    folder = cache / folder_name(base_id) / _safe(revision)
     if _complete(folder):
         return folder
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -56,11 +59,6 @@ def _complete(folder: Path) -> bool:
     return (folder / "config.json").is_file() and any(folder.glob("*.safetensors"))
 
 
-def _folder_name(base_id: str) -> str:
-    # The same rule as bases.rules.folder_name, which a trainer's machine need not have.
-    return "--".join(_safe(part) for part in base_id.split("/"))
-
-
 def _safe(name: str) -> str:
     if not _SAFE_NAME.fullmatch(name) or ".." in name:
         raise BaseUnavailable("The id or revision of this base model is not one that can be fetched.", param="base_model")
@@ -68,8 +66,11 @@ def _safe(name: str) -> str:
 
 
 def _build_tiny(folder: Path, on_progress: OnProgress) -> None:
+    from transformers.utils import logging
+
     from luthier.modeling.tiny import build_tiny
 
+    logging.disable_progress_bar()  # its bar for the writing of one small file would stand in ours, and in logs
     build_tiny(folder, seed=0, on_progress=lambda step, steps, _loss: on_progress(step / steps))
 
 
@@ -119,7 +120,6 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m luthier.modeling.fetch", description=__doc__)
     for name in ("id", "revision", "url", "cache"):
         parser.add_argument(f"--{name}", required=True)
-    parser.add_argument("--endpoint", help="address of the model hub")
     given = parser.parse_args(arguments)
     source = BaseSource(id=given.id, revision=given.revision, url=given.url)
     told = -1
@@ -131,7 +131,7 @@ def main(arguments: list[str] | None = None) -> int:
             _print({"progress": round(done, 4)})
 
     try:
-        fetch_base((source.id, source.revision, source.url), Path(given.cache), tell, endpoint=given.endpoint)
+        fetch_base((source.id, source.revision, source.url), Path(given.cache), tell)
     except LuthierError as error:
         _print({"error": {"code": error.error_code, "message": error.message, "hint": error.hint}})
         return 1

@@ -31,8 +31,8 @@ def fetch(settings: Settings, base_id: str, *, quiet: bool = False) -> Path:
         "--url",
         source.url,
     ]
-    command += ["--cache", str(bases.cache), "--endpoint", settings.hub_url]
-    child = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=child_environment())
+    command += ["--cache", str(bases.cache)]
+    child = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=child_environment(settings))
     last = _drawn(child, source.id, quiet=quiet)
     if child.wait() != 0:
         error = last.get("error") or {}
