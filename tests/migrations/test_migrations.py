@@ -1,6 +1,7 @@
 """The history of the schema leads to exactly what the stores say."""
 
 import importlib
+import io
 import pkgutil
 import subprocess
 import sys
@@ -10,12 +11,15 @@ import pytest
 from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
+from alembic.operations import Operations
 from sqlalchemy import text
 
 import luthier
 from luthier.database import Database, Row
 from luthier.errors import SetupError
 from luthier.migrations import HEAD, config, upgrade
+
+FIRST = "0001_the_first_tables"
 
 
 @pytest.fixture
@@ -56,6 +60,28 @@ def test_every_partial_index_is_made_with_its_condition(database):
     assert made["ix_models_one_production"].endswith("WHERE stage = 'Production'")
     for index in (index for table in Row.metadata.tables.values() for index in table.indexes):
         assert (index.dialect_options["sqlite"]["where"] is not None) == ("WHERE" in made[index.name]), index.name
+
+
+def test_postgresql_gets_the_same_conditions():
+    """Without its condition `one_price_now` would be an index that allows one price for ever."""
+    for store in every_store():
+        importlib.import_module(store)
+    script = io.StringIO()
+    context = MigrationContext.configure(dialect_name="postgresql", opts={"as_sql": True, "output_buffer": script})
+    with Operations.context(context):
+        importlib.import_module(f"luthier.migrations.versions.{FIRST}").upgrade()
+    made = {line.split()[3]: line for line in script.getvalue().splitlines() if line.startswith("CREATE UNIQUE INDEX")}
+    partial = [
+        index
+        for table in Row.metadata.tables.values()
+        for index in table.indexes
+        if index.dialect_options["sqlite"]["where"] is not None
+    ]
+    assert len(partial) == 2
+    for index in partial:
+        condition = str(index.dialect_options["sqlite"]["where"])
+        assert str(index.dialect_options["postgresql"]["where"]) == condition
+        assert made[index.name].endswith(f"WHERE {condition};")
 
 
 def test_an_upgrade_repeated_does_nothing(database):

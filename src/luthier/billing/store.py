@@ -12,12 +12,14 @@ from sqlalchemy.orm import Mapped, Session, mapped_column
 from luthier.billing.types import Segment
 from luthier.database import Row, TenantOwned, UtcTime
 
+_OPEN = text("valid_until IS NULL")
+
 
 class PriceRow(Row):
     """A price and the time in which it was valid. Never changed but for its end."""
 
     __tablename__ = "prices"
-    __table_args__ = (Index("one_price_now", "hardware", unique=True, sqlite_where=text("valid_until IS NULL")),)
+    __table_args__ = (Index("one_price_now", "hardware", unique=True, sqlite_where=_OPEN, postgresql_where=_OPEN),)
     id: Mapped[str] = mapped_column(primary_key=True)
     hardware: Mapped[str]
     description: Mapped[str]

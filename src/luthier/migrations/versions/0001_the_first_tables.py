@@ -198,7 +198,14 @@ def upgrade() -> None:
         sa.Column("valid_until", sa.BigInteger(), nullable=True),
         sa.PrimaryKeyConstraint("id"),
     )
-    op.create_index("one_price_now", "prices", ["hardware"], unique=True, sqlite_where=sa.text("valid_until IS NULL"))
+    op.create_index(
+        "one_price_now",
+        "prices",
+        ["hardware"],
+        unique=True,
+        sqlite_where=sa.text("valid_until IS NULL"),
+        postgresql_where=sa.text("valid_until IS NULL"),
+    )
 
     op.create_table(
         "tenants",
