@@ -11,6 +11,7 @@ import pytest
 
 from luthier.database import Database
 from luthier.datasets.types import Upload
+from luthier.jobs.presence import Presence
 from luthier.jobs.spec import RunSpec
 from luthier.migrations import upgrade
 from luthier.registry.types import Finished
@@ -128,6 +129,21 @@ def test_a_server_without_its_supervisor_must_be_looked_at(data):
         held.release()
 
 
+def test_the_doctor_removes_the_locks_of_supervisors_that_died_over_an_hour_ago(data):
+    folder = data / "supervisors"
+    living = Presence(folder)
+    for name in ("sup_old.lock", "sup_new.lock"):
+        (folder / name).touch()
+    for name in ("sup_old.lock", f"{living.owner.rpartition('/')[2]}.lock"):
+        os.utime(folder / name, (0, 0))
+    assert findings(data, "supervisors")["supervisors"].found == "1 alive; the locks of 1 that died were removed"
+    assert not (folder / "sup_old.lock").exists()
+    assert (folder / "sup_new.lock").exists()
+    assert living.alive(living.owner)
+    living.close()
+    assert findings(data, "supervisors")["supervisors"].found == "0 alive"
+
+
 def test_the_doctor_changes_nothing(data):
     before = {path: path.stat().st_mtime_ns for path in data.rglob("*.db")}
     findings(data, "database", "admin key", "supervisor", "folders")
@@ -183,6 +199,21 @@ def test_reindex_is_refused_while_a_server_works(server):
     lock.release()
     assert process.returncode == 78
     assert "Stop it" in said
+
+
+@pytest.mark.parametrize(("folder", "words"), [(False, "File exists"), (True, "file is not a database")])
+def test_an_error_that_nobody_foresaw_is_one_line(server, folder, words):
+    if folder:
+        server.data.mkdir()
+        (server.data / "luthier.db").write_bytes(b"not a database" * 1000)
+    else:
+        server.data.write_text("a file", "utf-8")
+    process = server.command("reindex")
+    output, said = process.communicate(timeout=60)
+    assert (process.returncode, output) == (1, "")
+    assert words in said
+    assert said.startswith("Error: ")
+    assert len(said.splitlines()) == 1, said
 
 
 def test_supervisors_by_hand_may_be_many_and_end_on_a_signal(server):

@@ -52,3 +52,26 @@ class Presence:
 
     def _path(self, owner: str) -> Path:
         return self._folder / f"{owner.rsplit('/', 1)[-1]}.lock"
+
+
+def sweep(folder: Path, *, before_s: float) -> tuple[int, int]:
+    """Remove the locks, made before that moment (Unix seconds), of supervisors that died. Returns how many live, how many went.
+
+    A name is never used again, and one without a file counts as dead: nobody misses what goes here.
+    """
+    living = gone = 0
+    for path in sorted(folder.glob("*.lock")):
+        try:
+            descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+        except FileNotFoundError:  # it ended in this moment
+            continue
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if os.fstat(descriptor).st_mtime < before_s:
+                path.unlink(missing_ok=True)
+                gone += 1
+        except BlockingIOError:
+            living += 1
+        finally:
+            os.close(descriptor)
+    return living, gone

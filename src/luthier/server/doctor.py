@@ -1,4 +1,4 @@
-"""`luthier doctor`: what is in order, what is not, and what to do about it. It changes nothing."""
+"""`luthier doctor`: what is in order, what is not, and what to do about it. It changes nothing but the litter that dead processes left."""
 
 from __future__ import annotations
 
@@ -9,18 +9,22 @@ import sqlite3
 import stat
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import psutil
 
+from luthier.jobs.presence import sweep
 from luthier.migrations import HEAD
 from luthier.server.locks import FolderLock
 from luthier.settings import Settings, child_environment
 
 _MIN_FREE_BYTES = 2 * 1024**3
 _MIN_MEMORY_BYTES = 1024**3
+_LITTER_S = 3600
+"""Younger litter is left: whoever looks for the cause of a crash finds its traces."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +51,13 @@ def examine(settings: Settings, *only: str) -> list[Finding]:
         "disk": _disk,
     }
     if settings.database_path.is_file():
-        checks |= {"database": _database, "admin key": _key, "supervisor": _supervisor, "folders": _orphans}
+        checks |= {
+            "database": _database,
+            "admin key": _key,
+            "supervisor": _supervisor,
+            "supervisors": _presences,
+            "folders": _orphans,
+        }
     return [check(settings) for name, check in checks.items() if not only or name in only]
 
 
@@ -131,6 +141,11 @@ def _supervisor(settings: Settings) -> Finding:
             "supervisor", False, "the server runs, its supervisor does not", "Read <data>/supervisor.log; it is started again."
         )
     return Finding("supervisor", True, "works" if works else "stopped, like the server")
+
+
+def _presences(settings: Settings) -> Finding:
+    living, gone = sweep(settings.data / "supervisors", before_s=time.time() - _LITTER_S)
+    return Finding("supervisors", True, f"{living} alive" + (f"; the locks of {gone} that died were removed" if gone else ""))
 
 
 def _orphans(settings: Settings) -> Finding:

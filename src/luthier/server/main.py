@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
+import traceback
 from pathlib import Path
 from typing import Annotated
 
@@ -120,7 +122,7 @@ def bases_fetch(
 
 
 def main() -> None:
-    """The command: an error is one line with what to do, never a traceback."""
+    """The command: an error is one line, never a traceback."""
     try:
         app()
     except SetupError as error:
@@ -129,6 +131,21 @@ def main() -> None:
     except LuthierError as error:
         typer.echo(str(error), err=True)
         sys.exit(1)
+    except OSError as error:
+        where = f": {error.filename}" if error.filename else ""
+        typer.echo(f"Error: {error.strerror or error}{where}.", err=True)
+        sys.exit(1)
+    except Exception as error:  # noqa: BLE001  # the edge of the process: whoever typed this can do nothing with a traceback
+        typer.echo(_unforeseen(error), err=True)
+        sys.exit(1)
+
+
+def _unforeseen(error: Exception) -> str:
+    """One line of what nobody foresaw, with the place in our code that a report needs."""
+    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if f"{os.sep}luthier{os.sep}" in frame.filename]
+    place = f" in {Path(frames[-1].filename).name}, line {frames[-1].lineno}" if frames else ""
+    words = " ".join(str(error).split())[:200]
+    return f"Error: {type(error).__name__}{place}: {words} (`luthier doctor` says what must be mended.)"
 
 
 if __name__ == "__main__":

@@ -47,6 +47,9 @@ def supervise(settings: Settings, *, server_pipe: int | None = None) -> int:
             began = time.monotonic()
             supervisor.tick()
             stop.wait(max(0.0, settings.tick_s - (time.monotonic() - began)))
+    except Exception:
+        _LOG.exception("the supervisor fell")  # its log keeps what the command line does not show
+        raise
     finally:
         _LOG.info("stopping; trainers save what they have")
         supervisor.close()
