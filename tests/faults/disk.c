@@ -130,6 +130,9 @@ ssize_t sendfile64(int out, int in, off64_t *at, size_t n) {
 int fsync(int fd) { GUARDED(int, on_file("fsync", fd), REAL(fsync)(fd), 0); }
 int fdatasync(int fd) { GUARDED(int, on_file("fsync", fd), REAL(fdatasync)(fd), 0); }
 int rename(const char *from, const char *to) { GUARDED(int, on_path("rename", to), REAL(rename)(from, to), 0); }
+int renameat(int from_in, const char *from, int to_in, const char *to) {
+    GUARDED(int, on_path("rename", to), REAL(renameat)(from_in, from, to_in, to), 0);
+}
 int link(const char *from, const char *to) { GUARDED(int, on_path("link", to), REAL(link)(from, to), 0); }
 int mkdir(const char *path, mode_t mode) { GUARDED(int, on_path("make", path), REAL(mkdir)(path, mode), 0); }
 

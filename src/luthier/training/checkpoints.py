@@ -7,19 +7,23 @@ random numbers of a step are a function of (seed, step). No pickle: reading one 
 from __future__ import annotations
 
 import hashlib
+import os
+import re
 import shutil
 import tempfile
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Generator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from pydantic import ValidationError
+from safetensors import SafetensorError
 
 from luthier.errors import StorageFull
 from luthier.jobs.directory import AttemptDirectory, CheckpointRef, JobDirectory, Manifest, ManifestFile, checkpoint_folder
 from luthier.seams import NotStored
 
 _MANIFEST = "COMPLETE.json"
+_DISK_SAID = re.compile(r"os error (\d+)")
 _READ_BYTES = 1024 * 1024
 
 
@@ -49,7 +53,8 @@ class Checkpoints:
         # A folder of its own each time: publishing may link files, and a linked file must never be written again.
         folder = Path(tempfile.mkdtemp(prefix="checkpoint-", dir=self._workspace))
         try:
-            fill(folder)
+            with _disk_errors_as_such():
+                fill(folder)
             facts: dict[str, ManifestFile] = {}
             for path in sorted(folder.iterdir()):
                 facts[path.name] = ManifestFile(bytes=path.stat().st_size, sha256=sha256_of(path))
@@ -73,6 +78,18 @@ class Checkpoints:
 
     def _name(self, step: int, file: str) -> str:
         return self._attempt.name("checkpoints", checkpoint_folder(step), file)
+
+
+@contextmanager
+def _disk_errors_as_such() -> Generator[None]:
+    """safetensors tells what the disk said only in words; whoever reads errors here reads numbers."""
+    try:
+        yield
+    except SafetensorError as error:
+        number = _DISK_SAID.search(str(error))
+        if number is None:
+            raise
+        raise OSError(int(number[1]), os.strerror(int(number[1]))) from error
 
 
 def fetch_checkpoint(job: JobDirectory, ref: CheckpointRef, target: Path) -> bool:
