@@ -38,7 +38,8 @@ def main() -> None:
     with ThreadPoolExecutor(4) as pool:
         results = list(pool.map(has_form, enumerate(questions)))
     right, ended = (sum(column) for column in zip(*results, strict=True))
-    print(f"{given.model}: {right} of {len(results)} answers have the form ({right / len(results):.3f}); {ended} ended by themselves")
+    share = right / len(results)
+    print(f"{given.model}: {right} of {len(results)} answers have the form ({share:.3f}); {ended} ended by themselves")
 
 
 if __name__ == "__main__":

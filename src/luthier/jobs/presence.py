@@ -55,7 +55,7 @@ class Presence:
 
 
 def sweep(folder: Path, *, before_s: float) -> tuple[int, int]:
-    """Remove the locks, made before that moment (Unix seconds), of supervisors that died. Returns how many live, how many went.
+    """Remove the locks, made before that moment (Unix seconds), of supervisors that died. Returns how many live and went.
 
     A name is never used again, and one without a file counts as dead: nobody misses what goes here.
     """

@@ -58,7 +58,7 @@ class Attention:
 
     def _forward(self, bucket: kernels.Bucket, qkv_TX: Tensor, out_TX: Tensor) -> Kept:
         weights, heads = self._weights, self._weights.heads
-        query, key, value = kernels.heads_out(qkv_TX, bucket, weights.cos_LE, weights.sin_LE, heads)
+        query, key, value = kernels.heads_out(qkv_TX, bucket, (weights.cos_LE, weights.sin_LE), heads)
         if bucket.longest > KEPT_SCORES_TO:
             with torch.enable_grad():
                 query, key, value = (each.detach().requires_grad_() for each in (query, key, value))
@@ -82,7 +82,7 @@ class Attention:
             dscores = torch.bmm(dout, kept.value.transpose(1, 2))
             kernels.softmax_backward_(probs, dscores, heads.scale)
             dquery, dkey = torch.bmm(dscores, kept.key), torch.bmm(dscores.transpose(1, 2), kept.query)
-        kernels.heads_back((dquery, dkey, dvalue), bucket, weights.cos_LE, weights.sin_LE, heads, dqkv_TX)
+        kernels.heads_back((dquery, dkey, dvalue), bucket, (weights.cos_LE, weights.sin_LE), heads, dqkv_TX)
 
 
 def _fused(leaves: tuple[Tensor, Tensor, Tensor], group: int, scale: float, window: int) -> Tensor:

@@ -8,14 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, Literal
+from typing import Any, Final
 
 import torch
 from torch import Tensor, nn
 
+from luthier.modeling.kernels import Gate
 from luthier.modeling.load import LoadedBase
-
-Gate = Literal["silu", "gelu_tanh"]
 
 # Blocks of these have the form below; what a config can still change is looked at one by one in `recognise`.
 _MODEL_TYPES: Final = frozenset({"llama", "mistral", "qwen2", "qwen3", "gemma", "phi3"})

@@ -1,126 +1,197 @@
-"""Reference implementations (placeholder of the lead's, until the native ones land)."""
+"""The pointwise work of the fast engine: norms, gates, rotary embedding, softmax, and the slope of a log-probability.
+
+On a CPU it is done by kernels.c, compiled at first use; elsewhere, and where that is not possible, by torch
+(`kernels_torch.py`, whose docstrings say what each function computes). All arithmetic is fp32; tensors are bf16 or fp32.
+"""
+
 from __future__ import annotations
 
+import ctypes
+import functools
 from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import functional
+
+from luthier.modeling import kernels_build, kernels_torch
+from luthier.modeling.kernels_torch import Bucket, Gate, Heads
+
+_TYPES = (torch.float32, torch.bfloat16)
 
 
-class Bucket:
-    def __init__(self, starts: Sequence[int], lengths: Sequence[int], device: torch.device) -> None:
-        self.longest = max(lengths)
-        self.count = len(lengths)
-        start_B1 = torch.tensor(starts)[:, None]
-        length_B1 = torch.tensor(lengths)[:, None]
-        place = torch.arange(self.longest)[None]
-        real = place < length_B1
-        self.gather = (start_B1 + torch.minimum(place, length_B1 - 1)).to(device)
-        self.real = real.to(device)
-        self.back = self.gather[self.real]
+class _BucketStruct(ctypes.Structure):
+    _fields_ = [("starts", ctypes.c_void_p), ("lengths", ctypes.c_void_p), *((name, ctypes.c_int64) for name in "nLHKE")]
 
 
-def rms_norm(x: Tensor, w: Tensor, eps: float) -> Tensor:
-    f = x.float()
-    return (f * torch.rsqrt(f.pow(2).mean(-1, keepdim=True) + eps) * w).to(x.dtype)
+_POINTER, _COUNT, _NUMBER, _FLAG = ctypes.c_void_p, ctypes.c_int64, ctypes.c_float, ctypes.c_int
+_BUCKET = ctypes.POINTER(_BucketStruct)
+_SIGNATURES: dict[str, Sequence[Any]] = {
+    "rms_norm": [*[_POINTER] * 5, _COUNT, _COUNT, _NUMBER],
+    "rms_norm_backward": [*[_POINTER] * 5, _COUNT, _COUNT, _NUMBER],
+    "gated": [*[_POINTER] * 2, _COUNT, _COUNT, _FLAG],
+    "gated_backward": [*[_POINTER] * 4, _COUNT, _COUNT, _FLAG],
+    "heads_out": [_POINTER, _BUCKET, *[_POINTER] * 5],
+    "heads_back": [*[_POINTER] * 3, _BUCKET, *[_POINTER] * 3],
+    "attention_out": [_POINTER, _BUCKET, _POINTER],
+    "attention_in": [_POINTER, _BUCKET, _POINTER],
+    "causal_softmax": [_POINTER, _COUNT, _COUNT, _NUMBER, _COUNT],
+    "softmax_backward": [_POINTER, _POINTER, _COUNT, _COUNT, _NUMBER],
+    "logprob_slope": [*[_POINTER] * 3, _COUNT, _COUNT],
+}
 
 
-def add_rms_norm(x: Tensor, d: Tensor, w: Tensor, eps: float) -> tuple[Tensor, Tensor]:
-    s = x + d
-    return s, rms_norm(s, w, eps)
+class Switch:
+    """Whether kernels.c is used where it can be; tests turn it off."""
+
+    native = True
 
 
-def rms_norm_backward(dy: Tensor, x: Tensor, w: Tensor, eps: float, residual: Tensor | None) -> Tensor:
-    f = x.float()
-    r = torch.rsqrt(f.pow(2).mean(-1, keepdim=True) + eps)
-    g, h = dy.float() * w, f * r
-    d = r * (g - h * (g * h).mean(-1, keepdim=True))
-    return (d if residual is None else d + residual.float()).to(x.dtype)
+@functools.cache
+def library() -> ctypes.CDLL | None:
+    """The compiled kernels; None where there are none."""
+    found = kernels_build.load()
+    if found is None:
+        return None
+    for name, arguments in _SIGNATURES.items():
+        function = getattr(found, name)
+        function.argtypes = [*arguments, ctypes.c_int, ctypes.c_int]
+        function.restype = None
+    return found
 
 
-def _act(g: Tensor, act: str) -> Tensor:
-    return functional.silu(g) if act == "silu" else functional.gelu(g, approximate="tanh")
+def _native(*tensors: Tensor) -> ctypes.CDLL | None:
+    """The library, if it can take these tensors: all of one type, whole in memory."""
+    first = tensors[0]
+    for tensor in tensors:
+        if tensor.device.type != "cpu" or tensor.dtype != first.dtype or not tensor.is_contiguous():
+            return None
+    return library() if first.dtype in _TYPES and Switch.native else None
 
 
-def gated(gu: Tensor, act: str) -> Tensor:
-    g, u = gu.float().chunk(2, -1)
-    return (_act(g, act) * u).to(gu.dtype)
+def _how(tensor: Tensor) -> tuple[int, int]:
+    return int(tensor.dtype == torch.bfloat16), torch.get_num_threads()
 
 
-def gated_backward(gu: Tensor, d: Tensor, act: str) -> tuple[Tensor, Tensor]:
-    with torch.enable_grad():
-        leaf = gu.float().detach().requires_grad_()
-        g, u = leaf.chunk(2, -1)
-        y = _act(g, act) * u
-    (grad,) = torch.autograd.grad(y, leaf, d.float())
-    return grad.to(gu.dtype), y.detach().to(gu.dtype)
+def rms_norm(x_TD: Tensor, weight_D: Tensor, eps: float) -> Tensor:
+    lib = _native(x_TD)
+    if lib is None:
+        return kernels_torch.rms_norm(x_TD, weight_D, eps)
+    y_TD = torch.empty_like(x_TD)
+    lib.rms_norm(x_TD.data_ptr(), None, None, weight_D.data_ptr(), y_TD.data_ptr(), *x_TD.shape, eps, *_how(x_TD))
+    return y_TD
 
 
-def _rot(x: Tensor) -> Tensor:
-    a, b = x.chunk(2, -1)
-    return torch.cat([-b, a], -1)
+def add_rms_norm(x_TD: Tensor, delta_TD: Tensor, weight_D: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+    lib = _native(x_TD, delta_TD)
+    if lib is None:
+        return kernels_torch.add_rms_norm(x_TD, delta_TD, weight_D, eps)
+    sum_TD, y_TD = torch.empty_like(x_TD), torch.empty_like(x_TD)
+    pointers = [each.data_ptr() for each in (x_TD, delta_TD, sum_TD, weight_D, y_TD)]
+    lib.rms_norm(*pointers, *x_TD.shape, eps, *_how(x_TD))
+    return sum_TD, y_TD
 
 
-def _rot_t(x: Tensor) -> Tensor:
-    a, b = x.chunk(2, -1)
-    return torch.cat([b, -a], -1)
+def rms_norm_backward(dy_TD: Tensor, x_TD: Tensor, weight_D: Tensor, eps: float, residual_TD: Tensor | None) -> Tensor:
+    lib = _native(x_TD, dy_TD, *([] if residual_TD is None else [residual_TD]))
+    if lib is None:
+        return kernels_torch.rms_norm_backward(dy_TD, x_TD, weight_D, eps, residual_TD)
+    dx_TD = torch.empty_like(x_TD)
+    residual = None if residual_TD is None else residual_TD.data_ptr()
+    pointers = [dy_TD.data_ptr(), x_TD.data_ptr(), weight_D.data_ptr(), residual, dx_TD.data_ptr()]
+    lib.rms_norm_backward(*pointers, *x_TD.shape, eps, *_how(x_TD))
+    return dx_TD
 
 
-def heads_out(qkv: Tensor, b: Bucket, cos: Tensor, sin: Tensor, heads: Any) -> tuple[Tensor, Tensor, Tensor]:
-    H, K, E, L, G = heads.queries, heads.keys, heads.width, b.longest, heads.group
-    x = qkv[b.gather.flatten()].view(b.count, L, H + 2 * K, E) * b.real[:, :, None, None]
-    c, s = cos[:L].view(1, L, 1, E), sin[:L].view(1, L, 1, E)
-    t = x[:, :, : H + K].float()
-    t = (t * c + _rot(t) * s).to(qkv.dtype)
-    q = t[:, :, :H].reshape(b.count, L, K, G, E).permute(0, 2, 3, 1, 4).reshape(b.count * K, G * L, E)
-    k = t[:, :, H:].permute(0, 2, 1, 3).reshape(b.count * K, L, E)
-    v = x[:, :, H + K :].permute(0, 2, 1, 3).reshape(b.count * K, L, E)
-    return q.contiguous(), k.contiguous(), v.contiguous()
+def gated(gate_up_TI: Tensor, gate: Gate) -> Tensor:
+    lib = _native(gate_up_TI)
+    if lib is None:
+        return kernels_torch.gated(gate_up_TI, gate)
+    tokens, inner = gate_up_TI.shape[0], gate_up_TI.shape[1] // 2
+    y_TI = gate_up_TI.new_empty(tokens, inner)
+    lib.gated(gate_up_TI.data_ptr(), y_TI.data_ptr(), tokens, inner, int(gate == "gelu_tanh"), *_how(y_TI))
+    return y_TI
 
 
-def heads_back(grads: tuple[Tensor, Tensor, Tensor], b: Bucket, cos: Tensor, sin: Tensor, heads: Any, out: Tensor) -> None:
-    dq, dk, dv = grads
-    H, K, E, L, G = heads.queries, heads.keys, heads.width, b.longest, heads.group
-    c, s = cos[:L].view(1, L, 1, E), sin[:L].view(1, L, 1, E)
-    q = dq.view(b.count, K, G, L, E).permute(0, 3, 1, 2, 4).reshape(b.count, L, H, E)
-    k = dk.view(b.count, K, L, E).permute(0, 2, 1, 3)
-    t = torch.cat([q, k], 2).float()
-    t = t * c + _rot_t(t * s)
-    whole = torch.cat([t.to(dv.dtype), dv.view(b.count, K, L, E).permute(0, 2, 1, 3)], 2).reshape(b.count, L, (H + 2 * K) * E)
-    out[b.back] = whole[b.real]
+def gated_backward(gate_up_TI: Tensor, dy_TI: Tensor, gate: Gate) -> tuple[Tensor, Tensor]:
+    lib = _native(gate_up_TI, dy_TI)
+    if lib is None:
+        return kernels_torch.gated_backward(gate_up_TI, dy_TI, gate)
+    tokens, inner = dy_TI.shape
+    dgate_up_TI, y_TI = torch.empty_like(gate_up_TI), torch.empty_like(dy_TI)
+    pointers = [each.data_ptr() for each in (gate_up_TI, dy_TI, dgate_up_TI, y_TI)]
+    lib.gated_backward(*pointers, tokens, inner, int(gate == "gelu_tanh"), *_how(y_TI))
+    return dgate_up_TI, y_TI
+
+
+def heads_out(qkv_TX: Tensor, bucket: Bucket, tables: tuple[Tensor, Tensor], heads: Heads) -> tuple[Tensor, Tensor, Tensor]:
+    lib = _native(qkv_TX)
+    if lib is None:
+        return kernels_torch.heads_out(qkv_TX, bucket, tables, heads)
+    rows, length = bucket.count * heads.keys, bucket.longest
+    query = qkv_TX.new_empty(rows, heads.group * length, heads.width)
+    key, value = (qkv_TX.new_empty(rows, length, heads.width) for _ in range(2))
+    pointers = [each.data_ptr() for each in (*tables, query, key, value)]
+    lib.heads_out(qkv_TX.data_ptr(), _struct(bucket, heads), *pointers, *_how(qkv_TX))
+    return query, key, value
+
+
+def heads_back(
+    grads: tuple[Tensor, Tensor, Tensor], bucket: Bucket, tables: tuple[Tensor, Tensor], heads: Heads, dqkv_TX: Tensor
+) -> None:
+    lib = _native(dqkv_TX, *grads)
+    if lib is None:
+        kernels_torch.heads_back(grads, bucket, tables, heads, dqkv_TX)
+        return
+    pointers = [each.data_ptr() for each in (*tables, dqkv_TX)]
+    lib.heads_back(*(each.data_ptr() for each in grads), _struct(bucket, heads), *pointers, *_how(dqkv_TX))
+
+
+def attention_out(answers: Tensor, bucket: Bucket, heads: Heads, out_TX: Tensor) -> None:
+    lib = _native(answers, out_TX)
+    if lib is None:
+        kernels_torch.attention_out(answers, bucket, heads, out_TX)
+        return
+    lib.attention_out(answers.data_ptr(), _struct(bucket, heads), out_TX.data_ptr(), *_how(answers))
+
+
+def attention_in(out_TX: Tensor, bucket: Bucket, heads: Heads) -> Tensor:
+    lib = _native(out_TX)
+    if lib is None:
+        return kernels_torch.attention_in(out_TX, bucket, heads)
+    answers = out_TX.new_empty(bucket.count * heads.keys, heads.group * bucket.longest, heads.width)
+    lib.attention_in(out_TX.data_ptr(), _struct(bucket, heads), answers.data_ptr(), *_how(answers))
+    return answers
 
 
 def causal_softmax_(scores: Tensor, scale: float, window: int) -> None:
-    N, GL, L = scores.shape
-    f = scores.view(N, GL // L, L, L).float() * scale
-    i = torch.arange(L, device=scores.device)
-    back = i[:, None] - i[None, :]
-    seen = (back >= 0) & (back < window) if window else back >= 0
-    scores.copy_(f.masked_fill(~seen, float("-inf")).softmax(-1).view(N, GL, L))
+    lib = _native(scores)
+    if lib is None:
+        kernels_torch.causal_softmax_(scores, scale, window)
+        return
+    rows, length = scores.shape[0] * scores.shape[1], scores.shape[2]
+    lib.causal_softmax(scores.data_ptr(), rows, length, scale, window, *_how(scores))
 
 
-def softmax_backward_(p: Tensor, d: Tensor, scale: float) -> None:
-    pf, df = p.float(), d.float()
-    d.copy_(pf * (df - (pf * df).sum(-1, keepdim=True)) * scale)
+def softmax_backward_(probs: Tensor, dprobs: Tensor, scale: float) -> None:
+    lib = _native(probs, dprobs)
+    if lib is None:
+        kernels_torch.softmax_backward_(probs, dprobs, scale)
+        return
+    rows, length = probs.shape[0] * probs.shape[1], probs.shape[2]
+    lib.softmax_backward(probs.data_ptr(), dprobs.data_ptr(), rows, length, scale, *_how(probs))
 
 
-def attention_out(o: Tensor, b: Bucket, heads: Any, out: Tensor) -> None:
-    H, K, E, L, G = heads.queries, heads.keys, heads.width, b.longest, heads.group
-    out[b.back] = o.view(b.count, K, G, L, E).permute(0, 3, 1, 2, 4).reshape(b.count, L, H * E)[b.real]
+def logprob_slope_(logits_CV: Tensor, target_C: Tensor) -> Tensor:
+    lib = _native(logits_CV)
+    if lib is None or not target_C.is_contiguous():
+        return kernels_torch.logprob_slope_(logits_CV, target_C)
+    logp_C = torch.empty(len(target_C))
+    lib.logprob_slope(logits_CV.data_ptr(), target_C.data_ptr(), logp_C.data_ptr(), *logits_CV.shape, *_how(logits_CV))
+    return logp_C
 
 
-def attention_in(do: Tensor, b: Bucket, heads: Any) -> Tensor:
-    K, E, L, G = heads.keys, heads.width, b.longest, heads.group
-    x = do[b.gather.flatten()].view(b.count, L, K, G, E) * b.real[:, :, None, None, None]
-    return x.permute(0, 2, 3, 1, 4).reshape(b.count * K, G * L, E).contiguous()
-
-
-def logprob_slope_(logits: Tensor, target: Tensor) -> Tensor:
-    logp = logits.float().log_softmax(-1)
-    picked = logp.gather(1, target[:, None]).squeeze(1)
-    slope = logp.exp_().neg_()
-    slope.scatter_add_(1, target[:, None], slope.new_ones(len(target), 1))
-    logits.copy_(slope)
-    return picked
+def _struct(bucket: Bucket, heads: Heads) -> _BucketStruct:
+    return _BucketStruct(
+        bucket.starts.data_ptr(), bucket.lengths.data_ptr(), bucket.count, bucket.longest, heads.queries, heads.keys, heads.width
+    )

@@ -1,4 +1,4 @@
-"""`luthier doctor`: what is in order, what is not, and what to do about it. It changes nothing but the litter that dead processes left."""
+"""`luthier doctor`: what is in order, what is not, and what to do. It changes nothing but the litter of dead processes."""
 
 from __future__ import annotations
 

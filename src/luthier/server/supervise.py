@@ -47,8 +47,8 @@ def supervise(settings: Settings, *, server_pipe: int | None = None) -> int:
             began = time.monotonic()
             supervisor.tick()
             stop.wait(max(0.0, settings.tick_s - (time.monotonic() - began)))
-    except Exception:
-        _LOG.exception("the supervisor fell")  # its log keeps what the command line does not show
+    except Exception:  # the log keeps what the command line does not show
+        _LOG.exception("the supervisor fell")
         raise
     finally:
         _LOG.info("stopping; trainers save what they have")

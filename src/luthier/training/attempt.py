@@ -211,9 +211,7 @@ def _config(base: Path) -> dict[str, Any]:
 def _say_why_plain(run: Run, loaded: LoadedBase, fixed: Fixed) -> None:
     reason = why_plain(run.spec, loaded) if fixed.engine == "plain" else None
     if reason is not None:
-        run.journal.event(
-            "warning", f"Trains on the plain engine, slower and as right: of the fast one, {reason}."
-        )
+        run.journal.event("warning", f"Trains on the plain engine, slower and as right: of the fast one, {reason}.")
 
 
 # -- after the last step -----------------------------------------------------------------------------------------------
