@@ -10,6 +10,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, Field, model_validator
 
+from luthier.graders import Grader
 from luthier.values import BaseSource, Frozen, Name, Source, Text, Usd, Whole, plain_text
 
 
@@ -76,6 +77,65 @@ class LoraSpec(Frozen):
     rslora: bool = Field(default=False, description="Scale by alpha / sqrt(rank) instead. https://arxiv.org/abs/2312.03732")
 
 
+Method = Literal["sft", "dpo", "orpo", "kto", "grpo"]
+TRAINABLE: frozenset[Method] = frozenset({"sft"})
+"""What the trainer can do today. A spec of another method can be written and checked, but not submitted."""
+
+
+class DpoSpec(Frozen):
+    """Direct preference optimisation. https://arxiv.org/abs/2305.18290"""
+
+    beta: float = Field(default=0.1, gt=0, le=100, description="How close to stay to the base; for ipo the paper's tau.")
+    loss: Literal["sigmoid", "ipo", "hinge"] = Field(
+        default="sigmoid", description="ipo: https://arxiv.org/abs/2310.12036, hinge: https://arxiv.org/abs/2305.10425"
+    )
+    label_smoothing: float = Field(
+        default=0.0, ge=0, lt=0.5, description="Share of pairs that are taken to be the wrong way round (sigmoid only)."
+    )
+    sft_weight: float = Field(
+        default=0.0, ge=0, le=100, description="Times the mean NLL of the chosen answer. https://arxiv.org/abs/2404.19733"
+    )
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Self:
+        if self.label_smoothing and self.loss != "sigmoid":
+            raise ValueError(f"`label_smoothing` is for the loss sigmoid, not for {self.loss}")
+        return self
+
+
+class OrpoSpec(Frozen):
+    """Odds ratio preference optimisation, without a reference. https://arxiv.org/abs/2403.07691"""
+
+    beta: float = Field(default=0.1, gt=0, le=100, description="Weight of the odds ratio beside the NLL; the paper's lambda.")
+
+
+class KtoSpec(Frozen):
+    """Learning from single answers, each good or bad. https://arxiv.org/abs/2402.01306"""
+
+    beta: float = Field(default=0.1, gt=0, le=100, description="How close to stay to the base.")
+    desirable_weight: float = Field(default=1.0, gt=0, le=100, description="Weight of good answers.")
+    undesirable_weight: float = Field(default=1.0, gt=0, le=100, description="Weight of bad answers.")
+
+
+class GrpoSpec(Frozen):
+    """Answers are sampled in groups and graded; what beats its group is made likelier. https://arxiv.org/abs/2402.03300"""
+
+    grader: Grader = Field(description="What an answer is worth.")
+    group_size: Whole = Field(default=8, ge=2, le=256, description="Answers to each prompt.")
+    temperature: float = Field(default=1.0, gt=0, le=10, description="Of sampling.")
+    max_new_tokens: Whole = Field(default=256, ge=1, le=32_768, description="Longest answer.")
+    beta: float = Field(default=0.0, ge=0, le=100, description="Weight of the divergence (k3) from the base.")
+    epsilon_low: float = Field(default=0.2, gt=0, lt=1, description="How far below 1 the ratio to the sampled policy counts.")
+    epsilon_high: float = Field(default=0.2, gt=0, le=10, description="How far above 1. https://arxiv.org/abs/2503.14476")
+    scale: Literal["std", "none"] = Field(
+        default="std", description="Divide advantages by the group's deviation, or not: https://arxiv.org/abs/2503.20783"
+    )
+    normalise: Literal["token", "sequence", "constant"] = Field(
+        default="token", description="Mean over the step's tokens, over its answers' means, or over max_new_tokens (Dr. GRPO)."
+    )
+    updates_per_batch: Whole = Field(default=1, ge=1, le=64, description="Optimiser steps on the same answers.")
+
+
 class EvaluateSpec(Frozen):
     """What is measured at the end on `validation_dataset`, for the base and for the tuned model."""
 
@@ -99,11 +159,19 @@ class Sources(Frozen):
     base: BaseSource
 
 
+def _absent(section: object) -> bool:
+    # A section that is not there is not written either: a run.yaml looks, and hashes, as it did before there were sections.
+    return section is None
+
+
 class RunSpec(Frozen):
     """The frozen request that went in."""
 
     kind: Literal["train"] = "train"
-    method: Literal["sft"] = Field(default="sft", description="How it learns: sft = supervised fine-tuning.")
+    method: Method = Field(
+        default="sft",
+        description="How it learns: sft from answers, dpo and orpo from pairs, kto from rated answers, grpo from a grader.",
+    )
     base_model: Annotated[str, Field(min_length=1, max_length=200), AfterValidator(plain_text)] = Field(
         description="Id of an allowed base model, e.g. `luthier/tiny`."
     )
@@ -120,12 +188,26 @@ class RunSpec(Frozen):
     seed: Whole = Field(default=42, ge=0, le=2**32 - 1)
     train: TrainSpec = TrainSpec()
     lora: LoraSpec = LoraSpec()
+    dpo: DpoSpec | None = Field(default=None, exclude_if=_absent, description="Only with the method dpo.")
+    orpo: OrpoSpec | None = Field(default=None, exclude_if=_absent, description="Only with the method orpo.")
+    kto: KtoSpec | None = Field(default=None, exclude_if=_absent, description="Only with the method kto.")
+    grpo: GrpoSpec | None = Field(default=None, exclude_if=_absent, description="Only with the method grpo, which needs it.")
     evaluate: EvaluateSpec = EvaluateSpec()
     limits: Limits = Limits()
     metadata: Annotated[
         dict[Annotated[str, Field(max_length=64)], Annotated[Text, Field(max_length=512)]], Field(max_length=16)
     ] = Field(default_factory=dict)
     sources: Sources | None = Field(default=None, description="Set by the platform at submit; refused in a request.")
+
+    @model_validator(mode="after")
+    def _has_the_section_of_its_method(self) -> Self:
+        sections = {"dpo": self.dpo, "orpo": self.orpo, "kto": self.kto, "grpo": self.grpo}
+        for name, section in sections.items():
+            if section is not None and name != self.method:
+                raise ValueError(f"`{name}` is a section of the method {name}, but `method` is {self.method}")
+        if self.method == "grpo" and self.grpo is None:
+            raise ValueError("the method grpo needs the section `grpo` with a `grader`")
+        return self
 
     @property
     def max_cost_micro_usd(self) -> int | None:
