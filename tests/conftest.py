@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import os
 import platform
@@ -83,6 +84,45 @@ def disk(_faulty_library, tmp_path_factory) -> Iterator[FaultyDisk]:
 @pytest.fixture
 def fault() -> type[Fault]:
     return Fault
+
+
+class SmallDisk:
+    """A file system of 16 MiB that only processes started with `inside` see at `path`; everybody else looks at `seen`."""
+
+    BYTES = 16 * 2**20
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        path.mkdir()
+        mount = f'mount -t tmpfs -o size={self.BYTES} tmpfs "$0" && echo mounted && exec cat'
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
+        self._holder = subprocess.Popen(["unshare", "-m", "sh", "-c", mount, path], **pipes)
+        if self._holder.stdout.readline() != b"mounted\n":
+            self.close()
+            pytest.skip("a small disk needs the right to mount one: root, and `unshare`")
+        self.inside = ["nsenter", "-t", str(self._holder.pid), "-m"]
+        self.seen = Path(f"/proc/{self._holder.pid}/root") / path.relative_to("/")
+
+    def fill(self) -> None:
+        """Until not one byte is left."""
+        with (self.seen / "ballast").open("wb", buffering=0) as file, contextlib.suppress(OSError):
+            while True:
+                file.write(b"0" * 4096)
+
+    def empty(self) -> None:
+        (self.seen / "ballast").unlink()
+
+    def close(self) -> None:
+        self._holder.communicate()
+
+
+@pytest.fixture
+def small_disk(tmp_path) -> Iterator[SmallDisk]:
+    if shutil.which("unshare") is None or shutil.which("nsenter") is None:
+        pytest.skip("a small disk needs `unshare` and `nsenter`")
+    disk = SmallDisk(tmp_path / "small")
+    yield disk
+    disk.close()
 
 
 # -- what `make prove` records --------------------------------------------------------------------------------------------

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shutil
 import sqlite3
 import subprocess
 import sys
@@ -76,9 +77,11 @@ def trainer(disk, tmp_path) -> Iterator[Trainer]:
 class Api:
     """`luthier up` on a data folder of its own, which can be killed and started again. Nobody here trains what is submitted."""
 
-    def __init__(self, data: Path, environment: dict[str, str]) -> None:
+    def __init__(self, data: Path, environment: dict[str, str], inside: tuple[str, ...] = ()) -> None:
         self.data = data
+        self.seen = data
         self.environment = environment
+        self.inside = inside
         self.process: subprocess.Popen[bytes] | None = None
         self.url = ""
         self.dataset = self._prepared()
@@ -86,9 +89,9 @@ class Api:
         self.client = httpx.Client(headers={"x-api-key": self.key}, timeout=30, trust_env=False)
 
     def up(self) -> None:
-        with (self.data / "server.log").open("ab") as log:
+        with self.data.with_name("server.log").open("ab") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "luthier.server.main", "up", "--port", "0", "--data", str(self.data)],
+                [*self.inside, sys.executable, "-m", "luthier.server.main", "up", "--port", "0", "--data", str(self.data)],
                 stdout=log,
                 stderr=log,
                 env={**os.environ, **self.environment},
@@ -132,10 +135,11 @@ class Api:
 
     def folders(self, below: str) -> set[str]:
         """Names of what lies in `users/<team>/<below>`."""
-        return {path.name for path in self.data.glob(f"users/*/{below}/*")}
+        return {path.name for path in self.seen.glob(f"users/*/{below}/*")}
 
     def log(self) -> str:
-        return "".join(path.read_text("utf-8", "replace")[-3000:] for path in sorted(self.data.glob("*.log")))
+        paths = [self.data.with_name("server.log"), *sorted(self.seen.glob("*.log"))]
+        return "".join(path.read_text("utf-8", "replace")[-3000:] for path in paths)
 
     def close(self) -> None:
         self.client.close()
@@ -162,7 +166,7 @@ class Api:
 
     def _facts(self) -> dict:
         with contextlib.suppress(OSError, ValueError):
-            return json.loads((self.data / "server.json").read_text("utf-8"))
+            return json.loads((self.seen / "server.json").read_text("utf-8"))
         return {}
 
 
@@ -178,6 +182,17 @@ def rows():
 @pytest.fixture
 def api(tmp_path) -> Iterator[Api]:
     api = Api(tmp_path / "data", {})
+    yield api
+    api.close()
+
+
+@pytest.fixture
+def small_api(tmp_path, small_disk) -> Iterator[Api]:
+    """An API whose data folder is the whole of a small disk."""
+    api = Api(tmp_path / "data", {}, tuple(small_disk.inside))
+    shutil.copytree(api.data, small_disk.seen, dirs_exist_ok=True)
+    api.data, api.seen = small_disk.path, small_disk.seen
+    api.up()
     yield api
     api.close()
 

@@ -94,6 +94,24 @@ def test_p12_a_database_that_cannot_write_acknowledges_nothing(faulty_api, disk,
     assert api.submit().status_code == 201
 
 
+def test_p12_on_a_small_disk_nothing_is_half_there_and_all_goes_on_once_there_is_room(small_api, small_disk, rows):
+    api = small_api
+    before = state_of(api)
+    check_refused(api.upload(rows(400_000)), 507, "storage_full")  # about 20 MB
+    small_disk.fill()
+    check_refused(api.upload(rows(20_000)), 507, "storage_full")
+    check_refused(api.submit("one-key"), 507, "storage_full")
+    assert state_of(api) == before
+    assert not list(api.seen.glob("scratch/*"))
+    small_disk.empty()
+    assert api.submit("one-key").status_code == 201
+    assert api.upload(rows(50)).status_code == 201
+    after = state_of(api)
+    api.kill()
+    api.up()
+    assert state_of(api) == after
+
+
 # -- known gaps: each test begins to fail when its gap is closed, and then becomes an ordinary one ---------------------------
 
 
