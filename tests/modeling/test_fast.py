@@ -221,3 +221,15 @@ def test_rows_of_one_token_and_passes_without_loss(random_base):
     assert ours.logprobs(Packed([3, 4], [1, 1], []), training=True).shape == (0,)
     ours.backward(torch.zeros(0))
     assert fast.weights_of(ours.base) is ours.weights
+
+
+def test_each_seat_of_a_gang_has_its_own_temperature(random_base):
+    ours, oracle = pair(random_base)
+    packed = a_pack()
+    warm = Packed(packed.ids_T, packed.lengths, packed.loss_at_N, temperature=0.6)
+    assert_same_gradients(gradients(ours, warm), gradients(oracle, warm))
+    other = trained(open_engine(ours.base, SHAPE, 1, "fast"))
+    alone = [ours.logprobs(warm, training=False), other.logprobs(packed, training=False)]
+    together = gang.logprobs([(ours, warm), (other, packed)], training=False)
+    assert all(torch.allclose(one, two, atol=1e-5) for one, two in zip(alone, together, strict=True))
+    assert not torch.allclose(alone[0], ours.logprobs(packed, training=False), atol=1e-2)

@@ -5,8 +5,9 @@ import random
 import pytest
 import torch
 
+from luthier.modeling.engines import open_engine
 from luthier.modeling.plain import PlainEngine
-from luthier.modeling.types import LoraShape, Sampling
+from luthier.modeling.types import LoraShape, Packed, Sampling
 
 ARCHITECTURES = ["llama", "qwen2", "gpt_neox", "mistral", "gemma2"]
 
@@ -123,3 +124,17 @@ def test_more_prompts_than_a_batch_holds_come_back_in_order(engine_of):
     prompts = prompts_of(70, seed=3)
     together = engine.generate(prompts, Sampling(max_new_tokens=3))
     assert together == [engine.generate([prompt], Sampling(max_new_tokens=3))[0] for prompt in prompts]
+
+
+@pytest.mark.parametrize(("temperature", "prefer"), [(0.0, "plain"), (1.0, "fast"), (0.7, "plain"), (0.7, "fast")])
+def test_how_likely_drawn_tokens_were_is_what_a_forward_pass_says(random_base, temperature, prefer):
+    engine = open_engine(random_base(), LoraShape(4, 8), 0, prefer)
+    torch.nn.init.normal_(next(iter(reversed(engine.parameters.values()))), generator=torch.Generator().manual_seed(5))
+    prompts = prompts_of(5)
+    sampling = Sampling(max_new_tokens=14, temperature=temperature, seed=3, stop_ids=frozenset({1, 7, 9}), logps=True)
+    for prompt, completion in zip(prompts, engine.generate(prompts, sampling), strict=True):
+        answer = [*completion.token_ids, *([] if completion.stop_id is None else [completion.stop_id])]
+        assert (completion.stop_id in {1, 7, 9}) == (completion.finish_reason == "stop")
+        at = range(len(prompt) - 1, len(prompt) + len(answer) - 1)
+        packed = Packed([*prompt, *answer], [len(prompt) + len(answer)], list(at), temperature or 1.0)
+        assert torch.allclose(engine.logprobs(packed, training=False), torch.tensor(completion.logps), atol=2e-5, rtol=0)

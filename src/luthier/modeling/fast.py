@@ -106,7 +106,9 @@ def logprobs_together(seats: Sequence[tuple[FastEngine, Packed]], *, training: b
     setting = fast_blocks.Setting(weights, Attention(lengths, weights), [share for share in shares if share is not None])
     counts = [len(packed.loss_at_N) for _, packed in seats]
     keep: _Keep = "nothing" if not training else "inputs" if any(engine.recompute for engine, _ in seats) else "all"
-    logp_N, done = _there(setting, ids_T, at_N, keep)
+    warm = [packed.temperature for _, packed in seats for _ in packed.loss_at_N]
+    cool_N1 = None if all(one == 1.0 for one in warm) else 1 / torch.tensor(warm, device=base.device)[:, None]
+    logp_N, done = _there(setting, ids_T, at_N, cool_N1, keep)
     for engine, _ in seats:
         engine._done = done  # pyright: ignore[reportPrivateUsage]  # one unit with its engines
     return list(logp_N.split(counts))
@@ -137,7 +139,9 @@ def backward_together(engines: Sequence[FastEngine], grads: Sequence[Tensor]) ->
             dx_TD = slope
 
 
-def _there(setting: fast_blocks.Setting, ids_T: Tensor, at_N: Tensor, keep: _Keep) -> tuple[Tensor, _Done | None]:
+def _there(
+    setting: fast_blocks.Setting, ids_T: Tensor, at_N: Tensor, cool_N1: Tensor | None, keep: _Keep
+) -> tuple[Tensor, _Done | None]:
     weights = setting.weights
     x_TD = functional.embedding(ids_T, weights.embed_VD)
     if weights.embed_scale != 1.0:
@@ -149,13 +153,17 @@ def _there(setting: fast_blocks.Setting, ids_T: Tensor, at_N: Tensor, keep: _Kee
         if keep != "nothing":
             all_kept.append(kept if keep == "all" else before_TD)
     last_ND = x_TD.index_select(0, at_N)
-    logp_N, slope_ND = _head(weights, last_ND, ids_T[at_N + 1], training=keep != "nothing")
+    logp_N, slope_ND = _head(weights, last_ND, ids_T[at_N + 1], cool_N1, training=keep != "nothing")
     done = _Done(setting, all_kept, len(ids_T), at_N, last_ND, slope_ND) if slope_ND is not None else None
     return logp_N, done
 
 
-def _head(weights: FastWeights, last_ND: Tensor, target_N: Tensor, *, training: bool) -> tuple[Tensor, Tensor | None]:
+def _head(
+    weights: FastWeights, last_ND: Tensor, target_N: Tensor, cool_N1: Tensor | None, *, training: bool
+) -> tuple[Tensor, Tensor | None]:
     """Log-probabilities, and their slopes with respect to the normed hidden states, without ever holding (N, V).
+
+    cool_N1: what logits are multiplied by, or None for 1.
 
     Positions are independent of each other, so the slope of each is known before the loss is.
     """
@@ -165,7 +173,11 @@ def _head(weights: FastWeights, last_ND: Tensor, target_N: Tensor, *, training: 
     for start in range(0, len(target_N), chunk):
         part = slice(start, start + chunk)
         logits_CV = products.linear(normed_ND[part], weights.head_VD)
+        if cool_N1 is not None:
+            logits_CV *= cool_N1[part]
         logp_N[part] = kernels.logprob_slope_(logits_CV, target_N[part])
         if training:
             normed_ND[part] = products.back(logits_CV, weights.head_VD)  # nobody needs the hidden states of this part any more
-    return logp_N, normed_ND if training else None
+    if not training:
+        return logp_N, None
+    return logp_N, normed_ND if cool_N1 is None else normed_ND.mul_(cool_N1)

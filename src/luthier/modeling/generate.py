@@ -29,6 +29,8 @@ class Token:
 
     id: int | None
     finish_reason: str | None = None
+    stop_id: int | None = None
+    logp: float | None = None
 
 
 def generate(base: LoadedBase, prompts: Sequence[Sequence[int]], sampling: Sampling) -> list[Completion]:
@@ -36,16 +38,21 @@ def generate(base: LoadedBase, prompts: Sequence[Sequence[int]], sampling: Sampl
 
     Raises: ValueError for a prompt that is empty, too long or holds unknown tokens.
     """
-    answers: dict[int, list[int]] = {number: [] for number in range(len(prompts))}
-    reasons: dict[int, str] = {}
+    answers: dict[int, list[Token]] = {number: [] for number in range(len(prompts))}
     for numbers in _batches(prompts):
         rows = [_Row(number, prompts[number], sampling, base) for number in numbers]
         for row, token in _decode(base, rows):
-            if token.id is not None:
-                answers[row.number].append(token.id)
-            if token.finish_reason:
-                reasons[row.number] = token.finish_reason
-    return [Completion(tuple(answers[number]), reasons[number]) for number in range(len(prompts))]
+            answers[row.number].append(token)
+    return [_completion(answers[number]) for number in range(len(prompts))]
+
+
+def _completion(tokens: Sequence[Token]) -> Completion:
+    return Completion(
+        token_ids=tuple(token.id for token in tokens if token.id is not None),
+        finish_reason=tokens[-1].finish_reason or "length",
+        stop_id=tokens[-1].stop_id,
+        logps=tuple(token.logp for token in tokens if token.logp is not None),
+    )
 
 
 def stream(base: LoadedBase, prompt: Sequence[int], sampling: Sampling) -> Generator[Token]:
@@ -72,20 +79,22 @@ class _Row:
 
     def pick(self, logits_V: Tensor) -> int:
         """Draw from the most likely tokens that together hold `top_p` of the probability."""
-        probability_V, id_V = torch.softmax(logits_V.double() / self.sampling.temperature, dim=0).sort(
-            descending=True, stable=True
-        )
-        sum_V = probability_V.cumsum(0)
-        # The token that crosses top_p still counts, so there is always one.
-        kept = int((sum_V - probability_V < self.sampling.top_p).sum()) or 1
-        drawn = self._random.random() * sum_V[kept - 1]
-        return int(id_V[min(int(torch.searchsorted(sum_V[:kept], drawn, right=True)), kept - 1)])
+        probability_V, id_V = torch.softmax(logits_V.double() / self.sampling.temperature, dim=0), None
+        kept = len(probability_V)
+        if self.sampling.top_p < 1:
+            probability_V, id_V = probability_V.sort(descending=True, stable=True)
+            # The token that crosses top_p still counts, so there is always one.
+            kept = int((probability_V.cumsum(0) - probability_V < self.sampling.top_p).sum()) or 1
+        sum_V = probability_V[:kept].cumsum(0)
+        drawn = self._random.random() * sum_V[-1]
+        place = min(int(torch.searchsorted(sum_V, drawn, right=True)), kept - 1)
+        return place if id_V is None else int(id_V[place])
 
-    def take(self, token: int) -> Token:
+    def take(self, token: int, logp: float | None) -> Token:
         self.left -= 1
         if token in self.sampling.stop_ids:
-            return Token(None, "stop")
-        return Token(token, None if self.left > 0 else "length")
+            return Token(None, "stop", token, logp)
+        return Token(token, None if self.left > 0 else "length", None, logp)
 
 
 def _batches(prompts: Sequence[Sequence[int]]) -> Iterator[list[int]]:
@@ -111,10 +120,11 @@ def _decode(base: LoadedBase, rows: list[_Row]) -> Iterator[tuple[_Row, Token]]:
     cache = DynamicCache(config=base.model.config)
     next_BL, mask_BL = _left_padded(rows, base.device)
     while True:
-        ids = _next(base, rows, next_BL, mask_BL, cache)
+        logits_BV = _next(base, next_BL, mask_BL, cache)
+        ids = _picked(rows, logits_BV)
         going: list[int] = []
-        for index, (row, token_id) in enumerate(zip(rows, ids, strict=True)):
-            token = row.take(token_id)
+        for index, (row, token_id, logp) in enumerate(zip(rows, ids, _logps(rows, logits_BV, ids), strict=True)):
+            token = row.take(token_id, logp)
             if token.finish_reason is None:
                 going.append(index)
             yield row, token
@@ -130,10 +140,11 @@ def _decode(base: LoadedBase, rows: list[_Row]) -> Iterator[tuple[_Row, Token]]:
 
 
 @torch.no_grad()
-def _next(base: LoadedBase, rows: list[_Row], next_BL: Tensor, mask_BL: Tensor, cache: DynamicCache) -> list[int]:
+def _next(base: LoadedBase, next_BL: Tensor, mask_BL: Tensor, cache: DynamicCache) -> Tensor:
+    """Logits of the next token of each row, shape (B, V)."""
     # Positions count real tokens only: a row's answer must not know how much padding it got.
     position_BL = (mask_BL.cumsum(1) - 1).clamp(min=0)[:, -next_BL.shape[1] :]
-    logits_BV = base.model(
+    return base.model(
         input_ids=next_BL,
         attention_mask=mask_BL,
         position_ids=position_BL,
@@ -141,8 +152,20 @@ def _next(base: LoadedBase, rows: list[_Row], next_BL: Tensor, mask_BL: Tensor, 
         use_cache=True,
         logits_to_keep=1,
     ).logits[:, -1]
+
+
+def _picked(rows: list[_Row], logits_BV: Tensor) -> list[int]:
     likeliest: list[int] = logits_BV.argmax(dim=1).tolist()
     return [row.pick(logits_BV[i]) if row.sampling.temperature > 0 else likeliest[i] for i, row in enumerate(rows)]
+
+
+def _logps(rows: list[_Row], logits_BV: Tensor, ids: list[int]) -> Sequence[float | None]:
+    sampling = rows[0].sampling  # rows of one call are asked for alike
+    if not sampling.logps:
+        return [None] * len(rows)
+    logits_BV = logits_BV.float() / (sampling.temperature or 1.0)
+    logp_B: list[float] = (logits_BV[range(len(ids)), ids] - logits_BV.logsumexp(dim=1)).tolist()
+    return logp_B
 
 
 def _left_padded(rows: list[_Row], device: torch.device) -> tuple[Tensor, Tensor]:

@@ -41,6 +41,11 @@ def head_of(model: PreTrainedModel) -> Head:
     return head
 
 
+def tempered(head: Head, temperature: float) -> Head:
+    """The head with its logits divided by `temperature`."""
+    return head if temperature == 1.0 else lambda hidden_CD: head(hidden_CD) / temperature
+
+
 def chunk_of(vocab: int) -> int:
     """Positions whose logits are computed together."""
     return max(_CHUNK_ROWS, _CHUNK_LOGITS // vocab)

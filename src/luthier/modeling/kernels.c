@@ -21,9 +21,9 @@ static inline bf16 narrow(float x) {
     return (bf16)(x != x ? 0x7fc0u : rounded);
 }
 
-// exp to within 2 units in the last place (Cephes' polynomial); arguments are held within what fp32 can answer.
-static inline float fast_exp(float x) {
-    x = x < -87.0f ? -87.0f : x;
+// exp to within 2 units in the last place (Cephes' polynomial); 0 and infinity where fp32 has no answer.
+static inline float fast_exp(float wanted) {
+    float x = wanted < -87.0f ? -87.0f : wanted;
     x = x > 88.0f ? 88.0f : x;
     word shifted, power;
     shifted.f = x * 1.44269504089f + 12582912.0f;  // 1.5 * 2^23: the low bits are now the nearest whole number
@@ -38,7 +38,9 @@ static inline float fast_exp(float x) {
     p = p * r + 5.0000001201e-1f;
     p = p * r * r + r + 1.0f;
     power.i = (shifted.i - 0x4B400000 + 127) << 23;
-    return p * power.f;
+    p *= power.f;
+    p = wanted < -87.0f ? 0.0f : p;
+    return wanted > 88.0f ? INFINITY : p;
 }
 
 static void load(float *row, const void *from, i64 at, i64 n, int half) {

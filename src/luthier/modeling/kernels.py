@@ -60,13 +60,17 @@ def library() -> ctypes.CDLL | None:
     return found
 
 
-def _native(*tensors: Tensor) -> ctypes.CDLL | None:
-    """The library, if it can take these tensors: all of one type, whole in memory."""
-    first = tensors[0]
-    for tensor in tensors:
-        if tensor.device.type != "cpu" or tensor.dtype != first.dtype or not tensor.is_contiguous():
-            return None
-    return library() if first.dtype in _TYPES and Switch.native else None
+def _native(*tensors: Tensor, wide: Sequence[Tensor] = ()) -> ctypes.CDLL | None:
+    """The library, if it can take these tensors: whole in memory, all of one type, and those of `wide` in fp32."""
+    kind = tensors[0].dtype
+    if kind not in _TYPES or not Switch.native:
+        return None
+    whole = all(_lies_as(tensor, kind) for tensor in tensors) and all(_lies_as(tensor, torch.float32) for tensor in wide)
+    return library() if whole else None
+
+
+def _lies_as(tensor: Tensor, kind: torch.dtype) -> bool:
+    return tensor.device.type == "cpu" and tensor.dtype == kind and tensor.is_contiguous()
 
 
 def _how(tensor: Tensor) -> tuple[int, int]:
@@ -74,7 +78,7 @@ def _how(tensor: Tensor) -> tuple[int, int]:
 
 
 def rms_norm(x_TD: Tensor, weight_D: Tensor, eps: float) -> Tensor:
-    lib = _native(x_TD)
+    lib = _native(x_TD, wide=(weight_D,))
     if lib is None:
         return kernels_torch.rms_norm(x_TD, weight_D, eps)
     y_TD = torch.empty_like(x_TD)
@@ -83,7 +87,7 @@ def rms_norm(x_TD: Tensor, weight_D: Tensor, eps: float) -> Tensor:
 
 
 def add_rms_norm(x_TD: Tensor, delta_TD: Tensor, weight_D: Tensor, eps: float) -> tuple[Tensor, Tensor]:
-    lib = _native(x_TD, delta_TD)
+    lib = _native(x_TD, delta_TD, wide=(weight_D,))
     if lib is None:
         return kernels_torch.add_rms_norm(x_TD, delta_TD, weight_D, eps)
     sum_TD, y_TD = torch.empty_like(x_TD), torch.empty_like(x_TD)
@@ -93,7 +97,7 @@ def add_rms_norm(x_TD: Tensor, delta_TD: Tensor, weight_D: Tensor, eps: float) -
 
 
 def rms_norm_backward(dy_TD: Tensor, x_TD: Tensor, weight_D: Tensor, eps: float, residual_TD: Tensor | None) -> Tensor:
-    lib = _native(x_TD, dy_TD, *([] if residual_TD is None else [residual_TD]))
+    lib = _native(x_TD, dy_TD, *([] if residual_TD is None else [residual_TD]), wide=(weight_D,))
     if lib is None:
         return kernels_torch.rms_norm_backward(dy_TD, x_TD, weight_D, eps, residual_TD)
     dx_TD = torch.empty_like(x_TD)
@@ -125,8 +129,8 @@ def gated_backward(gate_up_TI: Tensor, dy_TI: Tensor, gate: Gate) -> tuple[Tenso
 
 
 def heads_out(qkv_TX: Tensor, bucket: Bucket, tables: tuple[Tensor, Tensor], heads: Heads) -> tuple[Tensor, Tensor, Tensor]:
-    lib = _native(qkv_TX)
-    if lib is None:
+    lib = _native(qkv_TX, wide=tables)
+    if lib is None or bucket.longest > len(tables[0]):
         return kernels_torch.heads_out(qkv_TX, bucket, tables, heads)
     rows, length = bucket.count * heads.keys, bucket.longest
     query = qkv_TX.new_empty(rows, heads.group * length, heads.width)
@@ -139,8 +143,8 @@ def heads_out(qkv_TX: Tensor, bucket: Bucket, tables: tuple[Tensor, Tensor], hea
 def heads_back(
     grads: tuple[Tensor, Tensor, Tensor], bucket: Bucket, tables: tuple[Tensor, Tensor], heads: Heads, dqkv_TX: Tensor
 ) -> None:
-    lib = _native(dqkv_TX, *grads)
-    if lib is None:
+    lib = _native(dqkv_TX, *grads, wide=tables)
+    if lib is None or bucket.longest > len(tables[0]):
         kernels_torch.heads_back(grads, bucket, tables, heads, dqkv_TX)
         return
     pointers = [each.data_ptr() for each in (*tables, dqkv_TX)]
@@ -184,11 +188,18 @@ def softmax_backward_(probs: Tensor, dprobs: Tensor, scale: float) -> None:
 
 def logprob_slope_(logits_CV: Tensor, target_C: Tensor) -> Tensor:
     lib = _native(logits_CV)
-    if lib is None or not target_C.is_contiguous():
+    if lib is None or not _are_places(target_C, logits_CV.shape[1]):
         return kernels_torch.logprob_slope_(logits_CV, target_C)
     logp_C = torch.empty(len(target_C))
     lib.logprob_slope(logits_CV.data_ptr(), target_C.data_ptr(), logp_C.data_ptr(), *logits_CV.shape, *_how(logits_CV))
     return logp_C
+
+
+def _are_places(target_C: Tensor, vocabulary: int) -> bool:
+    # C would write wherever a wrong number points to; torch says what is wrong with it.
+    if not _lies_as(target_C, torch.int64):
+        return False
+    return len(target_C) == 0 or (int(target_C.min()) >= 0 and int(target_C.max()) < vocabulary)
 
 
 def _struct(bucket: Bucket, heads: Heads) -> _BucketStruct:

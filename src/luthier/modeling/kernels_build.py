@@ -22,6 +22,7 @@ _COMPILE = ("-O3", "-march=native", "-fopenmp", "-fno-math-errno", "-fno-trappin
 # Linked without OpenMP, so that its names are found in the runtime that torch brought along: one pool of threads, not two.
 _LINK = ("-shared",)
 _COMPILE_S = 60
+_DIGEST_BYTES = 32
 
 
 def default_folder() -> Path:
@@ -39,11 +40,13 @@ def load(folder: Path | None = None, compiler: str = "cc") -> ctypes.CDLL | None
         name = hashlib.sha256(b"\0".join([source, _version(found), _processor(), " ".join(_COMPILE).encode()])).hexdigest()
         folder = folder or default_folder()
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        if not _is_ours(folder):
+            return None
         library = folder / f"{name[:32]}.so"
-        if not library.is_file():
+        if not (library.is_file() and _is_ours(library) and _is_whole(library)):
             _compile(found, source, library)
-        return ctypes.CDLL(str(library)) if _is_ours(library) else None
-    except (OSError, subprocess.SubprocessError):
+        return ctypes.CDLL(str(library))
+    except (OSError, subprocess.SubprocessError, RuntimeError):  # RuntimeError: a user without a home
         return None
 
 
@@ -57,15 +60,22 @@ def _compile(compiler: str, source: bytes, library: Path) -> None:
             [compiler, *_LINK, str(compiled), "-o", str(linked), "-lm"],
         ):
             subprocess.run(command, check=True, capture_output=True, timeout=_COMPILE_S, stdin=subprocess.DEVNULL)
+        binary = linked.read_bytes()
+        linked.write_bytes(binary + hashlib.sha256(binary).digest())
+        linked.chmod(0o700)  # whatever the umask: a library that the group could write is not loaded
         linked.replace(library)
 
 
-def _is_ours(library: Path) -> bool:
+def _is_ours(path: Path) -> bool:
     """Whether nobody else could have written it."""
-    return all(
-        facts.st_uid == os.getuid() and not facts.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
-        for facts in (library.stat(), library.parent.stat())
-    )
+    facts = path.stat()
+    return facts.st_uid == os.getuid() and not facts.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
+
+
+def _is_whole(library: Path) -> bool:
+    """Whether it ends with its own digest. A crash of the machine can leave half a file, and to load that ends the process."""
+    content = library.read_bytes()
+    return hashlib.sha256(content[:-_DIGEST_BYTES]).digest() == content[-_DIGEST_BYTES:]
 
 
 def _version(compiler: str) -> bytes:

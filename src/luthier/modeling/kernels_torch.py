@@ -89,7 +89,7 @@ def heads_out(qkv_TX: Tensor, bucket: Bucket, tables: tuple[Tensor, Tensor], hea
     zeros at padding. tables: cosines and sines by place, fp32, shape (places, E)."""
     token_BL, real_BL = bucket.places
     rows, length, width = bucket.count, bucket.longest, heads.width
-    all_BLHE = qkv_TX[token_BL.flatten()].view(rows, length, -1, width) * real_BL[:, :, None, None]
+    all_BLHE = qkv_TX[token_BL.flatten()].view(rows, length, -1, width).masked_fill(~real_BL[:, :, None, None], 0)
     cos, sin = (table[:length].view(1, length, 1, width) for table in tables)
     turned = all_BLHE[:, :, : heads.queries + heads.keys].float()
     turned = (turned * cos + _quarter(turned) * sin).to(qkv_TX.dtype)
@@ -125,7 +125,7 @@ def attention_in(out_TX: Tensor, bucket: Bucket, heads: Heads) -> Tensor:
     """The adjoint of `attention_out`: a bucket's share of (T, X) as (B K, G L, E), zeros at padding."""
     token_BL, real_BL = bucket.places
     by_place = out_TX[token_BL.flatten()].view(bucket.count, bucket.longest, heads.keys, heads.group, heads.width)
-    by_place = by_place * real_BL[:, :, None, None, None]
+    by_place = by_place.masked_fill(~real_BL[:, :, None, None, None], 0)
     return by_place.permute(0, 2, 3, 1, 4).reshape(bucket.count * heads.keys, -1, heads.width)
 
 

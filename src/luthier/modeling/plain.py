@@ -17,7 +17,7 @@ from torch.nn import Parameter
 
 from luthier.modeling import adapter_files, generate, lora
 from luthier.modeling.attention import Rows, RowsUnsupported, attending_by_rows
-from luthier.modeling.head import chunk_of, head_of, token_logprobs
+from luthier.modeling.head import chunk_of, head_of, tempered, token_logprobs
 from luthier.modeling.load import LoadedBase
 from luthier.modeling.lora import Dropout
 from luthier.modeling.types import Completion, LoraShape, Packed, Sampling
@@ -127,7 +127,8 @@ class PlainEngine:
         ids_T = torch.tensor(packed.ids_T, device=self.base.device)
         at_N = torch.tensor(packed.loss_at_N, device=self.base.device)
         hidden_TD = self._hidden(ids_T, packed.lengths)
-        return token_logprobs(self._head, hidden_TD.index_select(0, at_N), ids_T[at_N + 1], self._chunk)
+        head = tempered(self._head, packed.temperature)
+        return token_logprobs(head, hidden_TD.index_select(0, at_N), ids_T[at_N + 1], self._chunk)
 
     def packed_logits(self, rows: Sequence[Sequence[int]]) -> Tensor:
         """Logits of rows that go through the model together, shape (T, V), fp32. Raises: RowsUnsupported."""
@@ -153,7 +154,8 @@ class PlainEngine:
             if at:
                 at_N = torch.tensor(at, device=self.base.device)
                 logits_NV = self.base.model(input_ids=ids_T[None], use_cache=False).logits[0].index_select(0, at_N)
-                parts.append(token_logprobs(torch.Tensor.float, logits_NV, ids_T[at_N + 1], self._chunk))
+                head = tempered(torch.Tensor.float, packed.temperature)
+                parts.append(token_logprobs(head, logits_NV, ids_T[at_N + 1], self._chunk))
         return torch.cat(parts)
 
     @cached_property

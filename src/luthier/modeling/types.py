@@ -36,12 +36,14 @@ class Packed:
     """Rows laid end to end; attention never crosses from one to the next.
 
     ids_T: T token ids. lengths: tokens of each row, their sum is T. loss_at_N: positions t (ascending) whose NEXT token,
-    `ids_T[t + 1]`, carries loss; never a row's last position. All plain ints.
+    `ids_T[t + 1]`, carries loss; never a row's last position. All plain ints. temperature: logits are divided by it, so that
+    answers drawn at a temperature can be judged at that one.
     """
 
     ids_T: Sequence[int]
     lengths: Sequence[int]
     loss_at_N: Sequence[int]
+    temperature: float = 1.0
 
 
 class TrainingEngine(Protocol):
@@ -96,6 +98,8 @@ class Sampling:
     top_p: float = 1.0
     seed: int | None = None
     stop_ids: frozenset[int] = frozenset()
+    logps: bool = False
+    """Tell how likely each token was."""
 
 
 @dataclass(frozen=True)
@@ -104,6 +108,10 @@ class Completion:
 
     token_ids: tuple[int, ...]
     finish_reason: str  # "stop" | "length"
+    stop_id: int | None = None
+    logps: tuple[float, ...] = ()
+    """Where they were asked for: natural-log probability of each token at the temperature it was drawn at (1 for the most
+    likely), that of the stop token last."""
 
 
 class Generator(Protocol):
