@@ -1,6 +1,6 @@
-"""What the training benchmarks train on: a random base in the shape of SmolLM2-135M, and 1,000 instruction rows.
+"""What the training benchmarks train on: a random base in the shape of SmolLM2-135M or smaller, and 1,000 instruction rows.
 
-    python benchmarks/train_data.py .bench/data [--data FILE]
+    python benchmarks/train_data.py .bench/data [--shape small] [--data FILE]
 
 Rows are made of what Python's own help says, so that any machine can make them; their lengths follow those of 999 rows of
 Alpaca (mean 174 tokens, median 133, longest 580, 84 % answer). `--data` takes a file of chat rows instead. Writes:
@@ -18,7 +18,7 @@ import json
 import random
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import cycle
 from pathlib import Path
@@ -54,6 +54,9 @@ class Shape:
     context: int = 8_192
 
 
+SHAPES = {"135m": Shape(), "small": Shape(hidden=256, intermediate=768, layers=8, heads=4, kv_heads=2)}
+
+
 @dataclass(frozen=True)
 class Row:
     """One row as tokens. `labels` are -100 where no loss is."""
@@ -69,16 +72,17 @@ class Row:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("out", type=Path)
+    parser.add_argument("--shape", choices=SHAPES, default="135m")
     parser.add_argument("--data", type=Path, help="a JSONL file of chat rows to train on instead")
     options = parser.parse_args()
-    make(options.out, options.data)
+    make(options.out, SHAPES[options.shape], options.data)
     rows = read_rows(options.out)
     print(json.dumps(facts_of(rows)))
 
 
-def make(out: Path, data: Path | None = None) -> None:
-    """Make the whole folder, or leave it as it is where it was made by the same file from the same data."""
-    origin = Path(__file__).read_text("utf-8") + (data.read_text("utf-8") if data else "")
+def make(out: Path, shape: Shape, data: Path | None = None) -> None:
+    """Make the whole folder, or leave it as it is where it was made by the same file, of the same shape and data."""
+    origin = Path(__file__).read_text("utf-8") + str(shape) + (data.read_text("utf-8") if data else "")
     stamp = out / "origin.txt"
     if stamp.is_file() and stamp.read_text("utf-8") == origin:
         return
@@ -87,7 +91,7 @@ def make(out: Path, data: Path | None = None) -> None:
     building = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
     chats = [json.loads(line)["messages"] for line in data.read_text("utf-8").splitlines()] if data else None
     tokenizer = train_tokenizer([text for chat in chats for text in texts_of(chat)] if chats else [*topics.values()])
-    write_model(building / "model", tokenizer)
+    write_model(building / "model", tokenizer, shape)
     chats = chats or list(made_chats(tokenizer))
     write_rows(building, chats)
     (building / stamp.name).write_text(origin, "utf-8")
@@ -135,12 +139,11 @@ def train_tokenizer(texts: list[str]) -> Tokenizer:
     return tokenizer
 
 
-def write_model(folder: Path, tokenizer: Tokenizer, shape: Shape | None = None) -> None:
+def write_model(folder: Path, tokenizer: Tokenizer, shape: Shape) -> None:
     """A model folder with random weights in bf16, as bases of this family are published."""
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-    shape = shape or Shape()
     config = LlamaConfig(
         hidden_size=shape.hidden,
         intermediate_size=shape.intermediate,
@@ -156,7 +159,7 @@ def write_model(folder: Path, tokenizer: Tokenizer, shape: Shape | None = None) 
         pad_token_id=3,
     )
     torch.manual_seed(0)
-    LlamaForCausalLM(config).to(torch.bfloat16).save_pretrained(folder)
+    LlamaForCausalLM(config).bfloat16().save_pretrained(folder)
     end, start, stop, pad = SPECIAL_TOKENS
     del end
     wrapped = PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token=start, eos_token=stop, pad_token=pad)
@@ -232,7 +235,7 @@ def write_rows(folder: Path, chats: list[list[dict[str, str]]]) -> None:
     write_lines(folder / "tokens.jsonl", tokens)
 
 
-def write_lines(path: Path, values: list[dict[str, object]]) -> None:
+def write_lines(path: Path, values: Sequence[Mapping[str, object]]) -> None:
     path.write_text("".join(json.dumps(value) + "\n" for value in values), "utf-8")
 
 

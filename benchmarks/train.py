@@ -1,0 +1,143 @@
+"""How fast and how light our trainer is beside TRL and LLaMA-Factory, at the same work and with the same losses.
+
+    python benchmarks/train.py [--setting 135m|135m-fp32|small] [--rounds 15] [--sessions 3] [--peers trl,llamafactory]
+
+Ours and one peer at a time are live processes that take turns, one optimiser step each, in changing order; a ratio is the
+median over rounds. Each session starts both anew. README.md in this folder says what is compared, and how to read it.
+A run of fewer than 15 rounds, or on a busy machine, is printed and kept in .bench/results, not in benchmarks/results.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import tempfile
+from dataclasses import asdict
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import facts
+import train_data
+from figures import Pair, row_of, table
+from racing import Racer
+from variants import BENCH, Variant, Work, command, environment, in_order, variants
+
+RESULTS = Path(__file__).parent / "results"
+RECORDED_ROUNDS = 15
+WARM_UP = 2
+"""Steps after the first one that count for no ratio of speed."""
+SETTINGS = {
+    "135m": Work("135m", "bf16", threads=4),
+    "135m-fp32": Work("135m", "fp32", threads=4),
+    "small": Work("small", "fp32", threads=2),
+}
+USUAL = "trl_default,trl_best,llamafactory_default,llamafactory_best"
+
+
+def main() -> int:
+    given = _arguments()
+    work = SETTINGS[given.setting]
+    prepare(work)
+    known = variants(work.precision)
+    chosen = [name for name in known if any(name == asked or name.startswith(f"{asked}_") for asked in given.peers.split(","))]
+    peers = [name for name in chosen if name != given.ours]
+    peak = facts.matrix_peak(work.threads, work.precision)
+    record: dict[str, Any] = {"setting": given.setting, "work": asdict(work), "machine": facts.machine()}
+    record |= {"matrix_peak_gflops": round(peak / 1e9, 1), "rows": []}
+    use = Use(flops_of(work), peak)
+    for name in peers:
+        pair = race(work, {each: known[each] for each in (given.ours, name)}, given.rounds, given.sessions)
+        record["rows"].append(row_of(pair, same_rows=known[name].same_rows, mfu=use.share))
+        print(table(record["rows"]), flush=True)
+    record["versions"] = {python: facts.versions(python) for python in sorted({known[name].python for name in chosen})}
+    record["machine"]["load_after"] = [round(load, 2) for load in os.getloadavg()]
+    save(record, given.setting, given.rounds)
+    return 0 if all(row["losses_agree"] for row in record["rows"]) else 1
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--setting", choices=SETTINGS, default="135m")
+    parser.add_argument("--rounds", type=int, default=RECORDED_ROUNDS, help="steps of each that count, over all sessions")
+    parser.add_argument("--sessions", type=int, default=3, help="how often both are started anew")
+    parser.add_argument("--peers", default=USUAL, help="variants, or beginnings of their names: %(default)s")
+    parser.add_argument("--ours", default="luthier")
+    return parser.parse_args()
+
+
+def prepare(work: Work) -> None:
+    """The base and the rows, made once, also in the order in which our trainer takes them."""
+    train_data.make(work.folder, train_data.SHAPES[work.shape])
+    for name in ("rows", "tokens"):
+        ordered = work.folder / f"in-order-{name}.jsonl"
+        lines = (work.folder / f"{name}.jsonl").read_text("utf-8").splitlines(keepends=True)
+        ordered.write_text("".join(lines[number] for number in in_order(len(lines), work)), "utf-8")
+
+
+class Use:
+    """How much of the machine's matrix peak so many tokens a second are."""
+
+    def __init__(self, flops_per_token: float, peak: float) -> None:
+        self.flops_per_token, self.peak = flops_per_token, peak
+
+    def share(self, tokens_per_second: float) -> float:
+        return tokens_per_second * self.flops_per_token / self.peak
+
+
+def flops_of(work: Work) -> float:
+    rows = [(len(row.ids), row.loss_tokens) for row in train_data.read_rows(work.folder)]
+    return facts.flops_per_token(train_data.SHAPES[work.shape], work.rank, rows)
+
+
+def race(work: Work, two: dict[str, Variant], rounds: int, sessions: int) -> Pair:
+    """Sessions of turns. The first of the two is ours."""
+    (ours, theirs) = two
+    pair = Pair(ours, theirs)
+    each = -(-rounds // sessions)
+    for session in range(sessions):
+        count = min(each, rounds - session * each)
+        if count <= 0:
+            break
+        with tempfile.TemporaryDirectory(prefix=f".{theirs}-", dir=BENCH) as scratch:
+            racers = [racer(name, variant, work, Path(scratch) / name) for name, variant in two.items()]
+            _session(pair, racers, count, first=session % 2)
+    return pair
+
+
+def racer(name: str, variant: Variant, work: Work, scratch: Path) -> Racer:
+    scratch.mkdir()
+    logs = BENCH / "logs"
+    logs.mkdir(exist_ok=True)
+    return Racer(name, command(variant, work, scratch), logs / f"{name}.log", environment(work.threads))
+
+
+def _session(pair: Pair, racers: list[Racer], rounds: int, first: int) -> None:
+    order = racers[::-1] if first else racers
+    # One after the other, each up to its first step: two that load at once would measure each other.
+    with order[0] as one:
+        one.turn()
+        with order[1] as other:
+            other.turn()
+            for turn in range(WARM_UP + rounds):
+                for each in (one, other) if turn % 2 == 0 else (other, one):
+                    each.turn()
+                told = " ".join(f"{each.name} {each.steps[-1].tokens_per_second:.0f}" for each in racers)
+                print(f"  {turn - WARM_UP + 1:3} {told} tokens/s", file=sys.stderr, flush=True)
+    pair.add(racers[0], racers[1], warm_up=WARM_UP + 1)
+
+
+def save(record: dict[str, Any], setting: str, rounds: int) -> None:
+    final = rounds >= RECORDED_ROUNDS and not any(row["noisy"] for row in record["rows"])
+    folder = (RESULTS if final else BENCH / "results") / facts.machine_name()
+    folder.mkdir(parents=True, exist_ok=True)
+    name = "train" if setting == "135m" else f"train-{setting}"
+    path = folder / f"{name}-{datetime.now(UTC):%Y-%m-%d}.json"
+    path.write_text(json.dumps(record, indent=2) + "\n", "utf-8")
+    print(f"{'recorded' if final else 'a sample, not for the record'}: {path}")
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
