@@ -69,7 +69,6 @@ REFUSED = [
     ("D17", jsonl({"prompt": "a", "completion": "b"}, {"prompt": "a", "completion": " \n"}), "empty_content", 2),
     ("D17 chat", line(content('" "')), "empty_content", 7),
     ("D18", line('{"prompt": "a", "completion": "b"}'), "schema_mismatch", 7),
-    ("pairs", jsonl({"prompt": "a", "chosen": "b", "rejected": "c"}), "missing_field", 1),
     ("sharegpt", jsonl({"conversations": [{"from": "human", "value": "x"}]}), "missing_field", 1),
     ("D34 elf", b"\x7fELF\x02\x01\x01", "type", 1),
     ("D34 pickle", b"\x80\x04\x95\x00", "type", 1),

@@ -92,18 +92,14 @@ def test_a_message_that_cannot_be_learned_is_refused(message, code):
 @pytest.mark.parametrize(
     ("row", "words"),
     [
-        ({"prompt": "a", "chosen": "b", "rejected": "c"}, "preference pairs.*dpo"),
-        ({"input": {}, "preferred_output": [], "non_preferred_output": []}, "preference pairs.*dpo"),
-        ({"messages": [], "chosen": "b", "rejected": "c"}, "preference pairs.*dpo"),
         ({"conversations": []}, "ShareGPT.*messages"),
         ({"question": "a", "answer": "b"}, "reference answer.*completion"),
-        ({"prompt": "a", "answer": "b"}, "reference answer.*grpo"),
         ({"text": "a", "label": "b"}, "labelled texts.*classifier"),
         ({"text": "a"}, "plain texts"),
         ({"a": 1}, "lacks `messages`"),
     ],
 )
-def test_rows_for_another_method_are_refused_by_name(row, words):
+def test_rows_that_cannot_be_read_are_refused_by_name(row, words):
     bad = first_bad(jsonl(row))
     assert bad.code == "missing_field"
     with pytest.raises(BadRow, match=words):
@@ -162,9 +158,27 @@ MESSAGE = st.fixed_dictionaries(
     {"role": ROLE, "content": st.text(max_size=20) | JSON},
     optional={"tool_calls": JSON | st.just([{"function": {"name": "f", "arguments": "{}"}}]), "weight": JSON, "name": JSON},
 )
+MESSAGES = st.lists(
+    MESSAGE
+    | st.just({"role": "user", "content": "a"})
+    | st.sampled_from("bc").map(lambda said: {"role": "assistant", "content": said}),
+    max_size=4,
+)
 ROW = st.one_of(
     st.fixed_dictionaries({"messages": st.lists(MESSAGE | JSON, max_size=5) | JSON}, optional={"tools": JSON}),
     st.fixed_dictionaries({"prompt": st.text() | JSON, "completion": st.text() | JSON}),
+    st.fixed_dictionaries(
+        {"chosen": st.text() | MESSAGES, "rejected": st.text() | MESSAGES}, optional={"prompt": st.text() | JSON}
+    ),
+    st.fixed_dictionaries({"prompt": st.text() | MESSAGES}, optional={"item": JSON, "answer": JSON, "tools": JSON}),
+    st.fixed_dictionaries({"prompt": st.text() | MESSAGES, "completion": st.text() | MESSAGES, "label": st.booleans() | JSON}),
+    st.fixed_dictionaries(
+        {
+            "input": st.fixed_dictionaries({"messages": MESSAGES}),
+            "preferred_output": MESSAGES | JSON,
+            "non_preferred_output": MESSAGES,
+        }
+    ),
     st.fixed_dictionaries({"instruction": JSON, "output": JSON}, optional={"input": JSON, "history": JSON, "system": JSON}),
     JSON,
 )
@@ -190,9 +204,9 @@ def test_no_file_breaks_the_reader(data):
     seen = list(records(io.BytesIO(data)))
     for record in seen:
         if isinstance(record, Parsed):
-            again = list(records(io.BytesIO(dump(record.example.canonical()))))
+            again = list(records(io.BytesIO(dump(record.row.canonical()))))
             assert isinstance(again[0], Parsed)
-            assert again[0].example.canonical() == record.example.canonical()
+            assert again[0].row.canonical() == record.row.canonical()
         else:
             assert record.message
             assert record.hint

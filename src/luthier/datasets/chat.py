@@ -10,13 +10,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, cast
 
-import orjson
-
-from luthier.datasets.examples import BadRow, Message, Remark
+from luthier.datasets.examples import MAX_DEPTH, BadRow, Message, Remark, is_learned
+from luthier.datasets.strict_json import depth_of, parse
 
 ROLES = frozenset({"system", "user", "assistant", "tool"})
 _KNOWN = "system, user, assistant, tool"
 _PLAIN = frozenset({"role", "content"})
+_ARGUMENTS_DEPTH = MAX_DEPTH - 8
+"""Arguments that came as a string lie deeper once they are an object, and must still be readable then."""
 
 
 @dataclass(slots=True)
@@ -25,20 +26,22 @@ class Notes:
 
     line: int | None
     remarks: list[Remark] = field(default_factory=list[Remark])
+    about: str = ""
+    """What goes before each message, where a row holds more than one conversation."""
 
     def wrong(self, code: str, message: str, fix: str) -> BadRow:
-        return BadRow(self.line, code, message, fix)
+        return BadRow(self.line, code, self.about + message, fix)
 
     def remark(self, code: str, message: str, fix: str) -> None:
-        self.remarks.append(Remark(code, message, fix))
+        self.remarks.append(Remark(code, self.about + message, fix))
 
 
-def read_messages(notes: Notes, messages: Any) -> tuple[Message, ...]:
-    """All messages in one form. Raises: BadRow."""
+def read_messages(notes: Notes, messages: Any, *, after: str | None = None) -> tuple[Message, ...]:
+    """All messages in one form; `after` is the role of the message before them. Raises: BadRow."""
     if not isinstance(messages, list):
         raise notes.wrong("bad_type", "`messages` is not a list.", 'Write a list of objects: [{"role": ..., "content": ...}].')
     read = tuple(_message(notes, number, message) for number, message in enumerate(cast("list[Any]", messages)))
-    _check_order(notes, read)
+    _check_order(notes, read, after)
     return read
 
 
@@ -60,7 +63,7 @@ def check_target(notes: Notes, messages: Sequence[Message]) -> None:
     """There is an answer to learn, and none is empty. Raises: BadRow."""
     learned = False
     for message in messages:
-        if message["role"] == "assistant" and message.get("weight", 1):
+        if is_learned(message):
             if not message["content"].strip() and "tool_calls" not in message:
                 raise notes.wrong("empty_content", "An assistant message is empty: there is nothing to learn.", "Remove the row.")
             learned = True
@@ -185,16 +188,20 @@ def _arguments(notes: Notes, number: int, arguments: Any) -> dict[str, Any]:
     for _ in range(2):
         if type(value) is str:
             try:
-                value = orjson.loads(value)
-            except orjson.JSONDecodeError:
+                value = parse(0, value.encode())
+            except BadRow as bad:
                 raise notes.wrong(
-                    "tool_args", f"The arguments of a tool call of message {number + 1} are not JSON.", "Write one JSON object."
+                    "tool_args", f"The arguments of a tool call of message {number + 1} are not JSON: {bad.message}", bad.hint
                 ) from None
             if type(value) is str:
                 notes.remark("tool_args", f"Arguments of message {number + 1} are encoded twice.", "Encode them once.")
     if not isinstance(value, dict):
         raise notes.wrong(
             "tool_args", f"The arguments of a tool call of message {number + 1} are not an object.", "Write one JSON object."
+        )
+    if depth_of(value) > _ARGUMENTS_DEPTH:
+        raise notes.wrong(
+            "too_deep", f"The arguments of a tool call of message {number + 1} nest too deep.", "Flatten them, or remove the row."
         )
     return cast("dict[str, Any]", value)
 
@@ -208,14 +215,13 @@ def _tool_name(notes: Notes, tool: Any) -> str:
     return name
 
 
-def _check_order(notes: Notes, messages: Sequence[Message]) -> None:
+def _check_order(notes: Notes, messages: Sequence[Message], before: str | None) -> None:
     """System first, tool results after a call; the rest is only remarked. Raises: BadRow."""
-    before = None
     for number, message in enumerate(messages):
         role = message["role"]
-        if role == "system" and number and before != "system":
+        if role == "system" and before not in {None, "system"}:
             raise notes.wrong("roles", f"Message {number + 1} is the system's, but not the first.", "Put it at the start.")
-        called = before == "tool" or (before == "assistant" and "tool_calls" in messages[number - 1])
+        called = before == "tool" or (before == "assistant" and number and "tool_calls" in messages[number - 1])
         if role == "tool" and not called:
             raise notes.wrong(
                 "roles",
@@ -224,6 +230,6 @@ def _check_order(notes: Notes, messages: Sequence[Message]) -> None:
             )
         if role == before and role in {"user", "assistant"}:
             notes.remark("roles", f"Messages {number} and {number + 1} are of the same role.", "Join them into one.")
-        elif role == "assistant" and number == 0 and len(messages) > 1:
+        elif role == "assistant" and before is None and len(messages) > 1:
             notes.remark("roles", "The conversation starts with the assistant.", "Start with the user's message.")
         before = role

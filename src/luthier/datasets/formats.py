@@ -1,30 +1,43 @@
-"""From the bytes of a file to training examples: what the trainer and the validation both read.
+"""From the bytes of a file to what its rows teach: what the trainer and the validation both read.
 
-`records` goes on after a bad record, for a report; `read_examples` stops at the first one, for a trainer.
+`records` goes on after a bad record, for a report; `read_rows` stops at the first one, for a trainer.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import BinaryIO
+from typing import BinaryIO, TypeVar
 
-from luthier.datasets.examples import BadRow, Example, Parsed
+from luthier.datasets.examples import BadRow, Example, Pair, Parsed, Prompt, Rated
+from luthier.datasets.kinds import METHODS, NOUNS
 from luthier.datasets.lines import Raw, raw_records
 from luthier.datasets.schemas import Reader
 from luthier.datasets.strict_json import parse
 
-__all__ = ["BadRow", "Example", "Parsed", "read_examples", "records"]
+__all__ = ["BadRow", "Example", "Pair", "Parsed", "Prompt", "Rated", "read_examples", "read_rows", "records"]
+
+R = TypeVar("R", Example, Pair, Rated, Prompt)
 
 
 def read_examples(stream: BinaryIO) -> Iterator[Example]:
-    """The examples of a file in order, in constant memory. JSON lines or one JSON array, found by content.
+    """The examples of a file in order, in constant memory. Raises: BadRow for the first record that is none."""
+    return read_rows(stream, Example)
 
-    Raises: BadRow for the first record that cannot be used.
+
+def read_rows(stream: BinaryIO, kind: type[R]) -> Iterator[R]:
+    """The rows of a file in order, in constant memory. JSON lines or one JSON array, found by content.
+
+    Raises: BadRow for the first record that cannot be used, or that is of another kind.
     """
     for record in records(stream):
         if isinstance(record, BadRow):
             raise record
-        yield record.example
+        if not isinstance(record.row, kind):
+            said = f"This row is {NOUNS[record.schema_name]}: another method learns from it."
+            raise BadRow(
+                record.line, "schema_mismatch", said, f"For such rows set `method` to {' or '.join(METHODS[record.schema_name])}."
+            )
+        yield record.row
 
 
 def records(stream: BinaryIO) -> Iterator[Parsed | BadRow]:

@@ -2,7 +2,8 @@
 
 Conversations go through the base's chat template (or a plain one, `templates.PLAIN`, where it has none); the assistant's
 turns carry loss, each with its end-of-turn token. Prompt/completion rows go through no template, as in TRL: the prompt's
-tokens, then the completion's and the end token, which carry loss. Rows that are too long lose their end, never their head.
+tokens, then the completion's and the end token, which carry loss. Pairs, rated answers and prompts are rendered by the same
+rules. Rows that are too long lose their end, never their head.
 """
 
 from __future__ import annotations
@@ -10,12 +11,12 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, NoReturn, cast
+from typing import Any, NamedTuple, NoReturn, cast
 
 from luthier.datasets.chat import Notes, read_messages, read_tools
-from luthier.datasets.examples import BadRow, Example, Message
+from luthier.datasets.examples import BadRow, Example, Message, Pair, Prompt
 from luthier.datasets.templates import FIXED_DAY, PLAIN, ChatTemplate
 from luthier.datasets.tokens import MARKS, Tokenised, Tokens, read_config
 from luthier.datasets.turns import Span, Turns
@@ -35,6 +36,15 @@ class Rendered:
     """The row was longer than allowed and has lost its end."""
     special_text: bool = False
     """A text spelled a special token; it was tokenised as text."""
+    weight: float = 1.0
+    """How much the row's loss counts beside that of other rows."""
+
+
+class RenderedPair(NamedTuple):
+    """Two answers to one prompt: both start with the same tokens, and only what follows them carries loss."""
+
+    chosen: Rendered
+    rejected: Rendered
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,11 +96,21 @@ class Renderer:
         found: list[Rendered] = []
         for example, chat in zip(examples, chats, strict=True):
             if chat is None:
-                found.append(self._plain(example, max_len))
+                rendered = self._plain(example, max_len)
             else:
                 tokenised = self._tokens.encode_marked(chat.text, chat.mark) if chat.mark else next(together)
-                found.append(_masked(tokenised, chat, max_len))
+                rendered = _masked(tokenised, chat, max_len)
+            found.append(rendered if example.weight == 1 else replace(rendered, weight=example.weight))
         return found
+
+    def render_pairs(self, pairs: Sequence[Pair], max_len: int | None = None) -> list[RenderedPair]:
+        """Tokens and loss masks of both answers of each pair. Raises: Invalid `template`."""
+        both = iter(self.render_batch([example for pair in pairs for example in (pair.chosen, pair.rejected)], max_len))
+        return [RenderedPair(chosen, rejected) for chosen, rejected in zip(both, both, strict=True)]
+
+    def prompt_of(self, prompt: Prompt) -> list[int]:
+        """Tokens up to where an answer to the prompt starts. Raises: Invalid `template`."""
+        return self.prompt(prompt.messages, prompt.tools) if prompt.text is None else self._prompt_ids(prompt.text)
 
     def prompt(self, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]] | None = None) -> list[int]:
         """Tokens of a conversation up to where the assistant's next answer starts.

@@ -1,80 +1,44 @@
-"""Which kind of rows a file holds, and a row of each kind as an example.
-
-Kinds that another method learns from are recognised to be refused by name: training on their wrong field would go unnoticed.
-"""
+"""The rows of one file, each as what it teaches. The first readable row says what all of them are."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Set
+import math
+from collections.abc import Callable
 from typing import Any, cast
 
+from luthier.datasets import feedback, kinds
 from luthier.datasets.chat import Notes, check_target, read_messages, read_tools
-from luthier.datasets.examples import Example, Parsed
+from luthier.datasets.examples import Example, Parsed, Row
+from luthier.datasets.feedback import text_of
 
-_READ = "SFT reads chat (`messages`), `prompt` + `completion`, or Alpaca (`instruction`, `output`)"
-_NOUNS = {
-    "chat": "chat (`messages`)",
-    "prompt_completion": "`prompt` and `completion`",
-    "alpaca": "Alpaca (`instruction`, `output`)",
-}
-# Sets of fields that give a kind away, the most telling first: (fields, what it is, what to do).
-_REFUSED: tuple[tuple[Set[str], str, str], ...] = (
-    ({"chosen", "rejected"}, "preference pairs", f"They are for the method dpo, which comes later; {_READ}."),
-    ({"preferred_output"}, "preference pairs", f"They are for the method dpo, which comes later; {_READ}."),
-    ({"conversations"}, "ShareGPT rows", "Rename `conversations` to `messages`, `from`/`value` to `role`/`content`."),
-    ({"question", "answer"}, "questions with a reference answer", "Rename `question` to `prompt` and `answer` to `completion`."),
-    ({"prompt", "answer"}, "prompts with a reference answer", f"They are for the method grpo, which comes later; {_READ}."),
-    ({"text", "label"}, "labelled texts", f"They are for the method classifier, which comes later; {_READ}."),
-    ({"text"}, "plain texts", f"Give an answer to learn: {_READ}."),
-)
-
-
-def schema_of(row: dict[str, Any]) -> str | None:
-    """The kind of a row by its fields, or None."""
-    if "chosen" in row and "rejected" in row:
-        return None
-    if "messages" in row:
-        return "chat"
-    if "prompt" in row and "completion" in row:
-        return "prompt_completion"
-    return "alpaca" if "instruction" in row and "output" in row else None
+MAX_WEIGHT = 1000
 
 
 class Reader:
     """Reads the rows of one file: its first readable row says what all of them are."""
 
     def __init__(self) -> None:
-        self._schema: str | None = None
+        self._kind: str | None = None
         self._first_line = 0
 
     def read(self, line: int, row: Any) -> Parsed:
-        """The row as an example, with remarks. Raises: BadRow."""
+        """The row as what it teaches, with remarks. Raises: BadRow."""
         notes = Notes(line)
         if not isinstance(row, dict):
             raise notes.wrong("row_not_object", "The row is not an object.", 'Write one JSON object a line: {"messages": [...]}.')
         fields = cast("dict[str, Any]", row)
-        schema = schema_of(fields)
-        if schema is None:
-            raise self._unknown(notes, fields)
-        if self._schema is None:
-            self._schema, self._first_line = schema, line
-        elif schema != self._schema:
+        kind = kinds.kind_of(fields) if self._kind is None else kinds.within(fields, self._kind)
+        if kind is None:
+            raise notes.wrong(*kinds.missing(fields, self._kind))
+        if self._kind is None:
+            self._kind, self._first_line = kind, line
+        elif kind != self._kind:
             raise notes.wrong(
                 "schema_mismatch",
-                f"This row is {_NOUNS[schema]}, but line {self._first_line} is {_NOUNS[self._schema]}.",
+                f"This row is {kinds.NOUNS[kind]}, but line {self._first_line} is {kinds.NOUNS[self._kind]}.",
                 "Put each kind of rows into a file of its own.",
             )
-        return Parsed(line, schema, _READERS[schema](notes, fields), notes.remarks)
-
-    def _unknown(self, notes: Notes, row: dict[str, Any]) -> Exception:
-        for fields, noun, fix in _REFUSED:
-            if fields <= row.keys():
-                return notes.wrong("missing_field", f"These are {noun}.", fix)
-        missing = _MISSING.get(self._schema or "", "`messages`, or `prompt` and `completion`, or `instruction` and `output`")
-        return notes.wrong("missing_field", f"The row lacks {missing}.", f"{_READ}.")
-
-
-_MISSING = {"chat": "`messages`", "prompt_completion": "`prompt` or `completion`", "alpaca": "`instruction` or `output`"}
+        return Parsed(line, kind, _READERS[kind](notes, fields), notes.remarks)
 
 
 def _chat(notes: Notes, row: dict[str, Any]) -> Example:
@@ -83,18 +47,18 @@ def _chat(notes: Notes, row: dict[str, Any]) -> Example:
     messages = read_messages(notes, row["messages"])
     tools = read_tools(notes, row.get("tools"), messages)
     check_target(notes, messages)
-    return Example(messages=messages, tools=tools, line=notes.line)
+    return Example(messages=messages, tools=tools, line=notes.line, weight=_weight(notes, row))
 
 
 def _prompt_completion(notes: Notes, row: dict[str, Any]) -> Example:
     prompt, completion = row["prompt"], row["completion"]
     if isinstance(prompt, list) and isinstance(completion, list):
         return _conversational(notes, row)
-    prompt, completion = _text(notes, row, "prompt"), _text(notes, row, "completion")
+    prompt, completion = text_of(notes, row, "prompt"), text_of(notes, row, "completion")
     _answer(notes, completion, "completion")
     if not prompt.strip():
         notes.remark("empty_content", "The prompt is empty.", "Write what the completion answers, or remove the row.")
-    return Example(prompt=prompt, completion=completion, line=notes.line)
+    return Example(prompt=prompt, completion=completion, line=notes.line, weight=_weight(notes, row))
 
 
 def _conversational(notes: Notes, row: dict[str, Any]) -> Example:
@@ -107,21 +71,22 @@ def _conversational(notes: Notes, row: dict[str, Any]) -> Example:
         for number, message in enumerate(messages)
     )
     check_target(notes, weighed)
-    return Example(messages=weighed, tools=tools, line=notes.line)
+    return Example(messages=weighed, tools=tools, line=notes.line, weight=_weight(notes, row))
 
 
 def _alpaca(notes: Notes, row: dict[str, Any]) -> Example:
     """Instruction and input become the user's message (joined by a line break), output the assistant's."""
-    instruction, output = _text(notes, row, "instruction"), _text(notes, row, "output")
-    more = "" if row.get("input") is None else _text(notes, row, "input")
-    system = "" if row.get("system") is None else _text(notes, row, "system")
+    instruction, output = text_of(notes, row, "instruction"), text_of(notes, row, "output")
+    more = "" if row.get("input") is None else text_of(notes, row, "input")
+    system = "" if row.get("system") is None else text_of(notes, row, "system")
     _answer(notes, output, "output")
     asked = f"{instruction}\n{more}" if more else instruction
     if not asked.strip():
         notes.remark("empty_content", "The instruction is empty.", "Write what the output answers, or remove the row.")
     before: list[dict[str, Any]] = [{"role": "system", "content": system}] if system else []
     turns = [*before, *_history(notes, row.get("history")), {"role": "user", "content": asked}]
-    return Example(messages=(*turns, {"role": "assistant", "content": output}), line=notes.line)
+    messages = (*turns, {"role": "assistant", "content": output})
+    return Example(messages=messages, line=notes.line, weight=_weight(notes, row))
 
 
 def _history(notes: Notes, history: Any) -> list[dict[str, Any]]:
@@ -134,13 +99,17 @@ def _history(notes: Notes, history: Any) -> list[dict[str, Any]]:
     return turns
 
 
-def _text(notes: Notes, row: dict[str, Any], name: str) -> str:
-    value = row[name]
-    if type(value) is str:
-        return value
-    if value is None:
-        raise notes.wrong("missing_field", f"`{name}` is null.", "Write the text, or remove the row.")
-    raise notes.wrong("bad_type", f"`{name}` is not a text.", "Write it in quotes.")
+def _weight(notes: Notes, row: dict[str, Any]) -> float:
+    weight = row.get("weight")
+    if weight is None:
+        return 1.0
+    if isinstance(weight, bool) or not isinstance(weight, (int, float)) or not math.isfinite(weight):
+        raise notes.wrong("bad_value", "The row's `weight` is not a number.", "1 is an ordinary row, 0.5 counts half.")
+    if not 0 < weight <= MAX_WEIGHT:
+        raise notes.wrong(
+            "bad_value", f"The row's `weight` is not above 0 and up to {MAX_WEIGHT:,}.", "To leave a row out, remove it."
+        )
+    return float(weight)
 
 
 def _answer(notes: Notes, text: str, name: str) -> None:
@@ -150,8 +119,14 @@ def _answer(notes: Notes, text: str, name: str) -> None:
         )
 
 
-_READERS: dict[str, Callable[[Notes, dict[str, Any]], Example]] = {
+_READERS: dict[str, Callable[[Notes, dict[str, Any]], Row]] = {
     "chat": _chat,
     "prompt_completion": _prompt_completion,
     "alpaca": _alpaca,
+    "pairs": feedback.pair,
+    "whole_pairs": feedback.whole_pair,
+    "openai_pairs": feedback.openai_pair,
+    "rated": feedback.rated,
+    "prompts": feedback.prompt,
+    "openai_prompts": feedback.openai_prompt,
 }

@@ -49,6 +49,15 @@ def too_deep(line: int) -> BadRow:
     return BadRow(line, "too_deep", f"Objects and lists nest deeper than {MAX_DEPTH} levels.", "Flatten the row.")
 
 
+def depth_of(value: Any) -> int:
+    """How deep objects and lists nest.
+
+    >>> depth_of({"a": [1]}), depth_of(3)
+    (2, 0)
+    """
+    return _walk(value)[0] if type(value) in {dict, list} else 0
+
+
 def _walk(value: Any) -> tuple[int, bool]:
     """How deep the value is, and whether a number may have lost digits in reading."""
     depth, lossy = 0, False

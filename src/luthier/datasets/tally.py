@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
+from collections.abc import Sequence
 from typing import Any
 
 from luthier.datasets import rules
-from luthier.datasets.examples import BadRow, Example, Parsed
+from luthier.datasets.examples import BadRow, Example, Message, Parsed, Prompt, Rated
+from luthier.datasets.kinds import METHODS
 
 
 class Tally:
@@ -26,6 +28,8 @@ class Tally:
         self._duplicates = 0
         self._characters: Counter[int] = Counter()
         self._tokens: Counter[int] = Counter()
+        self._measured = 0
+        self._labels: Counter[bool] = Counter()
         self._loss_tokens = 0
         self._over_context = 0
 
@@ -41,18 +45,35 @@ class Tally:
         self.schema_name = self.schema_name or parsed.schema_name
         for remark in parsed.remarks:
             self.note(parsed.line, remark.code, "warning", (remark.message, remark.fix))
-        self._roles.update(message["role"] for message in parsed.example.messages)
-        self._characters[_characters(parsed.example)] += 1
+        self._roles.update(message["role"] for message in parsed.row.messages)
+        if isinstance(parsed.row, Rated):
+            self._labels[parsed.row.label] += 1
+        if isinstance(parsed.row, Prompt):
+            self._characters[_characters(parsed.row.messages, parsed.row.text)] += 1
+        self._characters.update(_characters(example.messages, _text(example)) for example in parsed.row.examples)
         self._look_for_duplicate(parsed.line, canonical)
 
-    def measured(self, line: int | None, tokens: int, loss_tokens: int, context: int | None) -> None:
-        """A row was tokenised."""
-        self._tokens[tokens] += 1
+    def measured(self, line: int | None, tokens: Sequence[int], loss_tokens: int, context: int | None) -> None:
+        """A row was tokenised: `tokens` of each of its examples."""
+        self._measured += 1
+        self._tokens.update(tokens)
         self._loss_tokens += loss_tokens
-        if context is not None and tokens > context:
+        longest = max(tokens)
+        if context is not None and longest > context:
             self._over_context += 1
-            said = f"The row has {tokens:,} tokens, but the base reads {context:,}: training cuts the last {tokens - context:,}."
+            said = (
+                f"The row has {longest:,} tokens, but the base reads {context:,}: training cuts the last {longest - context:,}."
+            )
             self.note(line, "too_long", "warning", (said, "Shorten or split it, or choose a base with a longer context."))
+
+    def measured_prompt(self, line: int | None, tokens: int, context: int | None) -> None:
+        """A prompt was tokenised, whose answers are written in training."""
+        self._measured += 1
+        self._tokens[tokens] += 1
+        if context is not None and tokens >= context:
+            self._over_context += 1
+            said = f"The prompt has {tokens:,} tokens, and the base reads {context:,}: no answer fits."
+            self.note(line, "too_long", "warning", (said, "Shorten it, or choose a base with a longer context."))
 
     def note(self, line: int | None, code: str, severity: str, said: tuple[str, str]) -> None:
         """Count a finding, and show it unless enough of its kind are shown."""
@@ -73,15 +94,22 @@ class Tally:
         if self.usable and not self.errors and different < rules.FEW_ROWS:
             said = f"Only {different} of {self.usable} rows are different: a model learns little from so few."
             self.note(None, "too_few_rows", "warning", (said, "Add examples; a few hundred good ones are a start."))
+        if self.usable and self._counts["no_preference"] == self.usable:
+            said = "Both answers are the same in every row: there is nothing to prefer."
+            self.note(None, "no_preference", "error", (said, "Give each prompt two different answers."))
+        if len(self._labels) == 1:
+            said = f"Every answer is rated {str(next(iter(self._labels))).lower()}."
+            self.note(None, "one_label", "warning", (said, "Add answers that are rated the other way: kto learns from both."))
 
     def report(self, *, size_bytes: int, format_name: str | None) -> dict[str, Any]:
         """The fields of `types.Report`, but for the name of the tokenizer and its context."""
-        measured = sum(self._tokens.values())
+        measured = self._measured
         scale = self.usable / measured if measured else 0.0
         total = sum(length * rows for length, rows in self._tokens.items())
         return {
             "format": format_name if self.rows else None,
             "schema_name": self.schema_name,
+            "methods": list(METHODS.get(self.schema_name or "", ())),
             "bytes": size_bytes,
             "rows": self.rows,
             "usable_rows": self.usable,
@@ -108,7 +136,9 @@ class Tally:
             self._first_seen[digest] = line
 
 
-def _characters(example: Example) -> int:
-    if example.prompt is not None:
-        return len(example.prompt) + len(example.completion or "")
-    return sum(len(message["content"]) for message in example.messages)
+def _characters(messages: Sequence[Message], text: str | None) -> int:
+    return sum(len(message["content"]) for message in messages) if text is None else len(text)
+
+
+def _text(example: Example) -> str | None:
+    return None if example.prompt is None else example.prompt + (example.completion or "")

@@ -14,7 +14,9 @@ from luthier.values import Frozen
 
 DatasetState = Literal["validating", "ready", "rejected"]
 Severity = Literal["error", "warning"]
-SchemaName = Literal["chat", "prompt_completion", "alpaca"]
+SchemaName = Literal[
+    "chat", "prompt_completion", "alpaca", "pairs", "whole_pairs", "openai_pairs", "rated", "prompts", "openai_prompts"
+]
 
 
 class Finding(Frozen):
@@ -36,7 +38,7 @@ class Bin(Frozen):
 
 
 class Lengths(Frozen):
-    """How long rows are. Percentiles are exact over the measured rows."""
+    """How long rows are; of a pair, each answer with its prompt. Percentiles are exact over the measured rows."""
 
     unit: Literal["tokens", "characters"]
     min: int
@@ -51,7 +53,8 @@ class Report(Frozen):
     """What validation saw. Findings list at most 20 a code; `counts` counts them all."""
 
     format: Literal["jsonl", "json"] | None = Field(description="By content: JSON lines, or one JSON array.")
-    schema_name: SchemaName | None = Field(description="What the rows are; Alpaca rows are stored as chat.")
+    schema_name: SchemaName | None = Field(description="What the rows are; each kind is stored in one form.")
+    methods: tuple[str, ...] = Field(default=(), description="Methods that can learn from these rows.")
     bytes: int
     rows: int = Field(description="Records seen, good or bad.")
     usable_rows: int = Field(description="Records without an error.")

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from luthier.datasets import rules
-from luthier.datasets.examples import BadRow, Example
+from luthier.datasets.examples import MAX_RECORD_BYTES, BadRow, Prompt, Row
 from luthier.datasets.formats import records
 from luthier.datasets.lines import is_array
 from luthier.datasets.strict_json import dump
@@ -38,13 +38,13 @@ class Measure:
         self._context = context
         self._every = every
         self._seen = 0
-        self._batch: list[Example] = []
+        self._batch: list[Row] = []
         self._renderer: Renderer | None = None
 
-    def add(self, tally: Tally, example: Example) -> None:
+    def add(self, tally: Tally, row: Row) -> None:
         """Look at one good row."""
         if self._folder is not None and self._seen % self._every == 0:
-            self._batch.append(example)
+            self._batch.append(row)
             if len(self._batch) == _BATCH:
                 self.flush(tally)
         self._seen += 1
@@ -58,18 +58,23 @@ class Measure:
         try:
             self._count(tally, renderer, batch)
         except LuthierError:
-            for example in batch:
+            for row in batch:
                 try:
-                    self._count(tally, renderer, [example])
+                    self._count(tally, renderer, [row])
                 except LuthierError as error:
-                    tally.note(example.line, "template", "warning", (error.message, error.hint or ""))
+                    tally.note(row.line, "template", "warning", (error.message, error.hint or ""))
 
-    def _count(self, tally: Tally, renderer: Renderer, batch: list[Example]) -> None:
-        for example, rendered in zip(batch, renderer.render_batch(batch), strict=True):
-            tally.measured(example.line, len(rendered.ids), sum(rendered.loss), self._context)
-            if rendered.special_text:
+    def _count(self, tally: Tally, renderer: Renderer, batch: list[Row]) -> None:
+        rendered = iter(renderer.render_batch([example for row in batch for example in row.examples]))
+        for row in batch:
+            if isinstance(row, Prompt):
+                tally.measured_prompt(row.line, len(renderer.prompt_of(row)), self._context)
+                continue
+            of_row = [next(rendered) for _ in row.examples]
+            tally.measured(row.line, [len(one.ids) for one in of_row], sum(sum(one.loss) for one in of_row), self._context)
+            if any(one.special_text for one in of_row):
                 said = "A text spells a special token of the base; it is read as ordinary text."
-                tally.note(example.line, "special_text", "warning", (said, "Write roles as messages, not as text."))
+                tally.note(row.line, "special_text", "warning", (said, "Write roles as messages, not as text."))
 
     def _load(self, tally: Tally) -> Renderer | None:
         if self._renderer is None and self._folder is not None:
@@ -90,12 +95,17 @@ def validate(source: BinaryIO, rows: BinaryIO, measure: Measure) -> tuple[Tally,
         if isinstance(record, BadRow):
             tally.bad(record)
             continue
-        canonical = dump(record.example.canonical()) + b"\n"
+        canonical = dump(record.row.canonical()) + b"\n"
+        if len(canonical) > MAX_RECORD_BYTES:
+            # Some rows grow in their one form, and a trainer could then not read them.
+            said = f"The row has {len(canonical):,} bytes as it is stored; {MAX_RECORD_BYTES:,} are allowed."
+            tally.bad(BadRow(record.line, "line_too_long", said, "Split it, or shorten its texts."))
+            continue
         tally.good(record, canonical)
         if not tally.errors:  # a rejected file needs no rows, and no tokens
             rows.write(canonical)
             digest.update(canonical)
-            measure.add(tally, record.example)
+            measure.add(tally, record.row)
     if not tally.errors:
         measure.flush(tally)
     tally.close()

@@ -1,0 +1,137 @@
+"""What rows a file can hold, by their fields, and which methods learn from them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Set
+from typing import Any, cast
+
+ANSWERS, PAIRS, RATED, PROMPTS = ("sft",), ("dpo", "orpo"), ("kto",), ("grpo",)
+
+METHODS: Mapping[str, tuple[str, ...]] = {
+    "chat": ANSWERS,
+    "prompt_completion": ANSWERS,
+    "alpaca": ANSWERS,
+    "pairs": PAIRS,
+    "whole_pairs": PAIRS,
+    "openai_pairs": PAIRS,
+    "rated": RATED,
+    "prompts": PROMPTS,
+    "openai_prompts": PROMPTS,
+}
+"""Each kind of rows by its name, with the methods that learn from it."""
+
+NOUNS: Mapping[str, str] = {
+    "chat": "chat (`messages`)",
+    "prompt_completion": "`prompt` and `completion`",
+    "alpaca": "Alpaca (`instruction`, `output`)",
+    "pairs": "preference pairs (`prompt`, `chosen`, `rejected`)",
+    "whole_pairs": "preference pairs (`chosen`, `rejected`)",
+    "openai_pairs": "preference pairs (`input`, `preferred_output`, `non_preferred_output`)",
+    "rated": "rated answers (`prompt`, `completion`, `label`)",
+    "prompts": "prompts to be answered (`prompt` and fields for a grader)",
+    "openai_prompts": "prompts to be answered (`messages` that end with the user's, and fields for a grader)",
+}
+
+NEEDED: Mapping[str, tuple[str, ...]] = {
+    "chat": ("messages",),
+    "prompt_completion": ("prompt", "completion"),
+    "alpaca": ("instruction", "output"),
+    "pairs": ("prompt", "chosen", "rejected"),
+    "whole_pairs": ("chosen", "rejected"),
+    "openai_pairs": ("input", "preferred_output", "non_preferred_output"),
+    "rated": ("prompt", "completion", "label"),
+    "prompts": ("prompt",),
+    "openai_prompts": ("messages",),
+}
+
+_WANTED = {
+    "sft": "chat (`messages`), `prompt` + `completion`, or Alpaca (`instruction`, `output`)",
+    "dpo": "pairs: `prompt`, `chosen` and `rejected`, or OpenAI's preference format",
+    "orpo": "pairs: `prompt`, `chosen` and `rejected`, or OpenAI's preference format",
+    "kto": "rated answers: `prompt`, `completion` and `label` (true or false)",
+    "grpo": "prompts: `prompt` and the fields that the grader reads",
+}
+# Fields of a chat row that say nothing about what it is for.
+_ABOUT = frozenset(
+    {"messages", "tools", "functions", "parallel_tool_calls", "weight", "id", "uuid", "metadata", "source", "user", "model"}
+)
+# Sets of fields that give away what cannot be read: (fields, what it is, what to do).
+_UNREAD: tuple[tuple[Set[str], str, str], ...] = (
+    ({"conversations"}, "ShareGPT rows", "Rename `conversations` to `messages`, `from`/`value` to `role`/`content`."),
+    (
+        {"question", "answer"},
+        "questions with a reference answer",
+        "Rename `question` to `prompt`; and for the method sft `answer` to `completion`.",
+    ),
+    ({"text", "label"}, "labelled texts", "They are for the method classifier, which comes later."),
+    ({"text"}, "plain texts", f"Give an answer to learn: {_WANTED['sft']}."),
+)
+
+
+def kind_of(row: Mapping[str, Any]) -> str | None:
+    """The kind of a row by its fields, or None.
+
+    >>> kind_of({"prompt": "1 + 1 =", "chosen": "2", "rejected": "3"}), kind_of({"prompt": "1 + 1 =", "answer": "2"})
+    ('pairs', 'prompts')
+    """
+    if "preferred_output" in row or "non_preferred_output" in row:
+        return "openai_pairs"
+    if "chosen" in row and "rejected" in row:
+        return "pairs" if "prompt" in row else "whole_pairs"
+    if "messages" in row:
+        return "openai_prompts" if _asks(row) else "chat"
+    if "prompt" in row and "completion" in row:
+        return "rated" if _rates(row.get("label")) else "prompt_completion"
+    if "instruction" in row and "output" in row:
+        return "alpaca"
+    if "prompt" in row:
+        return "pairs" if "chosen" in row or "rejected" in row else "prompts"
+    return None
+
+
+def within(row: Mapping[str, Any], kind: str) -> str | None:
+    """The kind of a row in a file of `kind`: where a row could be one or the other, it is what the file is."""
+    found = kind_of(row)
+    if "messages" in row and found in {"chat", "openai_prompts"} and kind in {"chat", "openai_prompts"}:
+        return kind
+    if found == "prompts" and kind in {"prompt_completion", "pairs", "rated"}:
+        return None
+    if found == "whole_pairs" and kind == "pairs":
+        return None
+    if found == "prompt_completion" and kind == "rated":
+        return "rated"
+    return found
+
+
+def missing(row: Mapping[str, Any], kind: str | None) -> tuple[str, str, str]:
+    """Of a row that is of no kind: (code, what is wrong, what to do)."""
+    if kind is not None:
+        lacks = " and ".join(f"`{name}`" for name in NEEDED[kind] if name not in row)
+        return "missing_field", f"The row lacks {lacks}.", f"The rows of this file are {NOUNS[kind]}."
+    for fields, noun, fix in _UNREAD:
+        if fields <= row.keys():
+            return "missing_field", f"These are {noun}.", fix
+    lacks = "`messages`, `prompt`, or `instruction` and `output`"
+    return "missing_field", f"The row lacks {lacks}.", f"Write {_WANTED['sft']}; or {_WANTED['dpo']}; or {_WANTED['grpo']}."
+
+
+def refusal(kind: str | None, method: str) -> tuple[str, str] | None:
+    """Why a method cannot learn from rows of this kind, and what to do; None if it can."""
+    serves = METHODS.get(kind or "", ())
+    if method in serves:
+        return None
+    noun = NOUNS.get(kind or "", "rows of a kind that is not known")
+    learns = f"Set `method` to {' or '.join(serves)}, or give" if serves else "Give"
+    return f"The method {method} cannot learn from {noun}.", f"{learns} a dataset of {_WANTED.get(method, 'its own kind')}."
+
+
+def _asks(row: Mapping[str, Any]) -> bool:
+    """Whether the messages are a prompt: the last is the user's, and there is something for a grader to read."""
+    messages = row["messages"]
+    last = cast("list[Any]", messages)[-1] if isinstance(messages, list) and messages else None
+    return isinstance(last, dict) and cast("dict[str, Any]", last).get("role") == "user" and not row.keys() <= _ABOUT
+
+
+def _rates(label: Any) -> bool:
+    """Whether this was meant as a rating. A name of a class was not: such rows are learned as they are."""
+    return isinstance(label, bool) or label in (0, 1) or (isinstance(label, str) and label.lower() in {"true", "false"})
