@@ -13,7 +13,7 @@ from luthier.modeling.types import Completion
 from luthier.training import export
 from luthier.training.batches import PassLimits
 from luthier.training.checks import check_adapter
-from luthier.training.evaluate import HeldOut, compare, questions_of, same_answer
+from luthier.training.evaluate import HeldOut, Room, compare, questions_of, same_answer
 from luthier.training.failures import AttemptFailed
 from luthier.training.health import Best
 from luthier.training.method import mean_loss
@@ -86,7 +86,7 @@ def test_base_and_tuned_model_answer_the_same_questions(bench):
     for example in examples:
         rendered = letters.render(example)
         rows.add(rendered.ids, rendered.loss)
-    questions = questions_of(examples, letters, 200, 64)
+    questions = questions_of(examples, letters, 200, Room(64, 0))
     shares: list[float] = []
     found = compare(engine, letters, HeldOut(sft.Sft(rows), questions, LIMITS), EvaluateSpec(samples=1), shares.append)
     assert found["base"]["exact_match"] == 0.0
@@ -108,7 +108,7 @@ def test_an_evaluation_without_questions_has_a_loss_and_no_exact_match(bench, en
 
 def test_rows_that_leave_no_room_for_an_answer_are_not_asked():
     examples = [Example(prompt="ab" * 50, completion="c"), Example(prompt="a", completion="b")]
-    assert [question.expected for question in questions_of(examples, Letters(), 10, 64)] == ["b"]
+    assert [question.expected for question in questions_of(examples, Letters(), 10, Room(64, 0))] == ["b"]
 
 
 def test_an_answer_longer_than_every_right_one_is_cut(bench, engine):
@@ -119,7 +119,7 @@ def test_an_answer_longer_than_every_right_one_is_cut(bench, engine):
         return [Completion(tuple([2] * sampling.max_new_tokens), "length") for _ in prompts]
 
     engine.generate = endless
-    questions = questions_of([Example(prompt="a", completion="bcd")], Letters(), 10, 64)
+    questions = questions_of([Example(prompt="a", completion="bcd")], Letters(), 10, Room(64, 0))
     found = compare(engine, Letters(), HeldOut(sft.Sft(bench.rows), questions, LIMITS), EvaluateSpec(), lambda _: None)
     assert asked == [4 + 32, 4 + 32]
     assert found["tuned"]["exact_match"] == 0.0

@@ -16,7 +16,7 @@ from luthier.datasets.strict_json import parse
 
 __all__ = ["BadRow", "Example", "Pair", "Parsed", "Prompt", "Rated", "read_examples", "read_rows", "records"]
 
-R = TypeVar("R", Example, Pair, Rated, Prompt)
+R = TypeVar("R", bound=Example | Pair | Rated | Prompt)
 
 
 def read_examples(stream: BinaryIO) -> Iterator[Example]:

@@ -78,8 +78,6 @@ class LoraSpec(Frozen):
 
 
 Method = Literal["sft", "dpo", "orpo", "kto", "grpo"]
-TRAINABLE: frozenset[Method] = frozenset({"sft"})
-"""What the trainer can do today. A spec of another method can be written and checked, but not submitted."""
 
 
 class DpoSpec(Frozen):

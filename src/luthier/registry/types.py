@@ -30,6 +30,7 @@ class Scores(Frozen):
     loss: float
     perplexity: float | None = None
     exact_match: float | None = None
+    metrics: dict[str, float] = Field(default_factory=dict, description="What the method measures beside, e.g. accuracy, reward.")
 
 
 class Sample(Frozen):

@@ -23,15 +23,15 @@ from luthier.modeling.load import LoadedBase
 from luthier.training import export, machine
 from luthier.training.checkpoints import Checkpoints, fetch_checkpoint
 from luthier.training.checks import check_adapter
-from luthier.training.evaluate import HeldOut, compare, questions_of
+from luthier.training.evaluate import HeldOut, Room, compare, questions_of
 from luthier.training.failures import AttemptFailed, Fenced, Stopping, failure_of
 from luthier.training.fitting import LoadedBases, fit, load_once, why_plain
 from luthier.training.gang import Work
 from luthier.training.journal import Journal
 from luthier.training.loop import Desk, Loop, Material
-from luthier.training.materials import FetchUrl, base_source, examples_of, fetch_data
+from luthier.training.materials import FetchUrl, base_source, fetch_data, rows_of_file
 from luthier.training.method import Engine, Method
-from luthier.training.methods import sft
+from luthier.training.methods.opening import READS, Lengths, open_method
 from luthier.training.plan import Fixed, Plan, plan_of, resolved
 from luthier.training.state import BestCheckpoint, TrainState, read_state
 from luthier.training.watch import Watch
@@ -122,7 +122,7 @@ def _work(run: Run) -> Work[None]:
     run.journal.phase("loading base", "Loading the base model.")
     disable_progress_bar()  # of transformers: job.log has lines of ours
     loaded = load_once(run.loaded, run.spec, base, state)
-    engine, fixed = fit(run.spec, loaded, data.method.rows, len(data.method), state)
+    engine, fixed = fit(run.spec, loaded, data.method, state)
     if run.resumed is not None:
         engine.load_adapter(run.resumed[1])
     torch.set_num_threads(fixed.threads)
@@ -160,7 +160,7 @@ def _read_data(run: Run, base: Path) -> Data:
     context = int(config.get("max_position_embeddings", 2048))
     max_seq_len = min(spec.train.max_seq_len or context, context)
     renderer = Renderer.load(base)
-    tokenise = partial(_tokenised, run, renderer, max_seq_len)
+    tokenise = partial(_tokenised, run, renderer, Lengths(max_seq_len, context))
     train = run.workspace / "train.jsonl"
     fetch_data(run.attempt.job, spec.dataset, sources.dataset if sources else None, run.fetch_url, train)
     method, validation = tokenise(train, "training"), None
@@ -172,17 +172,17 @@ def _read_data(run: Run, base: Path) -> Data:
     return Data(renderer, method, validation, max_seq_len, context)
 
 
-def _tokenised(run: Run, renderer: Renderer, max_seq_len: int, path: Path, name: str) -> Method:
-    method = sft.Sft(sft.rows_of(examples_of(path, run.progress), renderer, max_seq_len))
-    rows = method.rows
+def _tokenised(run: Run, renderer: Renderer, lengths: Lengths, path: Path, name: str) -> Method:
+    method = open_method(run.spec, rows_of_file(path, READS[run.spec.method], run.progress), renderer, lengths)
+    rows, max_seq_len = method.rows, lengths.max_seq_len
     facts = {
-        "rows": len(rows),
+        "rows": len(method),
         "tokens": rows.tokens,
         "loss_tokens": rows.loss_tokens,
         "truncated": rows.truncated,
         "dropped": rows.dropped,
     }
-    message = f"{len(rows)} {name} rows with {rows.tokens} tokens, {rows.loss_tokens} of them to learn."
+    message = f"{len(method)} {name} rows with {rows.tokens} tokens, {rows.loss_tokens} of them to learn."
     run.journal.event("phase", message, {"phase": "reading data", "dataset": name, **facts})
     if rows.truncated or rows.dropped:
         lost = (
@@ -269,8 +269,9 @@ def _evaluate(run: Run, data: Data, trained: Trained) -> None:
     if data.validation is None:
         return
     run.journal.phase("evaluating", "Comparing the tuned model with its base.")
-    examples = examples_of(run.workspace / "validation.jsonl", lambda _: run.watch.check())
-    questions = questions_of(examples, data.renderer, run.spec.evaluate.rows, data.context)
+    rows = rows_of_file(run.workspace / "validation.jsonl", READS[run.spec.method], lambda _: run.watch.check())
+    room = Room(data.context, run.spec.grpo.max_new_tokens if run.spec.grpo else 0)
+    questions = questions_of(rows, data.renderer, run.spec.evaluate.rows, room)
     held_out = HeldOut(data.validation, questions, trained.plan.limits)
     evaluation = compare(trained.engine, data.renderer, held_out, run.spec.evaluate, run.progress)
     export.publish_json(run.attempt, "evaluation.json", evaluation)

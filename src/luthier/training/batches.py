@@ -21,6 +21,8 @@ class Row:
 
     ids: Sequence[int]
     loss_at: Sequence[int]
+    weight: float = 1.0
+    """What its loss tokens count beside those of other rows."""
 
 
 @dataclass
@@ -35,18 +37,24 @@ class Rows:
     _loss_at: array[int] = field(default_factory=lambda: array("i"))
     _ends: array[int] = field(default_factory=lambda: array("q", [0]))
     _loss_ends: array[int] = field(default_factory=lambda: array("q", [0]))
+    _weights: array[float] = field(default_factory=lambda: array("d"))
 
-    def add(self, ids: Sequence[int], carries_loss: Sequence[bool]) -> None:
+    def add(self, ids: Sequence[int], carries_loss: Sequence[bool], weight: float = 1.0) -> None:
         """Append a row, or count it as dropped. `carries_loss[t]` says whether token t itself is learned."""
         # The first token has nothing before it that could predict it.
         loss_at = [at - 1 for at, carries in enumerate(carries_loss) if carries and at]
         if not loss_at:
             self.dropped += 1
-            return
-        self._ids.extend(ids)
-        self._loss_at.extend(loss_at)
+        else:
+            self.append(Row(ids, loss_at, weight))
+
+    def append(self, row: Row) -> None:
+        """A row as it is."""
+        self._ids.extend(row.ids)
+        self._loss_at.extend(row.loss_at)
         self._ends.append(len(self._ids))
         self._loss_ends.append(len(self._loss_at))
+        self._weights.append(row.weight)
 
     def __len__(self) -> int:
         return len(self._ends) - 1
@@ -55,7 +63,7 @@ class Rows:
         if not 0 <= index < len(self):
             raise IndexError(index)
         ids = self._ids[self._ends[index] : self._ends[index + 1]]
-        return Row(ids, self._loss_at[self._loss_ends[index] : self._loss_ends[index + 1]])
+        return Row(ids, self._loss_at[self._loss_ends[index] : self._loss_ends[index + 1]], self._weights[index])
 
     @property
     def tokens(self) -> int:
@@ -115,16 +123,27 @@ class PassLimits:
 
 def passes(rows: Sequence[Row], limits: PassLimits) -> Iterator[Packed]:
     """The rows, in their order, laid end to end in as few passes as the limits allow."""
-    group: list[Row] = []
+    for group in grouped([[row] for row in rows], limits):
+        yield pack([rows[place] for place in group])
+
+
+def grouped(units: Sequence[Sequence[Row]], limits: PassLimits) -> Iterator[list[int]]:
+    """Places of the units, in their order, in as few passes as the limits allow. The rows of a unit stay together.
+
+    >>> list(grouped([[Row([1, 2], [0])]] * 3, PassLimits(rows=8, tokens=4)))
+    [[0, 1], [2]]
+    """
+    group: list[int] = []
     tokens = 0
-    for row in rows:
-        if group and (len(group) == limits.rows or tokens + len(row.ids) > limits.tokens):
-            yield pack(group)
+    for place, unit in enumerate(units):
+        size = sum(len(row.ids) for row in unit)
+        if group and (len(group) == limits.rows or tokens + size > limits.tokens):
+            yield group
             group, tokens = [], 0
-        group.append(row)
-        tokens += len(row.ids)
+        group.append(place)
+        tokens += size
     if group:
-        yield pack(group)
+        yield group
 
 
 def pack(rows: Sequence[Row]) -> Packed:

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
+from luthier.datasets.formats import Example, Pair, Prompt, Rated
 from luthier.jobs.spec import EvaluateSpec
 from luthier.modeling.types import Sampling
 from luthier.training.batches import PassLimits
 from luthier.training.method import Engine, Method
 
 if TYPE_CHECKING:
-    from luthier.datasets.formats import Example
     from luthier.datasets.rendering import Renderer
 
 _ROWS_A_ROUND = 32
@@ -33,6 +33,14 @@ class Question:
 
 
 @dataclass(frozen=True)
+class Room:
+    """Tokens that the base can hold, and those of an answer that nobody has written yet."""
+
+    context: int
+    free_answer: int
+
+
+@dataclass(frozen=True)
 class HeldOut:
     """The validation rows in both forms: for the loss, and as questions."""
 
@@ -41,15 +49,19 @@ class HeldOut:
     limits: PassLimits
 
 
-def questions_of(examples: Iterable[Example], renderer: Renderer, rows: int, context: int) -> list[Question]:
-    """The first `rows` examples as questions with one right answer; those that leave no room for it are skipped."""
-    questions: list[Question] = []
-    for example in islice(examples, rows):
-        prompt_ids, expected = renderer.target(example)
-        answer_tokens = len(renderer.render(example).ids) - len(prompt_ids)
-        if answer_tokens > 0 and len(prompt_ids) + answer_tokens <= context:
-            questions.append(Question(prompt_ids, _prompt_text(example), expected, answer_tokens))
-    return questions
+def questions_of(rows: Iterable[Example | Pair | Rated | Prompt], renderer: Renderer, most: int, room: Room) -> list[Question]:
+    """The first rows as questions, each with the answer that was wanted; those that leave no room for it are skipped."""
+    found = (_question(row, renderer, room) for row in islice(rows, most))
+    return [question for question in found if len(question.prompt_ids) + question.expected_tokens <= room.context]
+
+
+def _question(row: Example | Pair | Rated | Prompt, renderer: Renderer, room: Room) -> Question:
+    if isinstance(row, Prompt):
+        return Question(renderer.prompt_of(row), row.text or _last_asked(row.messages), "", room.free_answer)
+    example = row.chosen if isinstance(row, Pair) else row.example if isinstance(row, Rated) else row
+    prompt_ids, expected = renderer.target(example)
+    answer_tokens = len(renderer.render(example).ids) - len(prompt_ids)
+    return Question(prompt_ids, example.prompt or _last_asked(example.messages), expected, max(1, answer_tokens))
 
 
 def compare(
@@ -69,15 +81,17 @@ def compare(
 
 def _measure(
     engine: Engine, renderer: Renderer, held_out: HeldOut, spec: EvaluateSpec, on_progress: Callable[[float], None]
-) -> tuple[dict[str, float | None], list[str]]:
+) -> tuple[dict[str, Any], list[str]]:
     loss = held_out.method.validation_loss(engine, held_out.limits, lambda done: on_progress(0.2 * done))
+    found: dict[str, Any] = {"loss": loss, "perplexity": None, "exact_match": None, "metrics": held_out.method.metrics()}
     answers: list[str] = []
     for answer in _answers(engine, renderer, held_out.questions, spec.max_new_tokens):
         answers.append(answer)
         on_progress(0.2 + 0.8 * len(answers) / len(held_out.questions))
-    right = [same_answer(answer, question.expected) for answer, question in zip(answers, held_out.questions, strict=True)]
-    exact = sum(right) / len(right) if right else None
-    return {"loss": loss, "perplexity": perplexity(loss), "exact_match": exact}, answers
+    if held_out.method.one_right_answer:
+        right = [same_answer(answer, question.expected) for answer, question in zip(answers, held_out.questions, strict=True)]
+        found |= {"perplexity": perplexity(loss), "exact_match": sum(right) / len(right) if right else None}
+    return found, answers
 
 
 def _answers(engine: Engine, renderer: Renderer, questions: Sequence[Question], max_new_tokens: int) -> Iterable[str]:
@@ -115,9 +129,7 @@ def same_answer(answer: str, expected: str) -> bool:
         return False
 
 
-def _prompt_text(example: Example) -> str:
+def _last_asked(messages: Sequence[Mapping[str, Any]]) -> str:
     """What a person would call the question."""
-    if example.prompt is not None:
-        return example.prompt
-    asked = [message.get("content") for message in example.messages or () if message.get("role") == "user"]
+    asked = [message.get("content") for message in messages if message.get("role") == "user"]
     return str(asked[-1]) if asked else ""

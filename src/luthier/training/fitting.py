@@ -13,7 +13,7 @@ from luthier.modeling.load import Device, LoadedBase, Precision, load_base
 from luthier.modeling.plain import PlainEngine
 from luthier.modeling.types import LoraShape
 from luthier.training import machine
-from luthier.training.batches import Rows
+from luthier.training.method import Method
 from luthier.training.plan import Fixed, auto_batch_size, needs_recompute, tokens_per_pass
 from luthier.training.state import TrainState
 
@@ -38,7 +38,7 @@ def load_once(bases: LoadedBases, spec: RunSpec, folder: Path, state: TrainState
     return bases.get(folder, device, spec.train.precision if state is None else state.fixed.precision)
 
 
-def fit(spec: RunSpec, base: LoadedBase, rows: Rows, units: int, state: TrainState | None) -> tuple[PlainEngine, Fixed]:
+def fit(spec: RunSpec, base: LoadedBase, method: Method, state: TrainState | None) -> tuple[PlainEngine, Fixed]:
     """A fresh adapter on the base, and the choices of the run; those of `state` where it goes on from one."""
     targets = None if spec.lora.targets == "all-linear" else tuple(spec.lora.targets)
     shape = LoraShape(spec.lora.rank, spec.lora.alpha, spec.lora.dropout, targets, spec.lora.rslora)
@@ -48,7 +48,7 @@ def fit(spec: RunSpec, base: LoadedBase, rows: Rows, units: int, state: TrainSta
             engine.recompute = state.fixed.recompute
         return engine, state.fixed
     engine = open_engine(base, shape, spec.seed)
-    return engine, _fixed(spec, engine, rows, units)
+    return engine, _fixed(spec, engine, method)
 
 
 def why_plain(spec: RunSpec, base: LoadedBase) -> str | None:
@@ -56,16 +56,16 @@ def why_plain(spec: RunSpec, base: LoadedBase) -> str | None:
     return why_not_fast(base, LoraShape(spec.lora.rank, spec.lora.alpha, spec.lora.dropout))
 
 
-def _fixed(spec: RunSpec, engine: PlainEngine, rows: Rows, units: int) -> Fixed:
+def _fixed(spec: RunSpec, engine: PlainEngine, method: Method) -> Fixed:
     base, asked = engine.base, spec.train.batch_size
     device = machine.resolve_device(spec.train.device)
-    free_bytes, longest = machine.free_bytes(device), rows.longest
+    free_bytes, longest = machine.free_bytes(device), method.longest
     fast = isinstance(engine, FastEngine)
     recompute = fast and needs_recompute(engine.bytes_per_token(longest) * longest, free_bytes)
     if isinstance(engine, FastEngine):
         engine.recompute = recompute
     return Fixed(
-        batch_size=auto_batch_size(units) if asked == "auto" else asked,
+        batch_size=auto_batch_size(len(method)) if asked == "auto" else asked,
         tokens_per_pass=tokens_per_pass(engine.bytes_per_token(longest), device, free_bytes),
         threads=machine.threads_for(base.n_params),
         device=device,

@@ -28,7 +28,7 @@ class LossWatch:
     smoothed: float | None = None
     above: int = 0
 
-    def see(self, step: int, loss: float, grad_norm: float, learning_rate: float) -> None:
+    def see(self, step: int, loss: float, grad_norm: float, learning_rate: float, *, rising_is_bad: bool = True) -> None:
         """Judge one step. Raises: AttemptFailed (`diverged`)."""
         if not (math.isfinite(loss) and math.isfinite(grad_norm)):
             what = "The loss" if not math.isfinite(loss) else "The gradient"
@@ -36,7 +36,7 @@ class LossWatch:
         if len(self.first) < _START_STEPS:
             self.first.append(loss)
         self.smoothed = loss if self.smoothed is None else _SMOOTHING * self.smoothed + (1 - _SMOOTHING) * loss
-        self.above = self.above + 1 if self.smoothed > self.limit else 0
+        self.above = self.above + 1 if rising_is_bad and self.smoothed > self.limit else 0
         if self.above >= _PATIENCE_STEPS:
             story = f"The smoothed loss stood above {self.limit:.2f} for {self.above} steps, up to step {step}"
             raise _diverged(f"{story}; {self._story()}.", learning_rate)

@@ -9,7 +9,7 @@ checkpoint; rows and random numbers are functions of (seed, step). So a resume i
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -27,7 +27,7 @@ from luthier.training.checkpoints import Checkpoints
 from luthier.training.failures import Stopping, is_out_of_memory
 from luthier.training.gang import Pass, Repeat, Work
 from luthier.training.journal import Journal, StepReport
-from luthier.training.method import Batch, Engine, Method
+from luthier.training.method import Batch, Engine, Method, Step
 from luthier.training.plan import Plan
 from luthier.training.schedules import Schedule
 from luthier.training.state import BestCheckpoint, TrainState, read_optimiser, write_optimiser, write_state
@@ -97,6 +97,7 @@ class Loop:
         )
         if resumed is not None:
             read_optimiser(resumed[1], self.optimiser, self.named)
+            material.method.load(resumed[1])
         self._resumed = None if resumed is None else resumed[0]
         self._began = self._saved_at = desk.monotonic()
         self._seconds_before = state.seconds
@@ -107,6 +108,7 @@ class Loop:
 
         Raises: Stopping, after a save (also when time is over); AttemptFailed; Fenced.
         """
+        self._prepare()
         while not self.state.finished:
             self._evaluate_if_due()
             self._finish_if_due()
@@ -120,6 +122,19 @@ class Loop:
         """Wall time of all attempts so far."""
         return self._seconds_before + self.desk.monotonic() - self._began
 
+    def _prepare(self) -> None:
+        first_epoch = range(min(self.plan.total_steps, self.plan.steps_per_epoch))
+        visited = {number for step in first_epoch for number in self._numbers(step)}
+        self.material.method.prepare(self.material.engine, sorted(visited), self.limits, self._tell)
+
+    def _numbers(self, step: int) -> list[int]:
+        """The units of the optimiser step after `step` others."""
+        return self.order.of_step(step // self.plan.updates_per_batch)
+
+    def _tell(self, done: float) -> None:
+        self.desk.watch.check()
+        self.desk.journal.progress(done)
+
     # -- one optimiser step ----------------------------------------------------------------------------------------
 
     def _step(self) -> Work[None]:
@@ -128,9 +143,10 @@ class Loop:
         rate = self.schedule.rate(step)
         for group in self.optimiser.param_groups:
             group["lr"] = rate
-        made = yield from self._gradients(self.order.of_step(step))
+        made = yield from self._gradients(self._numbers(step))
         norm = float(clip_grad_norm_(self.parameters, self.material.spec.train.max_grad_norm))
-        state.loss_watch.see(step + 1, made.loss, norm, rate)  # before the weights take a gradient that is not a number
+        # Before the weights take a gradient that is not a number.
+        state.loss_watch.see(step + 1, made.loss, norm, rate, rising_is_bad=self.material.method.rising_loss_is_bad)
         self.optimiser.step()
         self.optimiser.zero_grad(set_to_none=True)
 
@@ -171,14 +187,12 @@ class Loop:
             self.optimiser.zero_grad(set_to_none=True)
 
     def _passes(self, numbers: Sequence[int]) -> Work[_Sum]:
-        self.material.engine.seed(self.material.spec.seed << 32 | self.state.step)
+        step = Step(numbers, self.state.step, seed=self.material.spec.seed << 32 | self.state.step)
+        self.material.engine.seed(step.seed)
         made = _Sum()
-        for batch in self._batches(numbers):
+        for batch in self.material.method.batches(self.material.engine, step, self.limits):
             yield Pass(self.material.engine, batch.packed, partial(made.slope, batch), self.limits.tokens)
         return made
-
-    def _batches(self, numbers: Sequence[int]) -> Iterator[Batch]:
-        return self.material.method.batches(numbers, self.limits)
 
     def _smaller(self, rows: Sequence[int]) -> PassLimits | None:
         if self.limits.rows == 1 or len(rows) == 1:
@@ -253,6 +267,7 @@ class Loop:
             self.material.engine.save_adapter(folder, base_model=spec.base_model, revision=base.revision if base else "")
             write_optimiser(folder, self.optimiser, self.named)
             write_state(folder, state)
+            self.material.method.save(folder)
 
         ref = self.desk.checkpoints.save(state.step, fill)
         self._saved_at = self.desk.monotonic()

@@ -8,7 +8,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import BinaryIO
 
-from luthier.datasets.formats import BadRow, Example, read_examples
+from luthier.datasets.formats import BadRow, Example, Pair, Prompt, Rated, read_rows
 from luthier.jobs.directory import JobDirectory
 from luthier.jobs.spec import RunSpec
 from luthier.seams import NotStored
@@ -16,6 +16,7 @@ from luthier.training.checkpoints import sha256_of
 from luthier.training.failures import AttemptFailed
 from luthier.values import BaseSource, Source
 
+Row = Example | Pair | Rated | Prompt
 FetchUrl = Callable[[str, Path], None]
 """Bring the bytes at a URL into a local file. Raises: NotStored, ValueError."""
 
@@ -54,14 +55,16 @@ def fetch_data(job: JobDirectory, name: str, source: Source | None, fetch_url: F
         )
 
 
-def examples_of(path: Path, on_progress: Callable[[float], None]) -> Iterator[Example]:
-    """The examples of a data file in order. Raises: AttemptFailed (`bad_data`) naming the first line that cannot be used."""
+def rows_of_file(
+    path: Path, kind: type[Example] | type[Pair] | type[Rated] | type[Prompt], on_progress: Callable[[float], None]
+) -> Iterator[Row]:
+    """The rows of a data file in order. Raises: AttemptFailed (`bad_data`) naming the first line that cannot be used."""
     size = max(1, path.stat().st_size)
     with path.open("rb") as stream:
         try:
-            for example in read_examples(stream):
+            for row in read_rows(stream, kind):
                 on_progress(_position(stream) / size)
-                yield example
+                yield row
         except BadRow as bad:
             where = f"Line {bad.line}: " if bad.line is not None else ""
             raise AttemptFailed("bad_data", f"{where}{bad.message} ({bad.code})", bad.hint) from None

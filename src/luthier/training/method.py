@@ -5,9 +5,12 @@ Each file of `methods/` holds one, and reads top to bottom: how examples become 
 
 from __future__ import annotations
 
+import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar, Protocol
 
 from luthier.modeling.types import Generator, Packed, TrainingEngine
 from luthier.training.batches import PassLimits, Rows
@@ -35,36 +38,89 @@ class Batch:
     loss: Callable[[Tensor], Tensor]
 
 
-class Method(Protocol):
+@dataclass(frozen=True)
+class Step:
+    """An optimiser step: the units that it learns from, how many steps were before, and the seed of all that it draws."""
+
+    numbers: Sequence[int]
+    before: int = 0
+    seed: int = 0
+
+
+class Method(ABC):
     """The data of a run in units that are drawn together: a row, a pair, a prompt."""
 
-    @property
-    def rows(self) -> Rows:
-        """All of it as rows of tokens: for what is told about the data, and to probe the adapter with."""
-        ...
+    rising_loss_is_bad: ClassVar[bool] = True
+    """Whether a loss that keeps rising says that training has come apart."""
+    one_right_answer: ClassVar[bool] = False
+    """Whether the data hold the answer that is wanted: the loss is its negative log-likelihood a token."""
 
+    rows: Rows
+    """All of it as rows of tokens: for what is told about the data, and to probe the adapter with."""
+
+    @property
+    def longest(self) -> int:
+        """Tokens of the longest row that ever goes through the model."""
+        return self.rows.longest
+
+    @abstractmethod
     def __len__(self) -> int:
         """How many units there are; an epoch visits each once."""
-        ...
 
-    def batches(self, numbers: Sequence[int], limits: PassLimits) -> Iterator[Batch]:
-        """The optimiser step that learns from the units of these numbers."""
-        ...
+    def prepare(self, engine: Engine, numbers: Sequence[int], limits: PassLimits, on_pass: OnPass) -> None:
+        """What is measured once, before the first step, for the units that the run will visit. Nothing for most.
+
+        A resume does it again, in the same way: it must not depend on what has been learned.
+        """
+        del engine, numbers, limits, on_pass
+
+    @abstractmethod
+    def batches(self, engine: Engine, step: Step, limits: PassLimits) -> Iterator[Batch]:
+        """The optimiser step on these units. `engine` is for what the batch itself needs of the model, without a gradient."""
 
     def metrics(self) -> Mapping[str, float]:
-        """What the batches since the last call told beside their loss, by name; empty for most."""
-        ...
+        """What the last step, or validation, told beside its loss, by name; empty for most."""
+        return {}
 
     def validation_loss(self, engine: Engine, limits: PassLimits, on_pass: OnPass) -> float:
         """One number for all units, lower is better, without a gradient."""
-        ...
+        return mean_loss(engine, self, limits, on_pass)
+
+    def save(self, folder: Path) -> None:
+        """Write into a checkpoint what the next step depends on, beside adapter, optimiser and step. Nothing for most."""
+        del folder
+
+    def load(self, folder: Path) -> None:
+        """Read what `save` wrote."""
+        del folder
 
 
-def mean_loss(engine: TrainingEngine, method: Method, limits: PassLimits, on_pass: OnPass) -> float:
+@dataclass
+class Tally:
+    """Means of what the batches of one step told."""
+
+    _sums: dict[str, tuple[float, int]] = field(default_factory=dict[str, tuple[float, int]])
+
+    def add(self, name: str, values: Tensor) -> None:
+        """Count these, shape (n,)."""
+        self.count(name, values.detach().flatten().tolist())
+
+    def count(self, name: str, values: Sequence[float]) -> None:
+        total, count = self._sums.get(name, (0.0, 0))
+        self._sums[name] = (math.fsum([total, *values]), count + len(values))
+
+    def means(self) -> dict[str, float]:
+        return {name: total / count for name, (total, count) in self._sums.items() if count}
+
+
+def mean_loss(engine: Engine, method: Method, limits: PassLimits, on_pass: OnPass) -> float:
     """The loss of all units as if they were one step: `validation_loss` of every method that draws nothing at random."""
-    total, seen = 0.0, 0
-    for batch in method.batches(range(len(method)), limits):
-        on_pass(min(1.0, seen / len(method)))
-        total += batch.loss(engine.logprobs(batch.packed, training=False).double()).item()
+    numbers = range(len(method))
+    method.prepare(engine, numbers, limits, on_pass)
+    total, seen, rows = 0.0, 0, max(1, len(method.rows))
+    for batch in method.batches(engine, Step(numbers), limits):
+        on_pass(min(1.0, seen / rows))
+        # Not every device knows fp64; the CPU does.
+        total += batch.loss(engine.logprobs(batch.packed, training=False).cpu().double()).item()
         seen += len(batch.packed.lengths)
     return total

@@ -44,6 +44,8 @@ class Plan:
     total_steps: int
     eval_steps: int | None
     max_seq_len: int
+    updates_per_batch: int = 1
+    """Steps in a row that learn from the same units."""
 
     @property
     def limits(self) -> PassLimits:
@@ -54,7 +56,8 @@ def plan_of(spec: RunSpec, fixed: Fixed, rows: int, max_seq_len: int) -> Plan:
     """Steps and groups for this many rows."""
     train = spec.train
     rows_per_step = min(rows, fixed.batch_size * train.gradient_accumulation)
-    steps_per_epoch = -(-rows // rows_per_step)
+    updates = spec.grpo.updates_per_batch if spec.grpo else 1
+    steps_per_epoch = -(-rows // rows_per_step) * updates
     total = train.max_steps or (train.epochs or DEFAULT_EPOCHS) * steps_per_epoch
     evaluates = spec.validation_dataset is not None
     return Plan(
@@ -65,6 +68,7 @@ def plan_of(spec: RunSpec, fixed: Fixed, rows: int, max_seq_len: int) -> Plan:
         total_steps=total,
         eval_steps=(train.eval_steps or steps_per_epoch) if evaluates else None,
         max_seq_len=max_seq_len,
+        updates_per_batch=updates,
     )
 
 

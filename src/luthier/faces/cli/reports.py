@@ -145,6 +145,8 @@ def evaluation_text(evaluation: Mapping[str, Any]) -> str:
     for name, label in (("loss", "loss"), ("perplexity", "perplexity"), ("exact_match", "exact match")):
         if base.get(name) is not None or tuned.get(name) is not None:
             lines.append(f"{label:24} {_score(name, base.get(name)):>9} {_score(name, tuned.get(name)):>9}")
+    before, after = base.get("metrics") or {}, tuned.get("metrics") or {}
+    lines += [f"{name.replace('_', ' '):24} {_score(name, before.get(name)):>9} {_score(name, after[name]):>9}" for name in after]
     return "\n".join(lines)
 
 

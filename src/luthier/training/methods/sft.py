@@ -1,21 +1,21 @@
 """Supervised fine-tuning: raise the probability of the answers that a person wrote.
 
 Maximum likelihood over the tokens of the assistant's turns, end of turn included:
-L = -1/n sum_i log p(token_i | all before it), with n the loss tokens of the WHOLE optimiser step. A mean of each pass's
-mean would weigh a token by how few others happened to share its pass; see https://unsloth.ai/blog/gradient.
+L = -sum_i w_i log p(token_i | all before it) / sum_i w_i, over the loss tokens of the WHOLE optimiser step, with w_i the weight
+of the token's row (1 unless the data say otherwise). A mean of each pass's mean would weigh a token by how few others happened
+to share its pass; see https://unsloth.ai/blog/gradient.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from itertools import islice
 from typing import TYPE_CHECKING
 
-from luthier.training.batches import PassLimits, Rows, loss_tokens, passes
-from luthier.training.failures import AttemptFailed
-from luthier.training.method import Batch, Engine, OnPass, mean_loss
+from luthier.training.batches import PassLimits, Row, Rows, grouped, pack
+from luthier.training.method import Batch, Engine, Method, Step
+from luthier.training.methods.groups import in_groups
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -23,58 +23,55 @@ if TYPE_CHECKING:
     from luthier.datasets.formats import Example
     from luthier.datasets.rendering import Renderer
 
-_ROWS_TOGETHER = 256
-
 
 @dataclass(frozen=True)
-class Sft:
+class Sft(Method):
     """A unit is a row."""
+
+    one_right_answer = True
 
     rows: Rows
 
     def __len__(self) -> int:
         return len(self.rows)
 
-    def batches(self, numbers: Sequence[int], limits: PassLimits) -> Iterator[Batch]:
-        rows = [self.rows[number] for number in numbers]
-        of_step = partial(loss, tokens_of_step=loss_tokens(rows))
-        return (Batch(packed, of_step) for packed in passes(rows, limits))
-
-    def metrics(self) -> Mapping[str, float]:
-        return {}
-
-    def validation_loss(self, engine: Engine, limits: PassLimits, on_pass: OnPass) -> float:
-        return mean_loss(engine, self, limits, on_pass)
+    def batches(self, engine: Engine, step: Step, limits: PassLimits) -> Iterator[Batch]:
+        del engine
+        rows = [self.rows[number] for number in step.numbers]
+        weight = sum(row.weight * len(row.loss_at) for row in rows)
+        for group in grouped([[row] for row in rows], limits):
+            part = [rows[place] for place in group]
+            yield Batch(pack(part), partial(loss, weights=weights_of(part), weight_of_step=weight))
 
 
 def rows_of(examples: Iterable[Example], renderer: Renderer, max_seq_len: int) -> Rows:
     """Every example as token ids and the positions that carry loss.
 
-    Rows longer than `max_seq_len` are cut and counted; rows that then have no loss token are left out and counted.
-    Raises: AttemptFailed (`bad_data`) when nothing is left to learn from.
+    Rows longer than `max_seq_len` are cut and counted; rows that then have no loss token, or no weight, are left out and counted.
     """
     rows = Rows()
-    waiting = iter(examples)
-    while group := list(islice(waiting, _ROWS_TOGETHER)):
+    for group in in_groups(examples):
         for rendered in renderer.render_batch(group, max_seq_len):
             rows.truncated += rendered.truncated
-            rows.add(rendered.ids, rendered.loss)
-    if not len(rows):
-        raise AttemptFailed(
-            "bad_data",
-            f"None of the {rows.dropped} rows has a token to learn from ({rows.truncated} were cut at {max_seq_len} tokens).",
-            "Give every row an assistant answer, and raise `train.max_seq_len` above the length of the prompts.",
-        )
+            rows.add(rendered.ids, rendered.loss if rendered.weight else (), rendered.weight)
     return rows
 
 
-def loss(logp_N: Tensor, tokens_of_step: int) -> Tensor:
+def weights_of(rows: Sequence[Row]) -> Sequence[float] | None:
+    """Of each loss token of a pass; None where all count alike."""
+    if all(row.weight == 1.0 for row in rows):
+        return None
+    return [row.weight for row in rows for _ in row.loss_at]
+
+
+def loss(logp_N: Tensor, weights: Sequence[float] | None, weight_of_step: float) -> Tensor:
     """This pass's share, shape (), of the step's loss in nats a token; the shares of all passes add up to it.
 
-    logp_N: natural-log probability of each loss token of the pass. tokens_of_step: loss tokens of all its passes.
+    logp_N: natural-log probability of each loss token of the pass. weight_of_step: sum of the weights of all its tokens.
 
     >>> import torch
-    >>> loss(torch.tensor([-1.0, -3.0]), tokens_of_step=4).item()
+    >>> loss(torch.tensor([-1.0, -3.0]), None, weight_of_step=4).item()
     1.0
     """
-    return -logp_N.sum() / tokens_of_step
+    weighted_N = logp_N if weights is None else logp_N * logp_N.new_tensor(weights)
+    return -weighted_N.sum() / weight_of_step

@@ -1,0 +1,127 @@
+"""Kahneman-Tversky optimisation: learn from single answers, each good or bad.
+
+Ethayarajh et al. 2024, https://arxiv.org/abs/2402.01306. With r = log pi(y|x) - log ref(y|x) (ref: the base without its
+adapter) and z0 the divergence of pi from ref, an answer is worth (eq. 7)
+v = lambda_D * sigmoid(beta * (r - z0)) if it is good, lambda_U * sigmoid(beta * (z0 - r)) if it is bad, and
+L = mean of (lambda_y - v) over the answers of the step.
+z0 is estimated as in section 4.1: the mean of r over answers that belong to OTHER questions of the data, not below 0, and
+without a gradient. Here question i is matched with the answer of question i + 1, always the same, so that the reference of
+both is measured once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import TYPE_CHECKING
+
+from luthier.jobs.spec import KtoSpec
+from luthier.training.batches import PassLimits, Row, Rows, grouped, pack
+from luthier.training.method import Batch, Engine, Method, OnPass, Step, Tally
+from luthier.training.methods.groups import in_groups, row_sums
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from luthier.datasets.formats import Rated
+    from luthier.datasets.rendering import Renderer
+
+
+@dataclass
+class Kto(Method):
+    """A unit is a rated answer."""
+
+    rows: Rows
+    good: Sequence[bool]
+    """Of each row."""
+    spec: KtoSpec
+    reference: dict[int, tuple[float, float]] = field(default_factory=dict[int, tuple[float, float]])
+    """By row: log ref of its answer, and of the other question's answer."""
+    _told: Tally = field(default_factory=Tally)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def prepare(self, engine: Engine, numbers: Sequence[int], limits: PassLimits, on_pass: OnPass) -> None:
+        missing = [number for number in numbers if number not in self.reference]
+        with engine.adapter_off():
+            own = self._sums(engine, [self.rows[number] for number in missing], limits, lambda done: on_pass(done / 2))
+            others = self._sums(engine, [self._mixed(n) for n in missing], limits, lambda done: on_pass(0.5 + done / 2))
+        self.reference |= zip(missing, zip(own, others, strict=True), strict=True)
+
+    def batches(self, engine: Engine, step: Step, limits: PassLimits) -> Iterator[Batch]:
+        self._told = Tally()
+        divergence = self._divergence(engine, step.numbers, limits)
+        rows = [self.rows[number] for number in step.numbers]
+        for group in grouped([[row] for row in rows], limits):
+            numbers = [step.numbers[place] for place in group]
+            packed = pack([rows[place] for place in group])
+            yield Batch(packed, partial(self._loss, numbers, divergence, len(rows)))
+
+    def metrics(self) -> Mapping[str, float]:
+        """Rewards in nats, and the divergence z0 that they are held against."""
+        return self._told.means()
+
+    def _divergence(self, engine: Engine, numbers: Sequence[int], limits: PassLimits) -> float:
+        others = self._sums(engine, [self._mixed(number) for number in numbers], limits, lambda _: None)
+        ratios = [ours - self.reference[number][1] for number, ours in zip(numbers, others, strict=True)]
+        return max(0.0, sum(ratios) / len(ratios))
+
+    def _loss(self, numbers: Sequence[int], divergence: float, answers_of_step: int, logp_N: Tensor) -> Tensor:
+        counts = [len(self.rows[number].loss_at) for number in numbers]
+        ratio_R = row_sums(logp_N, counts) - logp_N.new_tensor([self.reference[number][0] for number in numbers])
+        good_R = logp_N.new_tensor([self.good[number] for number in numbers]).bool()
+        self._told.add("reward_good", self.spec.beta * ratio_R[good_R])
+        self._told.add("reward_bad", self.spec.beta * ratio_R[~good_R])
+        self._told.add("divergence", logp_N.new_tensor([divergence]))
+        return answer_losses(ratio_R, good_R, divergence, self.spec).sum() / answers_of_step
+
+    def _mixed(self, number: int) -> Row:
+        """The question of this row with the answer of the next."""
+        question, other = self.rows[number], self.rows[(number + 1) % len(self.rows)]
+        start, begin = question.loss_at[0] + 1, other.loss_at[0] + 1
+        ids = [*question.ids[:start], *other.ids[begin:]]
+        # A row is as long as its data allow; one made of two may not be longer than the longest of them.
+        room = max(self.rows.longest, start + 1)
+        return Row(ids[:room], [at - begin + start for at in other.loss_at if at - begin + start < min(room, len(ids)) - 1])
+
+    @staticmethod
+    def _sums(engine: Engine, rows: Sequence[Row], limits: PassLimits, on_pass: OnPass) -> list[float]:
+        """log p of the answer of each row, as the engine is now."""
+        found: list[float] = []
+        for group in grouped([[row] for row in rows], limits):
+            on_pass(len(found) / len(rows))
+            part = [rows[place] for place in group]
+            logp_N = engine.logprobs(pack(part), training=False)
+            found.extend(row_sums(logp_N, [len(row.loss_at) for row in part]).tolist())
+        return found
+
+
+def rows_of(rated: Iterable[Rated], renderer: Renderer, max_seq_len: int) -> tuple[Rows, list[bool]]:
+    """Every rated answer with its question, and whether it is good.
+
+    Rows longer than `max_seq_len` are cut and counted; rows that then lack an answer are left out and counted.
+    """
+    rows, good = Rows(), list[bool]()
+    for group in in_groups(rated):
+        for each, rendered in zip(group, renderer.render_batch([one.example for one in group], max_seq_len), strict=True):
+            rows.truncated += rendered.truncated
+            rows.add(rendered.ids, rendered.loss)
+            if len(rows) > len(good):
+                good.append(each.label)
+    return rows, good
+
+
+def answer_losses(ratio_R: Tensor, good_R: Tensor, divergence: float, spec: KtoSpec) -> Tensor:
+    """lambda_y - v of each answer, shape (R,). ratio_R: log pi - log ref in nats; good_R: bool.
+
+    >>> import torch
+    >>> answer_losses(torch.zeros(2), torch.tensor([True, False]), 0.0, KtoSpec())  # nothing learned: half of lambda
+    tensor([0.5000, 0.5000])
+    """
+    import torch
+
+    gain_R = torch.where(good_R, ratio_R - divergence, divergence - ratio_R)
+    weight_R = torch.where(good_R, spec.desirable_weight, spec.undesirable_weight)
+    return weight_R * (1 - torch.sigmoid(spec.beta * gain_R))

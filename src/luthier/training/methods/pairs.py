@@ -1,0 +1,64 @@
+"""Pairs of answers to one question, the better and the worse, as rows of tokens: the data of DPO and ORPO."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from luthier.modeling.types import Packed
+from luthier.training.batches import PassLimits, Row, Rows, grouped, pack
+from luthier.training.methods.groups import in_groups, row_sums
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from luthier.datasets.formats import Pair
+    from luthier.datasets.rendering import Renderer
+
+
+@dataclass(frozen=True)
+class PairPass:
+    """Some pairs of a step, laid end to end: chosen, rejected, chosen, rejected, ..."""
+
+    numbers: Sequence[int]
+    """Of the P pairs."""
+    packed: Packed
+    counts: Sequence[int]
+    """Loss tokens of each of the 2P rows."""
+
+    def sums(self, logp_N: Tensor) -> tuple[Tensor, Tensor]:
+        """log p(answer | question) of the chosen and of the rejected answers, shape (P,) each."""
+        chosen_P, rejected_P = row_sums(logp_N, self.counts).view(-1, 2).unbind(1)
+        return chosen_P, rejected_P
+
+    def lengths(self, like: Tensor) -> tuple[Tensor, Tensor]:
+        """Loss tokens of the chosen and of the rejected answers, shape (P,) each."""
+        chosen_P, rejected_P = like.new_tensor(self.counts).view(-1, 2).unbind(1)
+        return chosen_P, rejected_P
+
+
+def rows_of(pairs: Iterable[Pair], renderer: Renderer, max_seq_len: int) -> Rows:
+    """Row 2i is the question of pair i with its chosen answer, row 2i + 1 with its rejected one.
+
+    Rows longer than `max_seq_len` are cut and counted; pairs that then lack an answer are left out and counted.
+    """
+    rows = Rows()
+    for group in in_groups(pairs):
+        for rendered in renderer.render_pairs(group, max_seq_len):
+            both = (rendered.chosen, rendered.rejected)
+            rows.truncated += sum(each.truncated for each in both)
+            if all(any(each.loss[1:]) for each in both):
+                for each in both:
+                    rows.add(each.ids, each.loss)
+            else:
+                rows.dropped += 1
+    return rows
+
+
+def pair_passes(rows: Rows, numbers: Sequence[int], limits: PassLimits) -> Iterator[PairPass]:
+    """The pairs of these numbers in order; pair i is the rows 2i (chosen) and 2i + 1 (rejected)."""
+    pairs = [(rows[2 * number], rows[2 * number + 1]) for number in numbers]
+    for group in grouped(pairs, limits):
+        both: list[Row] = [row for place in group for row in pairs[place]]
+        yield PairPass([numbers[place] for place in group], pack(both), [len(row.loss_at) for row in both])
