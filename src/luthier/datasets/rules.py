@@ -11,6 +11,9 @@ from typing import Any
 MAX_NAME = 128
 MAX_ROWS = 5_000_000
 SHOWN_A_CODE = 20
+SHOWN_FIELDS = 100
+FIELD = re.compile(r"[A-Za-z_][A-Za-z0-9_-]{0,63}", re.ASCII)
+"""Names of fields that a grader can read."""
 TRACKED_ROWS = 1_000_000
 """Duplicates are looked for among this many rows: what is remembered of each takes about 150 bytes."""
 FEW_ROWS = 10

@@ -30,6 +30,7 @@ class Tally:
         self._tokens: Counter[int] = Counter()
         self._measured = 0
         self._labels: Counter[bool] = Counter()
+        self._item_fields: set[str] | None = None
         self._loss_tokens = 0
         self._over_context = 0
 
@@ -50,6 +51,8 @@ class Tally:
             self._labels[parsed.row.label] += 1
         if isinstance(parsed.row, Prompt):
             self._characters[_characters(parsed.row.messages, parsed.row.text)] += 1
+            filled = {name for name, value in parsed.row.item.items() if value is not None and rules.FIELD.fullmatch(name)}
+            self._item_fields = filled if self._item_fields is None else self._item_fields & filled
         self._characters.update(_characters(example.messages, _text(example)) for example in parsed.row.examples)
         self._look_for_duplicate(parsed.line, canonical)
 
@@ -110,6 +113,7 @@ class Tally:
             "format": format_name if self.rows else None,
             "schema_name": self.schema_name,
             "methods": list(METHODS.get(self.schema_name or "", ())),
+            "item_fields": sorted(self._item_fields or ())[: rules.SHOWN_FIELDS],
             "bytes": size_bytes,
             "rows": self.rows,
             "usable_rows": self.usable,

@@ -55,6 +55,9 @@ class Report(Frozen):
     format: Literal["jsonl", "json"] | None = Field(description="By content: JSON lines, or one JSON array.")
     schema_name: SchemaName | None = Field(description="What the rows are; each kind is stored in one form.")
     methods: tuple[str, ...] = Field(default=(), description="Methods that can learn from these rows.")
+    item_fields: tuple[str, ...] = Field(
+        default=(), description="Of prompts: fields that every row has for a grader, which reads them as `item.<field>`."
+    )
     bytes: int
     rows: int = Field(description="Records seen, good or bad.")
     usable_rows: int = Field(description="Records without an error.")

@@ -18,6 +18,7 @@ from luthier.billing import rules as money
 from luthier.billing.service import Billing
 from luthier.billing.types import Hold
 from luthier.database import EVERY_TENANT, Database, page
+from luthier.datasets import kinds
 from luthier.datasets.service import Datasets
 from luthier.datasets.types import Dataset
 from luthier.errors import BudgetExceeded, CursorInvalid, FieldInvalid, ForbiddenField, Gone, NotFound, WillNotFit
@@ -211,6 +212,9 @@ class Jobs:
         price = self._billing.price(spec.hardware)
         dataset = self._datasets.ready(actor, spec.dataset)
         validation = self._datasets.ready(actor, spec.validation_dataset) if spec.validation_dataset else None
+        _check_serves(spec, dataset, "dataset")
+        if validation is not None:
+            _check_serves(spec, validation, "validation_dataset")
         facts = estimation.Facts(
             spec=spec,
             base=base,
@@ -345,6 +349,24 @@ def _found(session: Session, job_id: str) -> store.JobRow:
     if row.deleted_at is not None:
         raise Gone("job")
     return row
+
+
+def _check_serves(spec: RunSpec, dataset: Dataset, param: str) -> None:
+    """Raises: FieldInvalid where the method cannot learn from these rows, or its grader misses a field in them."""
+    report = dataset.report
+    refused = kinds.refusal(report.schema_name if report else None, spec.method)
+    if refused is not None:
+        message, hint = refused
+        raise FieldInvalid(message, hint=hint, param=param)
+    there = report.item_fields if report else ()
+    reads = spec.grpo.grader.item_names - set(there) if spec.grpo else frozenset[str]()
+    if reads:
+        known = ", ".join(f"`item.{name}`" for name in there[:8]) or "none"
+        raise FieldInvalid(
+            f"The grader reads `item.{min(reads)}`, which not every row of the dataset has.",
+            hint=f"Fields that every row has: {known}. Change the grader, or give every row that field.",
+            param=param,
+        )
 
 
 def _size(dataset: Dataset) -> estimation.DataSize:
