@@ -77,9 +77,9 @@ class BigramEngine:
 
     @contextmanager
     def adapter_off(self) -> Iterator[None]:
-        self.on = False
+        before, self.on = self.on, False
         yield
-        self.on = True
+        self.on = before
 
     def generate(self, prompts: Sequence[Sequence[int]], sampling: Sampling) -> Iterable[Completion]:
         table = self._table().detach()
