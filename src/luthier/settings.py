@@ -25,7 +25,9 @@ class Settings(BaseSettings):
     data: Path = Field(default=Path("data"), description="The data folder: database, job directories, models, bases.")
     host: str = Field(default="127.0.0.1", description="Address that `luthier up` listens on.")
     port: int = Field(default=8000, ge=0, le=65535, description="Port that `luthier up` listens on; 0 takes a free one.")
-    slots: int = Field(default=1, ge=1, le=64, description="How many jobs one supervisor trains at a time.")
+    slots: int = Field(default=1, ge=1, le=64, description="How many trainers one supervisor runs at a time.")
+    gang_size: int = Field(default=8, ge=1, le=64, description="How many jobs on one base a trainer takes; 1 gives each its own.")
+    gang_across_tenants: bool = Field(default=False, description="Whether jobs of several tenants may share a trainer.")
     tick_s: float = Field(default=0.5, gt=0, le=10, description="Pause between two ticks of the supervisor, in seconds.")
     heartbeat_s: float = Field(default=10, gt=0, le=60, description="How often a supervisor proves a job alive, in seconds.")
     reap_after_s: float = Field(

@@ -9,23 +9,24 @@ from __future__ import annotations
 import json
 import logging
 import threading
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 from luthier.billing.types import Segment
 from luthier.errors import LuthierError, StorageFull, Unavailable
 from luthier.jobs import projection, rules
-from luthier.jobs.asking import Asking
-from luthier.jobs.directory import LAST_WORDS, AttemptStatus, Control, Failure, JobDirectory
-from luthier.jobs.metering import Meter
+from luthier.jobs.directory import Control, Failure
+from luthier.jobs.metering import Meter, ProcessTime
 from luthier.jobs.pace import Clocks, Pace
 from luthier.jobs.presence import Presence
 from luthier.jobs.queue import Ending, Fenced, Held, JobQueue, Report, Seen
 from luthier.jobs.reaping import Stillness
 from luthier.jobs.resuming import newest_whole
-from luthier.jobs.rules import Outcome, Wish
+from luthier.jobs.rules import Outcome
+from luthier.jobs.sharing import Sharing
 from luthier.jobs.types import JobState
+from luthier.jobs.watching import Process, Watched
 from luthier.registry.types import Finished
 from luthier.seams import Executor, Launch, NotStored, Storage
 
@@ -36,6 +37,7 @@ _DRAIN_S = 60.0
 _AGAIN_AFTER_S = 5.0
 _MACHINE_DELAY_S = 20
 _PAUSE_S = 0.1
+_NOT_STARTED = (LuthierError, OSError, NotStored, ValueError)
 
 
 class Registered(Protocol):
@@ -61,24 +63,8 @@ class Parts:
     executor: Executor
     presence: Presence
     bases_url: str
-
-
-@dataclass
-class _Watched:
-    """A job that this supervisor runs, and what it knows about it."""
-
-    held: Held
-    here: JobDirectory
-    handle: str | None
-    meter: Meter | None
-    wish: Wish | None
-    status: AttemptStatus | None = None
-    reported: AttemptStatus | None = None
-    beat_at: float = float("-inf")
-    asking: Asking = field(default_factory=Asking)
-    exit_status: int | None = None
-    ended: bool = False
-    not_before: float = float("-inf")
+    free_bytes: Callable[[], Mapping[str, int]] = dict[str, int]
+    """Memory that is free now, by hardware, as far as it can be measured here."""
 
 
 class Supervisor:
@@ -91,9 +77,10 @@ class Supervisor:
         self._executor = parts.executor
         self._presence = parts.presence
         self._bases_url = parts.bases_url
+        self._free_bytes = parts.free_bytes
         self._pace = pace
         self._clocks = clocks
-        self._watched: dict[str, _Watched] = {}
+        self._watched: dict[str, Watched] = {}
         self._stillness = Stillness(pace.reap_after_s, 2 * pace.reap_every_s)
         self._reaped_at = self._claim_at = float("-inf")
         self._orphans: dict[str, float] = {}
@@ -116,104 +103,170 @@ class Supervisor:
         """Look at everything once. Whatever goes wrong with one job is logged, and tried again; the others go on."""
         self._safely("reading wishes", self._read_wishes)
         for watched in list(self._watched.values()):
-            self._safely(watched.held.fence.job_id, self._follow, watched)
+            self._safely(watched.job_id, self._follow, watched)
         self._safely("reporting", self._report)
         if self._clocks.monotonic() - self._reaped_at >= self._pace.reap_every_s:
             self._safely("reaping", self._reap)
-        while len(self._watched) < self._pace.slots and self._safely("claiming", self._start_next):
+        while self._spare_slots() > 0 and self._safely("claiming", self._start_next):
             pass
 
     def close(self) -> None:
         """Tell all trainers to save, wait for them up to 60 s, and put their jobs back into the queue."""
         for watched in self._watched.values():
-            if watched.handle is not None and not watched.ended and watched.asking.once():
-                self._executor.terminate(watched.handle)
+            if not watched.ended:
+                self._terminate(watched.process)
         until = self._clocks.monotonic() + _DRAIN_S
         while self._watched and self._clocks.monotonic() < until:
             for watched in list(self._watched.values()):
-                self._safely(watched.held.fence.job_id, self._follow, watched)
+                self._safely(watched.job_id, self._follow, watched)
             self._safely("reporting", self._report)
             if self._watched:
                 self._clocks.pause(_PAUSE_S)
         for watched in list(self._watched.values()):
-            self._safely(watched.held.fence.job_id, self._give_back, watched)
+            self._safely(watched.job_id, self._give_back, watched)
         self._executor.close()
         self._presence.close()
 
     # -- one job ---------------------------------------------------------------------------------------------------
 
     def _start_next(self) -> bool:
-        """Claim and start one job; False where there is none, or where this machine cannot start one now."""
+        """Claim the next job and those that go with it, and start their trainer; False where there is none, or where this
+        machine cannot start one now."""
         if self._clocks.monotonic() < self._claim_at:
             return False
-        held = self._queue.claim(self._presence.owner, self._pace.hardware)
-        if held is None:
+        claimed = self._queue.claim(self._presence.owner, self._pace.hardware, self._sharing())
+        process = Process(ProcessTime(self._clocks.monotonic(), self._pace.reap_after_s))
+        watched = [self._begun(held, process) for held in claimed]
+        ready = [each for each in watched if self._told_to_run(each, claimed)]
+        if not ready:
             return False
-        here = projection.directory(self._storage, held.tenant_id, held.fence.job_id)
-        first = Segment(held.tenant_id, held.fence.job_id, held.fence.attempt, 0, held.hardware, self._clocks.now(), 0)
-        meter = Meter(first, self._clocks.monotonic(), self._pace.reap_after_s)
-        watched = _Watched(held, here, None, meter, held.wish, beat_at=self._clocks.monotonic())
         try:
-            here.write_control(Control(attempt=held.fence.attempt, resume_from=newest_whole(here), spec_sha256=held.spec_sha256))
-            watched.handle = self._executor.start(self._launch(held, here))
-        except (LuthierError, OSError, NotStored, ValueError) as error:
-            _LOG.warning("job %s could not be started: %s", held.fence.job_id, type(error).__name__)
-            self._claim_at = self._clocks.monotonic() + _AGAIN_AFTER_S
-            self._finish(watched, self._not_started(watched, error))
+            process.handle = self._executor.start(self._launch(ready))
+        except _NOT_STARTED as error:
+            for each in ready:
+                self._safely(each.job_id, self._not_started, each, error)
             return False
-        self._watched[held.fence.job_id] = watched
-        self._queue.launched(held.fence, watched.handle)
-        self._queue.project(held.fence.job_id)
+        self._watched |= {each.job_id: each for each in ready}
+        self._queue.launched([each.held.fence for each in ready], process.handle)
+        for each in ready:
+            self._queue.project(each.job_id)
         return True
 
-    def _not_started(self, watched: _Watched, error: Exception) -> Outcome:
-        if isinstance(error, (StorageFull, Unavailable)):
-            # The machine's fault: it costs the job nothing but time, and others have their turn meanwhile.
-            return Outcome(JobState.QUEUED, "could not be started", delay_s=_MACHINE_DELAY_S)
-        failure = Failure(code="storage", message="The job could not be started.", hint="Submit it again.")
-        return rules.failed(failure, self._attempt(watched))
-
-    def _launch(self, held: Held, here: JobDirectory) -> Launch:
-        job_id, attempt = held.fence.job_id, held.fence.attempt
-        return Launch(
-            job_urls=(here.url,),
-            log_path=here.attempt(attempt).name("job.log"),
-            bases_url=self._bases_url,
-            label=f"{job_id}-{attempt}",
+    def _sharing(self) -> Sharing:
+        return Sharing(
+            most=self._pace.gang_size,
+            across_tenants=self._pace.gang_across_tenants,
+            max_attempts=self._pace.max_attempts,
+            spare_slots=self._spare_slots() - 1,
+            free_bytes=self._free_bytes() if self._pace.gang_size > 1 else {},
+            gather_s=self._pace.gather_s,
         )
 
-    def _follow(self, watched: _Watched) -> None:
+    def _spare_slots(self) -> int:
+        """Trainers that it may start now."""
+        return self._pace.slots - len({id(watched.process) for watched in self._watched.values()})
+
+    def _begun(self, held: Held, process: Process) -> Watched:
+        here = projection.directory(self._storage, held.tenant_id, held.fence.job_id)
+        first = Segment(held.tenant_id, held.fence.job_id, held.fence.attempt, 0, held.hardware, self._clocks.now(), 0)
+        meter = Meter(first)
+        if process.time is not None:
+            process.time.join(meter)
+        return Watched(held, here, process, meter, held.wish, beat_at=self._clocks.monotonic())
+
+    def _told_to_run(self, watched: Watched, claimed: Sequence[Held]) -> bool:
+        """Write its `control.json`. A directory that cannot be used is the end of that job alone."""
+        held = watched.held
+        # Nobody learns from it that another tenant trains.
+        mates = [each.fence.job_id for each in claimed if each.tenant_id == held.tenant_id]
+        members = tuple(mates) if len(mates) > 1 else ()
+        control = Control(attempt=held.fence.attempt, spec_sha256=held.spec_sha256, members=members)
+        try:
+            resume_from = newest_whole(watched.here)
+            watched.here.write_control(control.model_copy(update={"resume_from": resume_from}))
+        except _NOT_STARTED as error:
+            self._safely(watched.job_id, self._not_started, watched, error)
+            return False
+        return True
+
+    def _not_started(self, watched: Watched, error: Exception) -> None:
+        _LOG.warning("job %s could not be started: %s", watched.job_id, type(error).__name__)
+        self._claim_at = self._clocks.monotonic() + _AGAIN_AFTER_S
+        if isinstance(error, (StorageFull, Unavailable)):
+            # The machine's fault: it costs the job nothing but time, and others have their turn meanwhile.
+            outcome = Outcome(JobState.QUEUED, "could not be started", delay_s=_MACHINE_DELAY_S)
+        else:
+            failure = Failure(code="storage", message="The job could not be started.", hint="Submit it again.")
+            outcome = rules.failed(failure, self._attempt(watched))
+        self._stop_billing(watched)
+        self._finish(watched, outcome)
+
+    def _launch(self, members: Sequence[Watched]) -> Launch:
+        first, more = members[0], len(members) - 1
+        attempt = first.held.fence.attempt
+        label = f"{first.job_id}-{attempt}"
+        return Launch(
+            job_urls=tuple(each.here.url for each in members),
+            log_path=first.here.attempt(attempt).name("job.log"),
+            bases_url=self._bases_url,
+            label=f"{label}+{more}" if more else label,
+        )
+
+    def _follow(self, watched: Watched) -> None:
         """See whether the trainer still runs and what it says, and tell it what is wanted."""
         now_s = self._clocks.monotonic()
         if now_s < watched.not_before:
             return
         if not watched.ended:
+            process = watched.process
             # The exit before the status: a status read before the exit could miss the last word.
-            exit_status = self._executor.poll(watched.handle) if watched.handle else None
-            watched.status = watched.here.attempt(watched.held.fence.attempt).status() or watched.status
-            if watched.meter is not None:
-                watched.meter.advance(self._clocks.now(), now_s)
-            if exit_status is None and watched.handle is not None:
-                self._tell(watched, watched.handle)
+            exit_status = self._executor.poll(process.handle) if process.handle else None
+            watched.look()
+            if process.time is not None:
+                process.time.advance(now_s)
+            if exit_status is None and process.handle is not None and not self._leaves(watched, process.handle):
                 return
             watched.ended, watched.exit_status = True, exit_status
+            self._stop_billing(watched)
         # If it fails (the disk is full, the database does not answer) nothing is lost: it is done again, a little later.
         watched.not_before = now_s + _AGAIN_AFTER_S
         self._end(watched)
 
-    def _tell(self, watched: _Watched, handle: str) -> None:
-        """Pass a wish on: in `control.json`, then by signal, then by force."""
-        last_word = watched.status is not None and watched.status.state in LAST_WORDS
-        action = watched.asking.next(watched.wish, last_word=last_word, now_s=self._clocks.monotonic())
+    def _leaves(self, watched: Watched, handle: str) -> bool:
+        """Pass a wish on: in `control.json`, then by signal, then by force. True for a job that leaves a process in which
+        others go on: it has said its last word, or it did not hear for long."""
+        alone = watched.is_alone(self._watched.values())
+        if watched.said_last_word and not alone:
+            return True
+        now_s = self._clocks.monotonic()
+        action = watched.asking.next(watched.wish, last_word=watched.said_last_word, alone=alone, now_s=now_s)
         if action == "ask":
-            held = watched.held
-            watched.here.write_control(Control(attempt=held.fence.attempt, want="stop", spec_sha256=held.spec_sha256))
+            self._want_stop(watched, watched.held.fence.attempt)
         elif action == "terminate":
-            self._executor.terminate(handle)
+            self._terminate(watched.process)
         elif action == "kill":
             self._executor.kill(handle)
+        elif action == "release":
+            # Fenced by the number of an attempt to come: what it still writes counts for nothing.
+            self._want_stop(watched, watched.held.fence.attempt + 1)
+        return action == "release"
 
-    def _end(self, watched: _Watched) -> None:
+    def _want_stop(self, watched: Watched, attempt: int) -> None:
+        watched.here.write_control(Control(attempt=attempt, want="stop", spec_sha256=watched.held.spec_sha256))
+
+    def _terminate(self, process: Process) -> None:
+        if process.handle is not None and process.once():
+            self._executor.terminate(process.handle)
+
+    def _stop_billing(self, watched: Watched) -> None:
+        time = watched.process.time
+        if time is None:
+            return
+        time.leave(watched.job_id, self._clocks.now())
+        if time.members == 0 and watched.process.handle is not None:
+            _LOG.info("trainer %s worked for %d ms", watched.process.handle, time.total_ms)
+
+    def _end(self, watched: Watched) -> None:
         """From the end of the trainer to the next state of the job."""
         attempt = self._attempt(watched)
         outcome = rules.outcome(attempt)
@@ -226,10 +279,10 @@ class Supervisor:
                 outcome = rules.failed(failure, attempt)
         self._finish(watched, outcome, model_id)
 
-    def _register(self, watched: _Watched) -> tuple[str | None, Failure | None]:
+    def _register(self, watched: Watched) -> tuple[str | None, Failure | None]:
         """Money, then the model. Each is done once however often this is called, so a crash in between harms nothing."""
         held = watched.held
-        self._queue.settle(held.fence, self._segments(watched))
+        self._queue.settle(held.fence, watched.segments)
         finished = Finished(
             tenant_id=held.tenant_id,
             created_by=held.created_by,
@@ -245,11 +298,11 @@ class Supervisor:
             hint = "It is tried again from the last checkpoint."
             return None, Failure(code="storage", message=error.message, hint=hint)
 
-    def _finish(self, watched: _Watched, outcome: Outcome, model_id: str | None = None) -> None:
+    def _finish(self, watched: Watched, outcome: Outcome, model_id: str | None = None) -> None:
         held = watched.held
         ending = Ending(
             outcome=outcome,
-            segments=self._segments(watched),
+            segments=watched.segments,
             model_id=model_id,
             status=watched.status,
             speed=self._speed(watched) if model_id else None,
@@ -259,14 +312,15 @@ class Supervisor:
         _LOG.info("job %s attempt %d: %s (%s)", held.fence.job_id, held.fence.attempt, outcome.state, outcome.reason)
         self._queue.project(held.fence.job_id)
 
-    def _give_back(self, watched: _Watched) -> None:
+    def _give_back(self, watched: Watched) -> None:
         """A trainer that did not save in time: its last checkpoint is what counts."""
-        if watched.handle is not None:
-            self._executor.kill(watched.handle)
+        if watched.process.handle is not None:
+            self._executor.kill(watched.process.handle)
+        self._stop_billing(watched)
         preempted = Outcome(JobState.QUEUED, "preempted; its trainer did not save in time")
         self._finish(watched, preempted if watched.wish is None else rules.outcome(self._attempt(watched)))
 
-    def _attempt(self, watched: _Watched) -> rules.Attempt:
+    def _attempt(self, watched: Watched) -> rules.Attempt:
         return rules.Attempt(
             status=watched.status,
             exit_status=watched.exit_status,
@@ -275,23 +329,22 @@ class Supervisor:
             max_attempts=self._pace.max_attempts,
         )
 
-    def _segments(self, watched: _Watched) -> tuple[Segment, ...]:
-        return () if watched.meter is None else watched.meter.segments
-
-    def _results(self, watched: _Watched, name: str) -> dict[str, Any] | None:
+    def _results(self, watched: Watched, name: str) -> dict[str, Any] | None:
         try:
             found = json.loads(self._storage.read(watched.here.attempt(watched.held.fence.attempt).name("results", name)))
         except (NotStored, ValueError):
             return None
         return found if isinstance(found, dict) else None
 
-    def _speed(self, watched: _Watched) -> tuple[float, float] | None:
-        """For the next estimate. A resumed run says nothing about how long a run takes in one piece."""
+    def _speed(self, watched: Watched) -> tuple[float, float] | None:
+        """For the next estimate. A resumed run says nothing about how long a run takes in one piece, a shared one about how
+        long it takes alone."""
         metrics = self._results(watched, "metrics.json") or {}
         rate, tokens = metrics.get("tokens_per_second"), metrics.get("tokens_seen")
-        if watched.held.fence.attempt > 1 or watched.meter is None or not (rate and tokens):
+        meter = watched.meter
+        if watched.held.fence.attempt > 1 or meter is None or meter.total_ms != meter.elapsed_ms or not (rate and tokens):
             return None
-        seconds = watched.meter.total_ms / 1000
+        seconds = meter.total_ms / 1000
         return float(rate), max(0.0, seconds - float(tokens) / float(rate))
 
     # -- all jobs --------------------------------------------------------------------------------------------------
@@ -307,12 +360,15 @@ class Supervisor:
             else:
                 self._drop(watched)
 
-    def _drop(self, watched: _Watched) -> None:
+    def _drop(self, watched: Watched) -> None:
         """Fenced: whatever its trainer still writes counts for nothing, so it ends now."""
-        self._watched.pop(watched.held.fence.job_id, None)
-        _LOG.warning("job %s attempt %d was taken over", watched.held.fence.job_id, watched.held.fence.attempt)
-        if watched.handle is not None:
-            self._executor.kill(watched.handle)
+        self._watched.pop(watched.job_id, None)
+        _LOG.warning("job %s attempt %d was taken over", watched.job_id, watched.held.fence.attempt)
+        self._stop_billing(watched)
+        handle = watched.process.handle
+        # Others of its gang that are still ours go on: the next attempt's `control.json` fences this one in their process.
+        if handle is not None and not watched.mates(self._watched.values()):
+            self._executor.kill(handle)
 
     def _report(self) -> None:
         """Beats that are due, and progress that is new, in one transaction."""
@@ -320,9 +376,12 @@ class Supervisor:
         reports: list[Report] = []
         beating: set[str] = set()
         for job_id, watched in self._watched.items():
+            time = watched.process.time
             due = now_s - watched.beat_at >= self._pace.heartbeat_s
+            if due and time is not None:
+                time.divide(self._clocks.now())
             if due or watched.status != watched.reported:
-                reports.append(Report(watched.held.fence, self._segments(watched) if due else (), watched.status))
+                reports.append(Report(watched.held.fence, watched.segments if due else (), watched.status))
             if due:
                 beating.add(job_id)
         charges = self._queue.report(reports) if reports else {}
@@ -335,12 +394,12 @@ class Supervisor:
             if report.fence.job_id in beating:
                 self._beaten(watched, report, charges[report.fence.job_id])
 
-    def _beaten(self, watched: _Watched, report: Report, micro_usd: int) -> None:
+    def _beaten(self, watched: Watched, report: Report, micro_usd: int) -> None:
         watched.beat_at = self._clocks.monotonic()
         spec, fence, ms = watched.held.spec, watched.held.fence, watched.held.used_ms
         if watched.meter is not None:
             watched.meter.sent(report.segments)
-            ms += watched.meter.total_ms
+            ms += watched.meter.elapsed_ms
         limit = rules.over_limit(micro_usd, ms, max_micro_usd=spec.max_cost_micro_usd, max_seconds=spec.limits.max_seconds)
         if limit is not None and watched.wish is None:
             self._queue.want(fence, limit)
@@ -354,7 +413,8 @@ class Supervisor:
         others = [each for each in seen if not self._runs(each)]
         still = self._stillness.look([each.beat for each in others], now_s)
         dead = [each for each in others if each.beat.job_id in still or self._is_gone(each.beat.owner)]
-        self._orphans = {each.beat.job_id: self._orphans.get(each.beat.job_id, now_s) for each in dead}
+        handles = {each.handle for each in dead}
+        self._orphans = {handle: since for handle, since in self._orphans.items() if handle in handles}
         for each in dead:
             self._safely(each.beat.job_id, self._take_over, each, now_s)
 
@@ -369,17 +429,17 @@ class Supervisor:
     def _take_over(self, seen: Seen, now_s: float) -> None:
         """Let the orphaned trainer save, then read its last word as if it had been ours."""
         if seen.handle is not None and self._executor.poll(seen.handle) is None:
-            waited_s = now_s - self._orphans[seen.beat.job_id]
-            if waited_s == 0:  # the first look; a second SIGTERM would cut the saving short
+            if seen.handle not in self._orphans:  # once a process, however many jobs it trains
+                self._orphans[seen.handle] = now_s
                 self._executor.terminate(seen.handle)
-            if waited_s < _ORPHAN_S:
+            if now_s - self._orphans[seen.handle] < _ORPHAN_S:
                 return
             self._executor.kill(seen.handle)
         held = self._queue.adopt(seen.beat, self._presence.owner)
         if held is None:
             return
         here = projection.directory(self._storage, held.tenant_id, held.fence.job_id)
-        watched = _Watched(held, here, None, None, held.wish, beat_at=now_s)
+        watched = Watched(held, here, Process(None), None, held.wish, beat_at=now_s)
         self._watched[held.fence.job_id] = watched
         self._follow(watched)
 

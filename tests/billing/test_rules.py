@@ -1,5 +1,6 @@
 """Money adds up: nothing is lost or made by cutting time into pieces."""
 
+import itertools
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -80,6 +81,17 @@ def test_shares_sum_to_the_whole_and_differ_from_their_part_by_less_than_one(tot
     parts = rules.shares(total, weights)
     assert sum(parts) == total
     assert all(abs(part * sum(weights) - total * weight) < sum(weights) for part, weight in zip(parts, weights, strict=True))
+
+
+@given(st.integers(0, 10**9), st.lists(st.integers(0, 10**7), min_size=1, max_size=64))
+def test_the_time_of_a_process_is_divided_to_the_millisecond_and_more_tokens_never_pay_less(ms, tokens):
+    parts = rules.shared_ms(ms, tokens)
+    assert sum(parts) == ms
+    for (token, part), (more, larger) in itertools.combinations(sorted(zip(tokens, parts, strict=True)), 2):
+        assert part <= larger
+        assert more > token or larger - part <= 1
+    if any(tokens):
+        assert all(part == 0 for token, part in zip(tokens, parts, strict=True) if token == 0)
 
 
 @given(PRICES, st.integers(0, 10**7))

@@ -5,6 +5,7 @@ import json
 import shutil
 import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -23,12 +24,13 @@ from luthier.billing.service import Billing
 from luthier.database import Database, Row
 from luthier.datasets.service import Datasets
 from luthier.datasets.types import Room, Upload
-from luthier.jobs.directory import AttemptStatus, Failure, JobDirectory, Manifest, ManifestFile, checkpoint_folder
+from luthier.jobs.directory import LAST_WORDS, AttemptStatus, Failure, JobDirectory, Manifest, ManifestFile, checkpoint_folder
 from luthier.jobs.pace import Clocks, Pace
 from luthier.jobs.presence import Presence
 from luthier.jobs.projection import directory
 from luthier.jobs.queue import JobQueue
 from luthier.jobs.service import Jobs, JobServices
+from luthier.jobs.sharing import ALONE
 from luthier.jobs.spec import RunSpec
 from luthier.supervisor import Parts, Supervisor
 
@@ -62,20 +64,26 @@ class Killed(BaseException):
 
 @dataclass
 class Trainer:
-    """What a fake trainer does in each attempt, in order; the last one is repeated."""
+    """What a fake trainer does in each attempt, in order; the last one is repeated. Several jobs train side by side."""
 
     attempts: list[Callable]
     resumed: list[int | None]
 
     def __call__(self, run) -> int:
-        job = JobDirectory(LocalStorage(Path(unquote(urlsplit(run.launch.job_urls[0]).path))), "")
+        members = [self._opened(url) for url in run.launch.job_urls]
+        with ThreadPoolExecutor(len(members)) as pool:
+            statuses = set(pool.map(lambda member: member(run), members))
+        return statuses.pop() if len(statuses) == 1 else 0
+
+    def _opened(self, url: str) -> Callable:
+        job = JobDirectory(LocalStorage(Path(unquote(urlsplit(url).path))), "")
         control = job.control()
         here = job.attempt(control.attempt)
         if not here.own({}):
-            return 75
+            return lambda run: 75
         self.resumed.append(control.resume_from.step if control.resume_from else None)
         act = self.attempts.pop(0) if len(self.attempts) > 1 else self.attempts[0]
-        return act(run, here)
+        return lambda run: act(run, here)
 
 
 def running(here, step: int = 5, **facts) -> AttemptStatus:
@@ -121,16 +129,18 @@ def dies(status: int = -9, *, checkpoint: int | None = None):
     return act
 
 
-def runs(*, last_word: str | None = None, checkpoint: int | None = 10):
+def runs(*, last_word: str | None = None, checkpoint: int | None = 10, **facts):
     """Trains until it is asked to end: then saves and says so."""
 
     def act(run, here) -> int:
-        here.write_status(running(here))
+        here.write_status(running(here, **facts))
         here.storage.write(here.name("started"), b"")
         word = None
         while word is None:
             if run.stopping.wait(0.002):
                 word = last_word or "preempted"
+            elif here.job.control().attempt != here.number:
+                return 75
             elif here.job.control().want == "stop":
                 word = last_word or "stopped"
         if run.killed:
@@ -174,15 +184,15 @@ class BreakingQueue(JobQueue):
             self.breaks_at = None
             raise Killed(point)
 
-    def claim(self, owner, hardware):
-        held = super().claim(owner, hardware)
-        if held is not None:
+    def claim(self, owner, hardware, allowed=ALONE):
+        held = super().claim(owner, hardware, allowed)
+        if held:
             self._maybe("after_claim")
         return held
 
-    def launched(self, fence, handle):
+    def launched(self, fences, handle):
         self._maybe("before_launched")
-        super().launched(fence, handle)
+        super().launched(fences, handle)
 
     def settle(self, fence, segments):
         self._maybe("before_settle")
@@ -194,6 +204,18 @@ class BreakingQueue(JobQueue):
         self._maybe("before_finish")
         super().finish(fence, ending)
         self._maybe("after_finish")
+
+
+class ListeningExecutor(MemoryExecutor):
+    """Remembers whom it asked to save."""
+
+    def __init__(self, trainer) -> None:
+        super().__init__(trainer)
+        self.asked: list[str] = []
+
+    def terminate(self, handle: str) -> None:
+        self.asked.append(handle)
+        super().terminate(handle)
 
 
 class Bench:
@@ -215,7 +237,7 @@ class Bench:
         self.queue = BreakingQueue(self.database, self.storage, self.billing, self.datasets, self.times.now)
         self.registry = FakeRegistry()
         self.trainer = Trainer([succeeds()], [])
-        self.executor = MemoryExecutor(self.trainer)
+        self.executor = ListeningExecutor(self.trainer)
         self.pace = Pace()
         self.presences: list[Presence] = []
         self._supervisor: Supervisor | None = None
@@ -255,12 +277,21 @@ class Bench:
         """Wait for the fake trainer's thread to have said that it runs."""
         here = self.here(job)
         attempt = here.attempt(self.get(job).attempt)
+        self._eventually(lambda: self.storage.size(attempt.name("started")) is not None)
+
+    def until_last_word(self, job) -> None:
+        """Wait for the fake trainer's thread to have said how it ended."""
+        attempt = self.here(job).attempt(self.get(job).attempt)
+        self._eventually(lambda: (status := attempt.status()) is not None and status.state in LAST_WORDS)
+
+    @staticmethod
+    def _eventually(happened: Callable[[], bool]) -> None:
         waited = threading.Event()
         for _ in range(2000):
-            if self.storage.size(attempt.name("started")) is not None:
+            if happened():
                 return
             waited.wait(0.002)
-        raise AssertionError("the trainer did not start")
+        raise AssertionError("the trainer did not get there")
 
     def settle(self, *, rounds: int = 40, seconds: float = 6) -> None:
         """Tick until nothing moves any more, with time passing."""

@@ -11,6 +11,7 @@ from luthier.jobs.asking import Asking
 from luthier.jobs.directory import AttemptStatus, Failure
 from luthier.jobs.rules import TRANSITIONS, Attempt, may, outcome
 from luthier.jobs.types import FINISHED, JobState
+from luthier.jobs.watching import Process
 
 STATES = list(JobState)
 WORDS = ["starting", "running", "saving", "succeeded", "failed", "stopped", "preempted", None]
@@ -94,13 +95,25 @@ def test_a_limit_is_reached_when_it_is_used_up(micro_usd, ms, limits, wish):
     assert rules.over_limit(micro_usd, ms, max_micro_usd=limits[0], max_seconds=limits[1]) == wish
 
 
-def test_a_trainer_is_asked_then_signalled_once_then_killed():
+def test_a_trainer_is_asked_then_signalled_then_killed():
     asking = Asking()
-    said = [asking.next("stop", last_word=False, now_s=second) for second in (0, 5, 16, 30, 74, 76)]
-    assert said == ["ask", "wait", "terminate", "wait", "wait", "kill"]
+    said = [asking.next("stop", last_word=False, alone=True, now_s=second) for second in (0, 5, 16, 74, 76)]
+    assert said == ["ask", "wait", "terminate", "terminate", "kill"]
+
+
+def test_a_process_is_signalled_once():
+    process = Process(None, "1:1")
+    assert [process.once(), process.once()] == [True, False]
+
+
+@pytest.mark.parametrize("wish", rules.WISHES)
+def test_a_member_of_a_gang_is_asked_and_left_behind_but_never_killed(wish):
+    asking = Asking()
+    said = [asking.next(wish, last_word=False, alone=False, now_s=second) for second in (0, 16, 76, 300, 301)]
+    assert said == ["ask", "wait", "wait", "wait", "release"]
 
 
 def test_a_trainer_that_has_said_its_last_word_gets_time_to_leave():
     asking = Asking()
-    said = [asking.next(None, last_word=True, now_s=second) for second in (0, 20, 21)]
+    said = [asking.next(None, last_word=True, alone=True, now_s=second) for second in (0, 20, 21)]
     assert said == ["wait", "wait", "kill"]

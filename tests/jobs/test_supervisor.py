@@ -42,7 +42,7 @@ def test_jobs_start_in_the_order_in_which_they_came(bench):
 
 def test_no_more_jobs_run_than_there_are_slots(bench, fake):
     bench.trainer.attempts = [fake.runs()]
-    bench.pace = replace(bench.pace, slots=2)
+    bench.pace = replace(bench.pace, slots=2, gang_size=1)
     for _ in range(3):
         bench.submit()
     bench.supervisor.tick()

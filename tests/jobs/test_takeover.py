@@ -11,6 +11,7 @@ from luthier.errors import DatabaseBusy, WrongState
 from luthier.jobs.queue import Ending, Fenced, JobQueue, Report
 from luthier.jobs.reaping import Beat, Stillness
 from luthier.jobs.rules import Outcome
+from luthier.jobs.sharing import ALONE
 from luthier.jobs.types import JobState
 
 HARDWARE = {"local-cpu"}
@@ -80,8 +81,8 @@ def test_many_supervisors_that_claim_at_once_share_the_jobs_out(bench):
     claimed = []
 
     def claim(owner: str) -> None:
-        while (held := bench.queue.claim(owner, HARDWARE)) is not None:
-            claimed.append(held.fence)
+        while held := bench.queue.claim(owner, HARDWARE):
+            claimed.extend(each.fence for each in held)
 
     in_threads(claim, [f"host/sup_{number}" for number in range(4)])
     assert sorted(fence.job_id for fence in claimed) == [job.id for job in jobs]
@@ -90,12 +91,12 @@ def test_many_supervisors_that_claim_at_once_share_the_jobs_out(bench):
 
 def test_whoever_was_replaced_writes_nothing(bench):
     job = bench.submit()
-    old = bench.queue.claim("host/old", HARDWARE)
+    (old,) = bench.queue.claim("host/old", HARDWARE)
     new = bench.queue.adopt(bench.queue.running()[0].beat, "host/new")
     assert new is not None
     done = Ending(Outcome(JobState.FAILED, "late"))
     for write in (
-        lambda: bench.queue.launched(old.fence, "1:1"),
+        lambda: bench.queue.launched([old.fence], "1:1"),
         lambda: bench.queue.settle(old.fence, ()),
         lambda: bench.queue.finish(old.fence, done),
         lambda: bench.queue.want(old.fence, "budget"),
@@ -171,9 +172,9 @@ class Outage(JobQueue):
         if self.away:
             raise DatabaseBusy
 
-    def claim(self, owner, hardware):
+    def claim(self, owner, hardware, allowed=ALONE):
         self._answer()
-        return super().claim(owner, hardware)
+        return super().claim(owner, hardware, allowed)
 
     def report(self, reports):
         self._answer()

@@ -36,3 +36,10 @@ def this_machine() -> Machine:
             continue
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return Machine(memory_bytes=min(memory), cores=cores)
+
+
+def free_bytes() -> int:
+    """Memory that a further process may use now."""
+    import psutil
+
+    return min(psutil.virtual_memory().available, this_machine().memory_bytes)

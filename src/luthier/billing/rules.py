@@ -123,3 +123,12 @@ def shares(total: int, weights: list[int]) -> list[int]:
     for index in by_remainder[: total - sum(parts)]:
         parts[index] += 1
     return parts
+
+
+def shared_ms(ms: int, tokens: list[int]) -> list[int]:
+    """The time of one process, divided among the jobs that it trained by their tokens; evenly where none has any.
+
+    >>> shared_ms(10_000, [300, 100]), shared_ms(10_000, [0, 0])
+    ([7500, 2500], [5000, 5000])
+    """
+    return shares(ms, tokens if any(tokens) else [1] * len(tokens))

@@ -131,6 +131,18 @@ def larger_hardware(needed: int, prices: Sequence[Price]) -> str | None:
     return f"`hardware: {best.hardware}` (${best.hourly_usd}/h) has {_gb(best.memory_bytes or 0)}."
 
 
+def together_bytes(jobs: Sequence[MemoryEstimate]) -> int:
+    """What one trainer of all these jobs needs: base and process once, the adapter of each, and the widest pass.
+
+    A trainer puts into one pass what fits into its share of the memory, never less than a row of one job.
+    """
+    passes = [job.activation_bytes + job.logits_bytes for job in jobs]
+    known = [job.available_bytes for job in jobs if job.available_bytes is not None]
+    widest = min(sum(passes), max(*passes, int(min(known) * _SHARE_OF_MEMORY))) if known else sum(passes)
+    once = max(job.base_bytes for job in jobs) + max(job.runtime_bytes for job in jobs)
+    return once + sum(job.adapter_bytes + job.optimizer_bytes for job in jobs) + widest
+
+
 def adapter_parameters(base: BaseShape, lora: LoraSpec) -> int:
     """Trainable weights: rank x (inputs + outputs) of each linear layer that learns.
 

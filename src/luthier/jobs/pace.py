@@ -9,6 +9,9 @@ from dataclasses import dataclass
 from luthier.seams import Clock
 from luthier.settings import Settings
 
+_GATHER_S = 0.3
+"""A client that submits a sweep needs less between two jobs."""
+
 
 @dataclass(frozen=True)
 class Pace:
@@ -20,6 +23,9 @@ class Pace:
     reap_after_s: float = 30.0
     reap_every_s: float = 5.0
     max_attempts: int = 4
+    gang_size: int = 8
+    gang_across_tenants: bool = False
+    gather_s: float = 0.0
     hardware: frozenset[str] = frozenset({"local-cpu", "local-gpu"})
 
     @classmethod
@@ -31,6 +37,9 @@ class Pace:
             heartbeat_s=settings.heartbeat_s,
             reap_after_s=settings.reap_after_s,
             max_attempts=settings.max_attempts,
+            gang_size=settings.gang_size,
+            gang_across_tenants=settings.gang_across_tenants,
+            gather_s=_GATHER_S,
         )
 
 

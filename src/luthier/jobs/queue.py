@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Hashable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, Protocol
@@ -12,15 +12,19 @@ from sqlalchemy.orm import Session
 from luthier.billing.service import Billing
 from luthier.billing.types import Segment
 from luthier.database import EVERY_TENANT, Database
-from luthier.jobs import projection, rules, store
+from luthier.jobs import projection, rules, sharing, store
 from luthier.jobs.directory import AttemptStatus
 from luthier.jobs.reaping import Beat
 from luthier.jobs.rows import job_of, projection_of, spec_of
 from luthier.jobs.rules import Outcome, Wish
+from luthier.jobs.sharing import ALONE, Sharing, Waiting
 from luthier.jobs.spec import RunSpec
 from luthier.jobs.store import Fence
-from luthier.jobs.types import JobState
+from luthier.jobs.types import Estimate, JobState
 from luthier.seams import Clock, Storage
+
+_LOOK_AHEAD = 64
+"""Jobs of the queue that are looked at for a gang."""
 
 
 class Fenced(Exception):
@@ -88,22 +92,33 @@ class JobQueue:
         self._datasets = datasets
         self._now = now
 
-    def claim(self, owner: str, hardware: Collection[str]) -> Held | None:
-        """The job that has waited longest and may start, with a new attempt number; None where nobody waits."""
-        with self._database.write(EVERY_TENANT) as session:
-            row = store.next_in_line(session, hardware, self._now())
-            if row is None:
-                return None
-            step = store.Step(JobState.STARTING, self._now(), "claimed")
-            fresh: dict[str, Any] = {"attempt": row.attempt + 1, "owner": owner, "handle": None, "beat_seq": 0, "phase": None}
-            if not store.move(session, row, step, **fresh, started_at=self._now(), not_before=None, eta_seconds=None):
-                return None
-            return self._held(session, row, owner)
+    def claim(self, owner: str, hardware: Collection[str], allowed: Sharing = ALONE) -> tuple[Held, ...]:
+        """The job that has waited longest and may start, and those that train with it, each with a new attempt number.
 
-    def launched(self, fence: Fence, handle: str) -> None:
-        """Remember the trainer's process, so that whoever takes over can end it. Raises: Fenced."""
+        Nothing where nobody waits, or where the next job of a sweep is awaited for a moment.
+        """
         with self._database.write(EVERY_TENANT) as session:
-            _fenced_unless(store.change(session, fence, handle=handle))
+            rows = store.in_line(session, hardware, self._now(), _LOOK_AHEAD if allowed.most > 1 else 1)
+            if not rows:
+                return ()
+            gang = sharing.gang_of([_waiting(row) for row in rows], allowed)
+            if sharing.gathers(gang, self._now(), allowed):
+                return ()
+            by_id = {row.id: row for row in rows}
+            return tuple(
+                self._held(session, row, owner) for row in (by_id[job.job_id] for job in gang) if self._take(session, row, owner)
+            )
+
+    def _take(self, session: Session, row: store.JobRow, owner: str) -> bool:
+        step = store.Step(JobState.STARTING, self._now(), "claimed")
+        fresh: dict[str, Any] = {"attempt": row.attempt + 1, "owner": owner, "handle": None, "beat_seq": 0, "phase": None}
+        return store.move(session, row, step, **fresh, started_at=self._now(), not_before=None, eta_seconds=None)
+
+    def launched(self, fences: Iterable[Fence], handle: str) -> None:
+        """Remember the trainer's process, so that whoever takes over can end it. Raises: Fenced, where one was taken over."""
+        with self._database.write(EVERY_TENANT) as session:
+            mine = [store.change(session, fence, handle=handle) for fence in fences]
+        _fenced_unless(all(mine))
 
     def report(self, reports: Sequence[Report]) -> dict[str, int]:
         """Prove jobs alive and note usage and progress, in one transaction.
@@ -225,6 +240,26 @@ class JobQueue:
         row = store.get(session, report.fence.job_id)
         if row is not None and row.state == JobState.STARTING:
             store.move(session, row, store.Step(JobState.RUNNING, self._now(), "its trainer trains"))
+
+
+def _waiting(row: store.JobRow) -> Waiting:
+    return Waiting(
+        job_id=row.id,
+        tenant_id=row.tenant_id,
+        queued_at=row.queued_at,
+        hardware=row.hardware,
+        memory=Estimate.model_validate_json(row.estimate).memory,
+        alike=_alike(row.hardware, spec_of(row)),
+        crashes=row.crashes,
+    )
+
+
+def _alike(hardware: str, spec: RunSpec) -> Hashable | None:
+    """What jobs have in common that may share a trainer: the base, how it is held, and switches of the whole process."""
+    if spec.sources is None:
+        return None
+    base, train = spec.sources.base, spec.train
+    return (spec.kind, hardware, base.id, base.revision, base.url, train.device, train.precision, train.deterministic)
 
 
 def _wish(row: store.JobRow) -> Wish | None:

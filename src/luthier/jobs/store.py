@@ -156,15 +156,16 @@ def adopt(session: Session, seen: JobRow, owner: str) -> bool:
     return session.execute(query.values(owner=owner, beat_seq=seen.beat_seq + 1).returning(JobRow.id)).first() is not None
 
 
-def next_in_line(session: Session, hardware: Collection[str], now: datetime) -> JobRow | None:
-    """The job that has waited longest and may start. A moment far ahead means that the clock was put back: it counts as past."""
+def in_line(session: Session, hardware: Collection[str], now: datetime, most: int) -> Sequence[JobRow]:
+    """The jobs that may start, the one that has waited longest first. A moment far ahead means that the clock was put back:
+    it counts as past."""
     waits = or_(
         JobRow.not_before.is_(None),
         JobRow.not_before <= now,
         JobRow.not_before > now + timedelta(seconds=2 * rules.LONGEST_RETRY_S),
     )
     query = select(JobRow).where(JobRow.state == JobState.QUEUED, JobRow.hardware.in_(hardware), waits)
-    return session.scalar(query.order_by(JobRow.queued_at, JobRow.id).limit(1))
+    return session.scalars(query.order_by(JobRow.queued_at, JobRow.id).limit(most)).all()
 
 
 def owned(session: Session) -> Sequence[JobRow]:

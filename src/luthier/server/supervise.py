@@ -8,6 +8,7 @@ import signal
 import threading
 import time
 
+from luthier.billing.machine import free_bytes
 from luthier.jobs.pace import Clocks, Pace
 from luthier.jobs.presence import Presence
 from luthier.jobs.queue import JobQueue
@@ -73,5 +74,6 @@ def build_supervisor(platform: Platform) -> Supervisor:
         executor=executor(settings),
         presence=Presence(settings.data / "supervisors"),
         bases_url=platform.bases.cache.resolve().as_uri(),
+        free_bytes=lambda: {"local-cpu": free_bytes()},
     )
     return Supervisor(parts, Pace.of(settings), Clocks(platform.now))
