@@ -4,11 +4,21 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import os
 import random
+import shutil
 import signal
-from collections.abc import Callable
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
+
+from luthier.backends.storage.local import LocalStorage
+from luthier.jobs.directory import JobDirectory
+from luthier.jobs.resuming import newest_whole
+from luthier.training.__main__ import EXIT_NO_LAST_WORD
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 
@@ -130,3 +140,53 @@ def test_p12_a_checkpoint_that_finds_no_room_ends_the_attempt_and_the_old_one_st
     assert job.run() == 0, job.log
     assert job.status.resumed_from.step == 4
     check_equal(job, uninterrupted)
+
+
+@pytest.fixture
+def on_small_disk(submitted, small_disk, tmp_path) -> Iterator[Callable[..., subprocess.Popen]]:
+    """A trainer whose job directory lies on the small disk, as `job`; ended in every case."""
+    started = []
+
+    def start(train: dict, *, full: bool = False) -> subprocess.Popen:
+        job = submitted(train=train)
+        job.claim()
+        shutil.copytree(job.folder, small_disk.seen / "job")
+        if full:
+            small_disk.fill()
+        command = [*small_disk.inside, sys.executable, "-m", "luthier.training", f"{small_disk.path}/job", "--bases", job.bases]
+        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+        with (tmp_path / "log").open("wb") as log:
+            started.append(subprocess.Popen(command, stdout=log, stderr=log, env=environment))
+        return started[0]
+
+    yield start
+    for process in started:
+        process.kill()
+        process.wait()
+
+
+def test_p12_a_disk_that_fills_up_under_a_trainer_leaves_the_last_checkpoint_and_a_last_word(
+    on_small_disk, small_disk, wait_until, tmp_path
+):
+    process = on_small_disk({**SHORT, "max_steps": 100_000})
+    complete = "job/attempts/1/checkpoints/*/COMPLETE.json"
+    wait_until(lambda: any(path.parent.name >= "step-00000008" for path in small_disk.seen.glob(complete)), process)
+    small_disk.fill()
+    assert process.wait(60) == 0, (tmp_path / "log").read_text("utf-8")
+    # A storage would follow the way to the small disk to its end, which is a folder of the same name on the large one.
+    left = Path(shutil.copytree(small_disk.seen / "job", tmp_path / "left"))
+    here = JobDirectory(LocalStorage(left), "")
+    status = here.attempt(1).status()
+    assert (status.state, status.failure.code) == ("failed", "storage")
+    assert newest_whole(here).step == status.last_checkpoint_step >= 8
+    last = list(here.attempt(1).events())[-1]
+    assert (last.kind, last.level, last.data["state"]) == ("state", "error", "failed")
+    assert list(left.rglob(".tmp-*")) == []
+
+
+def test_p12_a_trainer_that_finds_the_disk_full_leaves_at_once_with_a_line(on_small_disk, small_disk, tmp_path):
+    process = on_small_disk(SHORT, full=True)
+    assert process.wait(60) == EXIT_NO_LAST_WORD
+    assert "disk is full" in (tmp_path / "log").read_text("utf-8")
+    assert "Traceback" not in (tmp_path / "log").read_text("utf-8")
+    assert list((small_disk.seen / "job" / "attempts").rglob("*.*")) == []

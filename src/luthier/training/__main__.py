@@ -1,8 +1,8 @@
 """`python -m luthier.training <job-url> [<job-url> ...]`: the one command that every executor runs, and that a person can run.
 
 Several jobs that share a base model train together, in one pass over it; each has its own attempt, control, log and end.
-Exit status: 0 when the last word stands in `attempts/<n>/status.json`, 75 when another trainer owns the attempt, 78 when
-the directory cannot be used as it is. torch is not imported before that is known.
+Exit status: 0 when the last word stands in `attempts/<n>/status.json`, 1 when it could not be written, 75 when
+another trainer owns the attempt, 78 when the directory cannot be used as it is. torch is not imported before that is known.
 """
 
 from __future__ import annotations
@@ -20,18 +20,20 @@ from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
 
 from luthier.backends.storage.local import LocalStorage
-from luthier.errors import SetupError
+from luthier.errors import SetupError, StorageFull
 from luthier.jobs.directory import EXIT_FENCED, EXIT_SETUP, AttemptDirectory, CheckpointRef, Failure, JobDirectory
 from luthier.jobs.spec import RunSpec
 from luthier.training.checkpoints import first_whole
 from luthier.training.failures import Fenced
-from luthier.training.journal import Journal
+from luthier.training.journal import CHUNK_BYTES, Journal
 from luthier.training.opening import Opened, open_run, read_spec, resume_candidates
 from luthier.training.watch import POLL_S, FencedStorage, Watch, watching
 
 if TYPE_CHECKING:
     from luthier.training.fitting import LoadedBases
     from luthier.training.gang import Work
+
+EXIT_NO_LAST_WORD = 1
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -42,6 +44,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except SetupError as error:
         sys.stderr.write(f"{error}\n")
         return EXIT_SETUP
+    except StorageFull as error:
+        sys.stderr.write(f"{error}\n")
+        return EXIT_NO_LAST_WORD
     except Fenced:
         return EXIT_FENCED
 
@@ -89,8 +94,6 @@ class Member:
     journal: Journal
     workspace: Path
 
-
-EXIT_NO_LAST_WORD = 1
 
 MakeWatch = Callable[[Opened], Watch]
 
@@ -140,14 +143,16 @@ def _run(members: Sequence[Member], bases: Path) -> list[int]:
 def _attempt(member: Member, spec: RunSpec, bases: Path, loaded: LoadedBases) -> Work[int]:
     from luthier.training.attempt import Run, run_attempt
 
-    member.workspace.mkdir(parents=True)
     try:
+        member.workspace.mkdir(parents=True)
+        # Given back before the last word when the disk is full: a chunk of events and the status are written anew beside the old.
+        (member.workspace / "room").write_bytes(os.urandom(2 * CHUNK_BYTES))
         resumed = _begin(member.opened, member.journal, member.workspace)
         run = Run(spec, member.attempt, member.watch, member.journal, member.workspace, bases, _fetch_url, loaded, resumed)
         return (yield from run_attempt(run))
     except Fenced:
         return EXIT_FENCED
-    except OSError as error:
+    except (OSError, StorageFull) as error:
         sys.stderr.write(f"The attempt could not begin: {type(error).__name__}.\n")
         return EXIT_NO_LAST_WORD
     finally:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 import traceback
 from collections.abc import Callable
@@ -92,6 +93,8 @@ def _where(error: Exception) -> str:
 
 def _last_word(run: Run, state: AttemptState, message: str, failure: Failure | None = None) -> int:
     run.watch.close()
+    if failure is not None and failure.code == "storage":
+        shutil.rmtree(run.workspace, ignore_errors=True)  # on a full disk this is the room for what follows
     try:
         run.journal.state(state, message, failure)
     except Fenced:
