@@ -32,6 +32,7 @@ from luthier.training.checkpoints import Checkpoints, fetch_checkpoint
 from luthier.training.gang import train_together
 from luthier.training.journal import Journal
 from luthier.training.loop import Desk, Loop, Material
+from luthier.training.method import Method
 from luthier.training.methods import sft
 from luthier.training.plan import Fixed, plan_of
 from luthier.training.state import BestCheckpoint, TrainState, read_state
@@ -125,6 +126,7 @@ class Bench:
     folder: Path
     rows: Rows
     validation: Rows | None = None
+    method: Callable[[Rows], Method] = sft.Sft
     spec: RunSpec = field(default_factory=lambda: RunSpec(base_model="luthier/tiny", dataset="train.jsonl"))
     fixed: Fixed = field(default_factory=lambda: Fixed(4, 64, 1, "cpu", "fp32"))
     number: int = 0
@@ -157,9 +159,10 @@ class Bench:
                 state.best_checkpoint = BestCheckpoint(resume.attempt, resume.step, resume.sha256)
         if self.validation is not None:
             self.spec = self.spec.model_copy(update={"validation_dataset": "validation.jsonl"})
-        plan = plan_of(self.spec, state.fixed, len(self.rows), 64)
-        validation = None if self.validation is None else sft.Sft(self.validation)
-        material = Material(self.spec, plan, engine, sft.Sft(self.rows), validation)
+        method = self.method(self.rows)
+        plan = plan_of(self.spec, state.fixed, len(method), 64)
+        validation = None if self.validation is None else self.method(self.validation)
+        material = Material(self.spec, plan, engine, method, validation)
         checkpoints = Checkpoints(attempt, workspace)
         loop = Loop(material, Desk(journal, checkpoints, watch, self.monotonic), state, resumed)
         return SimpleNamespace(
