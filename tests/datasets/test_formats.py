@@ -63,6 +63,9 @@ def test_messages_come_in_one_form():
     assert read(dump(example.canonical())) == [example]
 
 
+DEEP = '{"a": ' + "[" * 30 + "]" * 30 + "}"
+
+
 @pytest.mark.parametrize(
     ("message", "code"),
     [
@@ -80,6 +83,9 @@ def test_messages_come_in_one_form():
         ({"role": "assistant", "tool_calls": [{"function": {}}]}, "bad_type"),
         ({"role": "assistant", "tool_calls": [{"function": {"name": "f", "arguments": "{"}}]}, "tool_args"),
         ({"role": "assistant", "tool_calls": [{"function": {"name": "f", "arguments": [1]}}]}, "tool_args"),
+        ({"role": "assistant", "tool_calls": [{"function": {"name": "f", "arguments": '{"a": "\\u0000"}'}}]}, "tool_args"),
+        ({"role": "assistant", "tool_calls": [{"function": {"name": "f", "arguments": '{"a": 1, "a": 2}'}}]}, "tool_args"),
+        ({"role": "assistant", "tool_calls": [{"function": {"name": "f", "arguments": DEEP}}]}, "too_deep"),
         ({"role": "user", "content": "x", "tool_calls": [{"function": {"name": "f"}}]}, "bad_value"),
         ({"role": ["assistant"], "content": "x"}, "roles"),
         (None, "bad_type"),
@@ -104,6 +110,22 @@ def test_rows_that_cannot_be_read_are_refused_by_name(row, words):
     assert bad.code == "missing_field"
     with pytest.raises(BadRow, match=words):
         raise bad
+
+
+def test_a_row_may_weigh_more_or_less_than_others():
+    alpaca = {"instruction": "Add.", "output": "2"}
+    lists = {"prompt": chat()["messages"][:1], "completion": chat()["messages"][1:]}
+    for row in (chat(), alpaca, lists, {"prompt": "a", "completion": "b"}):
+        example = read(jsonl({**row, "weight": 0.25}))[0]
+        assert example.weight == 0.25
+        assert read(dump(example.canonical())) == [example]
+        assert read(jsonl(row))[0].weight == read(jsonl({**row, "weight": None}))[0].weight == 1
+        assert "weight" not in read(jsonl({**row, "weight": 1}))[0].canonical()
+
+
+@pytest.mark.parametrize("weight", [0, -1, 1001, "1", True, [1]])
+def test_a_weight_that_is_none_is_refused(weight):
+    assert first_bad(jsonl({"prompt": "a", "completion": "b", "weight": weight})).code == "bad_value"
 
 
 def test_what_is_odd_is_remarked():

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
-from luthier.datasets.examples import Example
+from luthier.datasets.examples import Example, Pair, Prompt
 from luthier.datasets.rendering import Renderer
 from luthier.datasets.templates import PLAIN
 from luthier.errors import BaseUnavailable, FieldInvalid, Invalid
@@ -322,3 +322,58 @@ def test_every_character_belongs_to_the_span_that_it_starts(tiny):
     for answer in ("\U0001f642", "é", " x", "x\n\n", "日本"):
         example = Example(messages=(TALK[0], {"role": "assistant", "content": answer}))
         assert learned(tiny, example) == answer + "<|im_end|>"
+
+
+ANSWERS = ("Yes.", "\U0001f642 No.\nAnd more.", " spaced ", ATTACK)
+
+
+def pairs_of(asked: list[dict]) -> list[Pair]:
+    shown = [{**message, "weight": 0} if message["role"] == "assistant" else message for message in asked]
+    return [Pair(*(Example(messages=(*shown, _said(text))) for text in (one, ANSWERS[0]))) for one in ANSWERS]
+
+
+@pytest.mark.parametrize("name", ["tiny", *KNOWN, *OWN])
+def test_both_answers_of_a_pair_follow_the_same_tokens(name, make):
+    renderer = Renderer.load(TINY if name == "tiny" else make(source(name)))
+    for chosen, rejected in renderer.render_pairs(pairs_of(TALK[:3])):
+        start = min(chosen.loss.index(True), rejected.loss.index(True))
+        assert chosen.ids[:start] == rejected.ids[:start]
+        assert TALK[1]["content"] in renderer.decode(chosen.ids[:start])
+
+
+@pytest.mark.parametrize("name", ["tiny", *sorted({*KNOWN, *OWN} - {"deepseekv3", "brackets"})])
+def test_those_tokens_are_the_served_prompt(name, make):
+    # The two left out write a thought or a space after the prompt, in one of both only.
+    renderer = Renderer.load(TINY if name == "tiny" else make(source(name)))
+    prompt = renderer.prompt_of(Prompt({}, messages=tuple(TALK[:3])))
+    for one in [one for pair in renderer.render_pairs(pairs_of(TALK[:3])) for one in pair]:
+        assert one.ids[: one.loss.index(True)] == prompt
+
+
+def test_a_pair_of_texts_goes_through_no_template(tiny):
+    texts = [Example(prompt="Sky:", completion=" blue"), Example(prompt="Sky:", completion=" green")]
+    (pair,) = tiny.render_pairs([Pair(*texts)])
+    assert [tiny.decode(one.ids) for one in pair] == ["Sky: blue", "Sky: green"]
+    prompt = tiny.prompt_of(Prompt({}, text="Sky:"))
+    assert all(one.ids[: one.loss.index(True)] == prompt for one in pair)
+
+
+def test_a_pair_is_cut_answer_by_answer(tiny):
+    prompt = tiny.prompt(TALK[:1])
+    answers = [Example(messages=(TALK[0], _said("word " * times))) for times in (50, 1)]
+    (pair,) = tiny.render_pairs([Pair(*answers)], len(prompt) + 8)
+    assert [one.truncated for one in pair] == [True, False]
+    assert sum(pair.chosen.loss) == 8
+
+
+def test_the_weight_of_a_row_comes_with_its_tokens(tiny):
+    rows = [
+        Example(prompt="a", completion="b", weight=0.5),
+        Example(messages=tuple(TALK), weight=2.0),
+        Example(messages=tuple(TALK)),
+    ]
+    assert [rendered.weight for rendered in tiny.render_batch(rows)] == [0.5, 2.0, 1.0]
+
+
+def _said(text: str) -> dict:
+    return {"role": "assistant", "content": text}
