@@ -54,6 +54,11 @@ def test_a_job_that_was_never_started_has_no_history(job):
     assert list(job.events()) == []
 
 
+def test_an_attempt_that_has_said_nothing_yet_has_no_history(job):
+    job.attempt(1).own({"pid": 1})
+    assert list(job.events()) == []
+
+
 def test_an_event_that_is_still_being_written_is_not_read(job):
     events(job, 1, [1, 2])
     job.storage.append(job.attempt(1).name("events", "00000000.jsonl"), b'{"attempt": 1, "seq"')
