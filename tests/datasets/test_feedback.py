@@ -13,8 +13,8 @@ from luthier.errors import DatasetRejected, TooLarge
 
 from .conftest import an_upload, chat, jsonl
 
-SHARED = next((folder / "shared" / "data" for folder in Path(__file__).parents if (folder / "shared" / "data").is_dir()), None)
-needs_data = pytest.mark.skipif(SHARED is None, reason="the folder of real data is not here")
+SHARED = Path(__file__).parents[3] / "shared" / "data"
+needs_data = pytest.mark.skipif(not SHARED.is_dir(), reason="the folder of real data is not here")
 
 
 def user(text: str) -> dict:

@@ -92,6 +92,7 @@ def report_text(report: Mapping[str, Any]) -> str:
     facts = pairs(
         [
             ("rows", f"{report.get('usable_rows')} usable of {report.get('rows')} ({report.get('schema_name')})"),
+            ("for", " or ".join(report.get("methods") or ()) or None),
             (
                 "tokens",
                 None

@@ -1,0 +1,27 @@
+"""Every example of the guide is read as the guide says."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from luthier.datasets.kinds import METHODS, NOUNS
+from luthier.jobs.spec import Method
+
+from .conftest import an_upload
+
+GUIDE = (Path(__file__).parents[2] / "docs" / "how-to" / "prepare-data.md").read_text("utf-8")
+EXAMPLES = re.findall(r"^## ([\w, ]+): ([^\n]+)\n.*?^```jsonl\n(.*?)^```", GUIDE, re.DOTALL | re.MULTILINE)
+
+
+@pytest.mark.parametrize(("methods", "title", "rows"), EXAMPLES, ids=[title for _, title, _ in EXAMPLES])
+def test_the_rows_of_an_example_serve_the_methods_above_it(datasets, alice, methods, title, rows):
+    report = datasets.upload(alice, an_upload(rows.encode())).report
+    assert ", ".join(report.methods) == methods
+    assert report.usable_rows == rows.count("\n")
+    assert set(report.counts) <= {"too_few_rows"}
+
+
+def test_the_guide_has_an_example_of_every_kind_and_every_method_has_one():
+    assert len(EXAMPLES) == len(METHODS) == len(NOUNS)
+    assert {method for methods, _, _ in EXAMPLES for method in methods.split(", ")} == set(Method.__args__)
