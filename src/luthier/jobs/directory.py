@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Iterator
 from datetime import datetime
 from typing import Any, Literal
@@ -24,6 +25,9 @@ EXIT_FENCED = 75
 """Another attempt owns this job now: nothing more may be written."""
 EXIT_SETUP = 78
 """The job directory cannot be used as it is."""
+
+_NOT_YAML = re.compile("[\x7f-\x9f\u2028\u2029\ufeff\ufffe\uffff]")
+"""What JSON may hold as it is and a YAML file may not."""
 
 AttemptState = Literal["starting", "running", "saving", "succeeded", "failed", "stopped", "preempted"]
 LAST_WORDS = frozenset[AttemptState]({"succeeded", "failed", "stopped", "preempted"})
@@ -149,7 +153,8 @@ class JobDirectory:
 
     def write_spec(self, spec: dict[str, Any]) -> str:
         """Write `run.yaml` once (JSON is YAML) and return the sha256 of its bytes."""
-        data = (json.dumps(spec, indent=2, ensure_ascii=False) + "\n").encode()
+        text = json.dumps(spec, indent=2, ensure_ascii=False) + "\n"
+        data = _NOT_YAML.sub(lambda found: f"\\u{ord(found[0]):04x}", text).encode()
         self.storage.write(self.name("run.yaml"), data)
         return hashlib.sha256(data).hexdigest()
 
