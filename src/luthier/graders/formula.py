@@ -89,14 +89,20 @@ def calculate(text: str, values: Mapping[str, float]) -> float:
             if isinstance(step, _Call):
                 arguments = stack[-step.arity :]
                 del stack[-step.arity :]
-                stack.append(float(step.function(*arguments)))
+                stack.append(_finite(step.function(*arguments)))
             else:
                 stack.append(values[step] if isinstance(step, str) else step)
     except (ArithmeticError, ValueError) as error:
         raise Ungradable(f"`calculate_output` has no value here ({error})") from None
-    if not math.isfinite(stack[0]):
-        raise Ungradable("`calculate_output` is not a finite number here")
     return stack[0]
+
+
+def _finite(value: float) -> float:
+    # At every step: `min(1, x)` must not turn an infinity into a good score.
+    number = float(value)
+    if not math.isfinite(number):
+        raise OverflowError("a number becomes too large")
+    return number
 
 
 class _Parser:

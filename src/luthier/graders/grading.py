@@ -7,10 +7,9 @@ from decimal import MAX_EMAX, MIN_EMIN, Context, Decimal
 from typing import Any
 
 from luthier.graders import formula, json_schema, patterns, texts
-from luthier.graders.templates import Ungradable, fill, read_json
+from luthier.graders.templates import MAX_CHARACTERS, Ungradable, fill, read_json
 from luthier.graders.types import JsonSchema, Multi, Number, Pattern, Score, StringCheck, TextSimilarity
 
-MAX_CHARACTERS = 65_536
 _EXACT = Context(prec=400, Emax=MAX_EMAX, Emin=MIN_EMIN, traps=[])
 
 _Simple = StringCheck | Number | Pattern | JsonSchema | TextSimilarity
@@ -45,24 +44,17 @@ def _multi(grader: Multi, sample: str, item: Mapping[str, Any]) -> Score:
 def _simple(grader: _Simple, sample: str, item: Mapping[str, Any]) -> float:
     if len(sample) > MAX_CHARACTERS:
         raise Ungradable(f"the answer is longer than {MAX_CHARACTERS:,} characters")
-    text = _filled(grader.input, sample, item)
+    text = fill(grader.input, sample, item)
     if isinstance(grader, JsonSchema):
         return float(json_schema.fits(grader.json_schema, read_json(text)))
     if isinstance(grader, Pattern):
-        return _pattern(grader, text, None if grader.reference is None else _filled(grader.reference, sample, item))
-    reference = _filled(grader.reference, sample, item)
+        return _pattern(grader, text, None if grader.reference is None else fill(grader.reference, sample, item))
+    reference = fill(grader.reference, sample, item)
     if isinstance(grader, Number):
         return _number(text, reference, grader.tolerance)
     if isinstance(grader, TextSimilarity):
         return _SIMILARITY[grader.evaluation_metric](text, reference)
     return float(_CHECKS[grader.operation](text, reference))
-
-
-def _filled(template: str, sample: str, item: Mapping[str, Any]) -> str:
-    text = fill(template, sample, item)
-    if len(text) > MAX_CHARACTERS:
-        raise Ungradable(f"a filled template is longer than {MAX_CHARACTERS:,} characters")
-    return text
 
 
 def _pattern(grader: Pattern, text: str, reference: str | None) -> float:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import Any, cast
 
+MAX_CHARACTERS = 65_536
 _STEP = re.compile(r"[A-Za-z_][A-Za-z0-9_-]*|[0-9]{1,6}", re.ASCII)
 _KNOWN = "`sample.output_text`, `sample.output_json.<name>` and `item.<name>`"
 
@@ -56,15 +58,29 @@ def item_names(text: str) -> frozenset[str]:
 
 def fill(text: str, sample: str, item: Mapping[str, Any]) -> str:
     """The template with the answer `sample` and the row `item` put in. Raises: Ungradable."""
-    return "".join(piece if isinstance(piece, str) else _text(_find(piece, sample, item), piece) for piece in pieces(text))
+    parts: list[str] = []
+    left = MAX_CHARACTERS
+    for piece in pieces(text):
+        parts.append(piece if isinstance(piece, str) else _text(_find(piece, sample, item), piece))
+        left -= len(parts[-1])
+        if left < 0:  # at once: four hundred places for a row of a megabyte would fill the memory
+            raise Ungradable(f"a filled template is longer than {MAX_CHARACTERS:,} characters")
+    return "".join(parts)
 
 
 def read_json(text: str) -> Any:
-    """The JSON value that a text is. Raises: Ungradable."""
+    """The JSON value that a text is; no NaN and no infinity. Raises: Ungradable."""
     try:
-        return json.loads(text)
+        return json.loads(text, parse_float=_finite, parse_constant=_finite)
     except (ValueError, RecursionError):  # also numbers of thousands of digits, and brackets without end
         raise Ungradable("the answer is not JSON") from None
+
+
+def _finite(written: str) -> float:
+    number = float(written)
+    if not math.isfinite(number):
+        raise ValueError("JSON has no such number")
+    return number
 
 
 def _path(inside: str) -> Path:

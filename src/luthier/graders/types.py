@@ -14,13 +14,14 @@ from luthier.values import Frozen, plain_text
 MAX_GRADERS = 16
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,63}", re.ASCII)
 _ANSWER = "{{ sample.output_text }}"
+Title = Annotated[str, Field(max_length=64), AfterValidator(plain_text)]
 Template = Annotated[str, Field(min_length=1, max_length=8192), AfterValidator(plain_text), AfterValidator(template)]
 
 
 class _Reading(Frozen):
     """What all simple graders have: a name to show, and the text that they look at."""
 
-    name: str = Field(default="", max_length=64)
+    name: Title = ""
     input: Template = Field(default=_ANSWER, description="What is graded; the whole answer by default.")
 
     @property
@@ -91,9 +92,9 @@ class Multi(Frozen):
     """Arithmetic over the scores of several graders."""
 
     type: Literal["multi"] = "multi"
-    name: str = Field(default="", max_length=64)
+    name: Title = ""
     graders: Annotated[dict[str, Simple], Field(min_length=1, max_length=MAX_GRADERS)]
-    calculate_output: Annotated[str, Field(min_length=1, max_length=formula.MAX_LENGTH)] = Field(
+    calculate_output: Annotated[str, Field(min_length=1, max_length=formula.MAX_LENGTH), AfterValidator(plain_text)] = Field(
         description="E.g. `0.8 * correct + 0.2 * short`: + - * / ( ) numbers, names, min max abs floor ceil exp sqrt log."
     )
 
