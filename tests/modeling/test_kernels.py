@@ -75,7 +75,7 @@ class Draw:
         return Heads(keys * self.whole(1, 3), keys, self.one_of([2, 6, 16, 34]))
 
     def tables(self, places: int, width: int) -> tuple[Tensor, Tensor]:
-        angle = torch.randn(places, width // 2, generator=self.generator).repeat(1, 2)
+        angle = torch.randn(places, width, generator=self.generator)  # halves that differ, so that none stands for the other
         return angle.cos(), angle.sin()
 
 
