@@ -251,7 +251,7 @@ def test_a_row_of_another_kind_is_told_from_a_row_that_lacks_a_field(first, seco
 def test_a_trainer_reads_rows_of_one_kind_in_order():
     stream = jsonl(*({"prompt": str(number), "answer": number} for number in range(100)))
     assert [prompt.item["answer"] for prompt in read_rows(io.BytesIO(stream), Prompt)] == [*range(100)]
-    with pytest.raises(BadRow, match=r"Line 1: This row is prompts .* set `method` to grpo"):
+    with pytest.raises(BadRow, match=r"Line 1: This row is prompts .* Set `method` to grpo"):
         next(read_rows(io.BytesIO(stream), Pair))
 
 
@@ -286,7 +286,7 @@ def test_a_file_that_can_teach_nothing_is_refused_or_warned_of(datasets, alice):
     with pytest.raises(DatasetRejected, match="same in every row"):
         datasets.upload(alice, an_upload(jsonl(*({**PAIRED, "prompt": str(n), "rejected": "b"} for n in range(12)))))
     rated = datasets.upload(alice, an_upload(jsonl(*({**RATED, "prompt": str(n)} for n in range(12)))))
-    assert rated.report.counts == {"one_label": 1}
+    assert (rated.report.counts, rated.report.labels) == ({"one_label": 1}, {"true": 12})
 
 
 def test_a_row_that_grows_too_long_to_be_read_again_is_refused(datasets, alice):

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from luthier.datasets.kinds import METHODS, NOUNS
+from luthier.datasets.kinds import KINDS
+from luthier.datasets.types import SchemaName
 from luthier.jobs.spec import Method
 
 from .conftest import an_upload
@@ -23,5 +24,6 @@ def test_the_rows_of_an_example_serve_the_methods_above_it(datasets, alice, meth
 
 
 def test_the_guide_has_an_example_of_every_kind_and_every_method_has_one():
-    assert len(EXAMPLES) == len(METHODS) == len(NOUNS)
+    assert len(EXAMPLES) == len(KINDS)
+    assert set(KINDS) == set(SchemaName.__args__)
     assert {method for methods, _, _ in EXAMPLES for method in methods.split(", ")} == set(Method.__args__)

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from typing import BinaryIO, TypeVar
 
 from luthier.datasets.examples import BadRow, Example, Pair, Parsed, Prompt, Rated
-from luthier.datasets.kinds import METHODS, NOUNS
+from luthier.datasets.kinds import KINDS
 from luthier.datasets.lines import Raw, raw_records
 from luthier.datasets.schemas import Reader
 from luthier.datasets.strict_json import parse
@@ -33,10 +33,12 @@ def read_rows(stream: BinaryIO, kind: type[R]) -> Iterator[R]:
         if isinstance(record, BadRow):
             raise record
         if not isinstance(record.row, kind):
-            said = f"This row is {NOUNS[record.schema_name]}: another method learns from it."
-            raise BadRow(
-                record.line, "schema_mismatch", said, f"For such rows set `method` to {' or '.join(METHODS[record.schema_name])}."
+            found = KINDS[record.schema_name]
+            said, fix = (
+                f"This row is {found.noun}: another method learns from it.",
+                f"Set `method` to {' or '.join(found.methods)}.",
             )
+            raise BadRow(record.line, "schema_mismatch", said, fix)
         yield record.row
 
 

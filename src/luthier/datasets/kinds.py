@@ -3,45 +3,36 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Set
+from dataclasses import dataclass
 from typing import Any, cast
 
-ANSWERS, PAIRS, RATED, PROMPTS = ("sft",), ("dpo", "orpo"), ("kto",), ("grpo",)
 
-METHODS: Mapping[str, tuple[str, ...]] = {
-    "chat": ANSWERS,
-    "prompt_completion": ANSWERS,
-    "alpaca": ANSWERS,
-    "pairs": PAIRS,
-    "whole_pairs": PAIRS,
-    "openai_pairs": PAIRS,
-    "rated": RATED,
-    "prompts": PROMPTS,
-    "openai_prompts": PROMPTS,
-}
-"""Each kind of rows by its name, with the methods that learn from it."""
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """What rows are called, the fields that they need, and the methods that learn from them."""
 
-NOUNS: Mapping[str, str] = {
-    "chat": "chat (`messages`)",
-    "prompt_completion": "`prompt` and `completion`",
-    "alpaca": "Alpaca (`instruction`, `output`)",
-    "pairs": "preference pairs (`prompt`, `chosen`, `rejected`)",
-    "whole_pairs": "preference pairs (`chosen`, `rejected`)",
-    "openai_pairs": "preference pairs (`input`, `preferred_output`, `non_preferred_output`)",
-    "rated": "rated answers (`prompt`, `completion`, `label`)",
-    "prompts": "prompts to be answered (`prompt` and fields for a grader)",
-    "openai_prompts": "prompts to be answered (`messages` that end with the user's, and fields for a grader)",
-}
+    noun: str
+    fields: tuple[str, ...]
+    methods: tuple[str, ...]
 
-NEEDED: Mapping[str, tuple[str, ...]] = {
-    "chat": ("messages",),
-    "prompt_completion": ("prompt", "completion"),
-    "alpaca": ("instruction", "output"),
-    "pairs": ("prompt", "chosen", "rejected"),
-    "whole_pairs": ("chosen", "rejected"),
-    "openai_pairs": ("input", "preferred_output", "non_preferred_output"),
-    "rated": ("prompt", "completion", "label"),
-    "prompts": ("prompt",),
-    "openai_prompts": ("messages",),
+
+_PAIRS = ("dpo", "orpo")
+KINDS: Mapping[str, Kind] = {
+    "chat": Kind("chat (`messages`)", ("messages",), ("sft",)),
+    "prompt_completion": Kind("`prompt` and `completion`", ("prompt", "completion"), ("sft",)),
+    "alpaca": Kind("Alpaca (`instruction`, `output`)", ("instruction", "output"), ("sft",)),
+    "pairs": Kind("preference pairs (`prompt`, `chosen`, `rejected`)", ("prompt", "chosen", "rejected"), _PAIRS),
+    "whole_pairs": Kind("preference pairs (`chosen`, `rejected`)", ("chosen", "rejected"), _PAIRS),
+    "openai_pairs": Kind(
+        "preference pairs (`input`, `preferred_output`, `non_preferred_output`)",
+        ("input", "preferred_output", "non_preferred_output"),
+        _PAIRS,
+    ),
+    "rated": Kind("rated answers (`prompt`, `completion`, `label`)", ("prompt", "completion", "label"), ("kto",)),
+    "prompts": Kind("prompts to be answered (`prompt` and fields for a grader)", ("prompt",), ("grpo",)),
+    "openai_prompts": Kind(
+        "prompts to be answered (`messages` that end with the user's, and fields for a grader)", ("messages",), ("grpo",)
+    ),
 }
 
 _WANTED = {
@@ -106,8 +97,8 @@ def within(row: Mapping[str, Any], kind: str) -> str | None:
 def missing(row: Mapping[str, Any], kind: str | None) -> tuple[str, str, str]:
     """Of a row that is of no kind: (code, what is wrong, what to do)."""
     if kind is not None:
-        lacks = " and ".join(f"`{name}`" for name in NEEDED[kind] if name not in row)
-        return "missing_field", f"The row lacks {lacks}.", f"The rows of this file are {NOUNS[kind]}."
+        lacks = " and ".join(f"`{name}`" for name in KINDS[kind].fields if name not in row)
+        return "missing_field", f"The row lacks {lacks}.", f"The rows of this file are {KINDS[kind].noun}."
     for fields, noun, fix in _UNREAD:
         if fields <= row.keys():
             return "missing_field", f"These are {noun}.", fix
@@ -117,12 +108,11 @@ def missing(row: Mapping[str, Any], kind: str | None) -> tuple[str, str, str]:
 
 def refusal(kind: str | None, method: str) -> tuple[str, str] | None:
     """Why a method cannot learn from rows of this kind, and what to do; None if it can."""
-    serves = METHODS.get(kind or "", ())
-    if method in serves:
+    known = KINDS.get(kind or "", Kind("rows of a kind that is not known", (), ()))
+    if method in known.methods:
         return None
-    noun = NOUNS.get(kind or "", "rows of a kind that is not known")
-    learns = f"Set `method` to {' or '.join(serves)}, or give" if serves else "Give"
-    return f"The method {method} cannot learn from {noun}.", f"{learns} a dataset of {_WANTED.get(method, 'its own kind')}."
+    instead = f"Set `method` to {' or '.join(known.methods)}, or give" if known.methods else "Give"
+    return f"The method {method} cannot learn from {known.noun}.", f"{instead} a dataset of {_WANTED.get(method, 'its own')}."
 
 
 def _asks(row: Mapping[str, Any]) -> bool:

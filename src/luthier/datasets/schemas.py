@@ -35,7 +35,7 @@ class Reader:
         elif kind != self._kind:
             raise notes.wrong(
                 "schema_mismatch",
-                f"This row is {kinds.NOUNS[kind]}, but line {self._first_line} is {kinds.NOUNS[self._kind]}.",
+                f"This row is {kinds.KINDS[kind].noun}, but line {self._first_line} is {kinds.KINDS[self._kind].noun}.",
                 "Put each kind of rows into a file of its own.",
             )
         return Parsed(line, kind, _READERS[kind](notes, fields), notes.remarks)

@@ -9,7 +9,7 @@ from typing import Any
 
 from luthier.datasets import rules
 from luthier.datasets.examples import BadRow, Example, Message, Parsed, Prompt, Rated
-from luthier.datasets.kinds import METHODS
+from luthier.datasets.kinds import KINDS
 
 
 class Tally:
@@ -29,7 +29,7 @@ class Tally:
         self._characters: Counter[int] = Counter()
         self._tokens: Counter[int] = Counter()
         self._measured = 0
-        self._labels: Counter[bool] = Counter()
+        self._labels: Counter[str] = Counter()
         self._item_fields: set[str] | None = None
         self._loss_tokens = 0
         self._over_context = 0
@@ -48,7 +48,7 @@ class Tally:
             self.note(parsed.line, remark.code, "warning", (remark.message, remark.fix))
         self._roles.update(message["role"] for message in parsed.row.messages)
         if isinstance(parsed.row, Rated):
-            self._labels[parsed.row.label] += 1
+            self._labels["true" if parsed.row.label else "false"] += 1
         if isinstance(parsed.row, Prompt):
             self._characters[_characters(parsed.row.messages, parsed.row.text)] += 1
             filled = {name for name, value in parsed.row.item.items() if value is not None and rules.FIELD.fullmatch(name)}
@@ -101,7 +101,7 @@ class Tally:
             said = "Both answers are the same in every row: there is nothing to prefer."
             self.note(None, "no_preference", "error", (said, "Give each prompt two different answers."))
         if len(self._labels) == 1:
-            said = f"Every answer is rated {str(next(iter(self._labels))).lower()}."
+            said = f"Every answer is rated {next(iter(self._labels))}."
             self.note(None, "one_label", "warning", (said, "Add answers that are rated the other way: kto learns from both."))
 
     def report(self, *, size_bytes: int, format_name: str | None) -> dict[str, Any]:
@@ -112,7 +112,7 @@ class Tally:
         return {
             "format": format_name if self.rows else None,
             "schema_name": self.schema_name,
-            "methods": list(METHODS.get(self.schema_name or "", ())),
+            "methods": list(KINDS[self.schema_name].methods) if self.schema_name else [],
             "item_fields": sorted(self._item_fields or ())[: rules.SHOWN_FIELDS],
             "bytes": size_bytes,
             "rows": self.rows,
@@ -124,6 +124,7 @@ class Tally:
             "over_context": round(self._over_context * scale) if measured else None,
             "duplicates": self._duplicates,
             "roles": dict(self._roles),
+            "labels": dict(self._labels),
             "errors": self.errors,
             "warnings": self._warnings,
             "counts": dict(self._counts),

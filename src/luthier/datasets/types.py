@@ -70,6 +70,7 @@ class Report(Frozen):
     over_context: int | None = Field(default=None, description="Rows longer than it: training would cut them.")
     duplicates: int = Field(default=0, description="Rows equal to an earlier one.")
     roles: dict[str, int] = Field(default_factory=dict, description="Messages by role.")
+    labels: dict[str, int] = Field(default_factory=dict, description="Rated answers by their label, `true` or `false`.")
     errors: int = 0
     warnings: int = 0
     counts: dict[str, int] = Field(default_factory=dict, description="Findings by code, all of them.")
