@@ -111,8 +111,8 @@ def loss_gap(losses: Sequence[tuple[float, float]], *, same_rows: bool) -> float
 
 
 def other_tokens(pair: Pair, same_rows: bool) -> bool:
-    """Whether a step of theirs had another number of tokens than ours on what should have been the same rows."""
-    return same_rows and any(one.tokens != other.tokens for one, other in pair.rounds)
+    """Whether a step of theirs had another number of tokens for an adapter than ours, on what should have been the same rows."""
+    return same_rows and any(one.tokens_per_adapter != other.tokens_per_adapter for one, other in pair.rounds)
 
 
 def rounded(values: Sequence[float]) -> list[float]:

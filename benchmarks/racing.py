@@ -27,11 +27,22 @@ class Step:
     at: float
     seconds: float
     cpu_seconds: float
-    loss: float
+    losses: list[float]
+    """Of each adapter that took part: one, but for a gang."""
     tokens: int
+    """Of all of them, without padding."""
     peak_bytes: int
     others_cores: float = 0.0
     """Cores that other processes kept busy, on average."""
+
+    @property
+    def loss(self) -> float:
+        """Of the first adapter, which every trainer trains."""
+        return self.losses[0]
+
+    @property
+    def tokens_per_adapter(self) -> float:
+        return self.tokens / len(self.losses)
 
     @property
     def tokens_per_second(self) -> float:

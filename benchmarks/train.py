@@ -21,9 +21,10 @@ from typing import Any
 
 import facts
 import train_data
+from environments import BENCH
 from figures import Pair, row_of, table
 from racing import Racer
-from variants import BENCH, Variant, Work, command, environment, in_order, variants
+from variants import Variant, Work, command, environment, in_order, python_of, variants
 
 RESULTS = Path(__file__).parent / "results"
 RECORDED_ROUNDS = 15
@@ -52,9 +53,10 @@ def main() -> int:
         pair = race(work, {each: known[each] for each in (given.ours, name)}, given.rounds, given.sessions)
         record["rows"].append(row_of(pair, same_rows=known[name].same_rows, mfu=use.share))
         print(table(record["rows"]), flush=True)
-    record["versions"] = {python: facts.versions(python) for python in sorted({known[name].python for name in chosen})}
+    record["versions"] = {name: facts.versions(python_of(known[name])) for name in (given.ours, *peers)}
     record["machine"]["load_after"] = [round(load, 2) for load in os.getloadavg()]
-    save(record, given.setting, given.rounds)
+    name = "train" if given.setting == "135m" else f"train-{given.setting}"
+    save(record, name, final=given.rounds >= RECORDED_ROUNDS)
     return 0 if all(row["losses_agree"] for row in record["rows"]) else 1
 
 
@@ -129,14 +131,14 @@ def _session(pair: Pair, racers: list[Racer], rounds: int, first: int) -> None:
     pair.add(racers[0], racers[1], warm_up=WARM_UP + 1)
 
 
-def save(record: dict[str, Any], setting: str, rounds: int) -> None:
-    final = rounds >= RECORDED_ROUNDS and not any(row["noisy"] for row in record["rows"])
-    folder = (RESULTS if final else BENCH / "results") / facts.machine_name()
+def save(record: dict[str, Any], name: str, *, final: bool) -> None:
+    """Into benchmarks/results where it is for the record, and the machine was ours."""
+    recorded = final and not any(row["noisy"] for row in record["rows"])
+    folder = (RESULTS if recorded else BENCH / "results") / facts.machine_name()
     folder.mkdir(parents=True, exist_ok=True)
-    name = "train" if setting == "135m" else f"train-{setting}"
     path = folder / f"{name}-{datetime.now(UTC):%Y-%m-%d}.json"
     path.write_text(json.dumps(record, indent=2) + "\n", "utf-8")
-    print(f"{'recorded' if final else 'a sample, not for the record'}: {path}")
+    print(f"{'recorded' if recorded else 'a sample, not for the record'}: {path}")
 
 
 if __name__ == "__main__":

@@ -7,13 +7,13 @@ import json
 import os
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
-PEERS = Path(__file__).parent / "peers"
-BENCH = Path(__file__).parent.parent / ".bench"
+from environments import BENCH, python_of_llamafactory
 
+PEERS = Path(__file__).parent / "peers"
 Precision = Literal["bf16", "fp32"]
 
 
@@ -43,12 +43,9 @@ class Variant:
 
     script: str
     options: dict[str, Any] = field(default_factory=dict[str, Any])
-    python: str = sys.executable
+    own_environment: bool = False
     same_rows: bool = True
     """Whether each of its steps sees the rows that ours sees. One that packs the whole file first does not."""
-
-
-LLAMAFACTORY = str(BENCH / "llamafactory" / "bin" / "python")
 
 
 def variants(precision: Precision) -> dict[str, Variant]:
@@ -68,15 +65,19 @@ def variants(precision: Precision) -> dict[str, Variant]:
         "trl_padding_free": Variant("with_trl.py", {**trl_lean, "padding_free": True, "max_length": None}),
         "trl_best": Variant("with_trl.py", {**trl_packs, "per_device_train_batch_size": 2}, same_rows=False),
         "trl_packed_1": Variant("with_trl.py", {**trl_packs, "per_device_train_batch_size": 1}, same_rows=False),
-        "llamafactory_default": Variant("with_llamafactory.py", {}, LLAMAFACTORY),
-        "llamafactory_lean": Variant("with_llamafactory.py", factory_lean, LLAMAFACTORY),
+        "llamafactory_default": Variant("with_llamafactory.py", {}, own_environment=True),
+        "llamafactory_lean": Variant("with_llamafactory.py", factory_lean, own_environment=True),
         "llamafactory_best": Variant(
-            "with_llamafactory.py", {**factory_packs, "per_device_train_batch_size": 2}, LLAMAFACTORY, same_rows=False
+            "with_llamafactory.py", {**factory_packs, "per_device_train_batch_size": 2}, own_environment=True, same_rows=False
         ),
         "llamafactory_packed_1": Variant(
-            "with_llamafactory.py", {**factory_packs, "per_device_train_batch_size": 1}, LLAMAFACTORY, same_rows=False
+            "with_llamafactory.py", {**factory_packs, "per_device_train_batch_size": 1}, own_environment=True, same_rows=False
         ),
     }
+
+
+def python_of(variant: Variant) -> str:
+    return python_of_llamafactory() if variant.own_environment else sys.executable
 
 
 def command(variant: Variant, work: Work, scratch: Path) -> list[str]:
@@ -90,8 +91,9 @@ def command(variant: Variant, work: Work, scratch: Path) -> list[str]:
         "work": str(scratch),
     }
     if variant.script == "with_luthier.py":
-        given |= {"job": str(write_job(work, scratch / "job")), "bases": str(base_cache(work))}
-    return [variant.python, str(PEERS / variant.script), json.dumps(given)]
+        jobs = write_jobs(work, variant.options.get("gang", 1), scratch)
+        given |= {"jobs": [str(job) for job in jobs], "bases": str(base_cache(work))}
+    return [python_of(variant), str(PEERS / variant.script), json.dumps(given)]
 
 
 def environment(threads: int) -> dict[str, str]:
@@ -108,17 +110,23 @@ def environment(threads: int) -> dict[str, str]:
     }
 
 
-# -- our own job directory ---------------------------------------------------------------------------------------------
+# -- our own job directories -------------------------------------------------------------------------------------------
 
 
-def write_job(work: Work, folder: Path, seed: int | None = None) -> Path:
+def write_jobs(work: Work, count: int, scratch: Path) -> list[Path]:
+    """A sweep of so many learning rates over the same rows. The first is the one that all other trainers take."""
+    rates = [work.learning_rate * (1 + number / 4) for number in range(count)]
+    return [write_job(replace(work, learning_rate=rate), scratch / f"job-{number}") for number, rate in enumerate(rates)]
+
+
+def write_job(work: Work, folder: Path) -> Path:
     """A job directory as a person would write it by hand."""
     folder.mkdir(parents=True)
     os.link(work.folder / "rows.jsonl", folder / "rows.jsonl")
     spec = {
         "base_model": f"benchmark/{work.shape}",
         "dataset": "rows.jsonl",
-        "seed": work.seed if seed is None else seed,
+        "seed": work.seed,
         "train": {
             "max_steps": work.steps,
             "batch_size": work.rows_per_step,

@@ -27,7 +27,7 @@ class TakesTurns(TrainerCallback):
         if "loss" in logs:
             # By number: the loader fetches ahead.
             last = state.global_step * self._passes
-            self._turns.done(float(logs["loss"]), sum(self._tokens[last - self._passes : last]))
+            self._turns.done([float(logs["loss"])], sum(self._tokens[last - self._passes : last]))
 
     def _counting(self, collate: Callable[[Any], Any]) -> Callable[[Any], Any]:
         def counted(rows: Any) -> Any:

@@ -27,8 +27,8 @@ class Turns:
         self._began = time.monotonic()
         self._cpu = cpu_seconds()
 
-    def done(self, loss: float, tokens: int) -> None:
-        """The step is over. `tokens`: real ones, without padding."""
+    def done(self, losses: list[float], tokens: int) -> None:
+        """The step is over. `losses`: of each adapter that took part; `tokens`: real ones, without padding."""
         now, cpu = time.monotonic(), cpu_seconds()
         self._step += 1
         told = {
@@ -36,7 +36,7 @@ class Turns:
             "at": now,
             "seconds": now - self._began,
             "cpu_seconds": cpu - self._cpu,
-            "loss": loss,
+            "losses": losses,
             "tokens": tokens,
             "peak_bytes": peak_bytes(),
         }

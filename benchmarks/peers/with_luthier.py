@@ -1,4 +1,4 @@
-"""Our own trainer on a job directory, as a supervisor starts it; its journal ends each turn."""
+"""Our own trainer on job directories, as a supervisor starts it; its journal ends each turn."""
 
 from __future__ import annotations
 
@@ -10,29 +10,39 @@ from turns import Turns, settings
 from luthier.training import __main__ as trainer
 from luthier.training.journal import Journal, StepReport
 
+given: dict[str, Any] = settings()
 turns = Turns()
+told: dict[int, tuple[float, int]] = {}
+"""Loss and tokens of the members of a gang that have done this step, by place."""
+members: list[TakesTurns] = []
 
 
 class TakesTurns(Journal):
-    """Tells the driver what it tells the job's owner, and waits."""
+    """Tells the driver what it tells the job's owner. When the last member of the gang has done the step, all wait."""
 
-    tokens = 0
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self.place, self.tokens = len(members), 0
+        members.append(self)
 
     def step(self, report: StepReport) -> None:
         super().step(report)
-        seen, self.tokens = self.tokens, report.tokens_seen
-        turns.done(report.loss, report.tokens_seen - seen)
+        told[self.place] = (report.loss, report.tokens_seen - self.tokens)
+        self.tokens = report.tokens_seen
+        if len(told) == len(given["jobs"]):
+            losses, tokens = zip(*(told[place] for place in sorted(told)), strict=True)
+            told.clear()
+            turns.done(list(losses), sum(tokens))
 
 
 def main() -> int:
-    given: dict[str, Any] = settings()
     trainer.Journal = TakesTurns  # type: ignore[misc]
     if given["options"].get("engine") == "plain":
         from luthier.training import fitting
 
         # No field of a spec asks for it: which engine trains is the trainer's business.
         fitting.open_engine = partial(fitting.open_engine, prefer="plain")
-    return trainer.main([given["job"], "--bases", given["bases"]])
+    return trainer.main([*given["jobs"], "--bases", given["bases"]])
 
 
 if __name__ == "__main__":

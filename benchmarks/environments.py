@@ -1,0 +1,64 @@
+"""An environment for each peer that cannot live in ours: made once below .bench, by ordinary pip."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from importlib.metadata import version
+from pathlib import Path
+
+BENCH = Path(__file__).parent.parent / ".bench"
+LLAMAFACTORY = BENCH / "llamafactory"
+
+_FACTORY = "llamafactory==0.9.5"
+# The versions that its own requirements allow, of what training imports; not its web page, pictures, sounds and hubs.
+_NEEDS = (
+    "accelerate==1.11.0",
+    "av",
+    "datasets==4.0.0",
+    "einops",
+    "fastapi",
+    "fire",
+    "hf-transfer",
+    "matplotlib",
+    "modelscope",
+    "numpy",
+    "omegaconf",
+    "pandas",
+    "peft==0.18.1",
+    "protobuf",
+    "scipy",
+    "sentencepiece",
+    "sse-starlette",
+    "tiktoken",
+    "torchdata==0.11.0",
+    "transformers==5.6.0",
+    "trl==0.24.0",
+    "tyro==0.8.14",
+    "uvicorn",
+)
+
+
+def python_of_llamafactory() -> str:
+    """Its interpreter. Takes a few minutes at the first call."""
+    return str(_made(LLAMAFACTORY) / "bin" / "python")
+
+
+def _made(folder: Path) -> Path:
+    done = folder / "made.txt"
+    wanted = "\n".join((_FACTORY, *_NEEDS))
+    if done.is_file() and done.read_text("utf-8") == wanted:
+        return folder
+    subprocess.run([sys.executable, "-m", "venv", "--clear", str(folder)], check=True)
+    # The torch that we train with, so that nobody wins by another one.
+    _pip(folder, f"torch=={version('torch').partition('+')[0]}", *_NEEDS)
+    _pip(folder, "--no-deps", _FACTORY)
+    # It is imported at the start, for data that nobody here has.
+    (next(folder.glob("lib/python*/site-packages")) / "torchaudio.py").write_text('"""Stands in for torchaudio."""\n', "utf-8")
+    done.write_text(wanted, "utf-8")
+    return folder
+
+
+def _pip(folder: Path, *packages: str) -> None:
+    command = [str(folder / "bin" / "python"), "-m", "pip", "--disable-pip-version-check", "install", "-qq", *packages]
+    subprocess.run(command, check=True)
