@@ -58,6 +58,9 @@ class BigramEngine:
     def seed(self, number: int) -> None:
         torch.default_generator.manual_seed(number)
 
+    def flops(self, packed: Packed) -> int:
+        return 6 * VOCAB * len(packed.ids_T)
+
     def logprobs(self, packed: Packed, *, training: bool) -> torch.Tensor:
         self.passes.append(packed)
         at = torch.tensor(packed.loss_at_N, dtype=torch.long)

@@ -17,6 +17,7 @@ from torch.nn import Parameter
 
 from luthier.modeling import adapter_files, generate, lora
 from luthier.modeling.attention import Rows, RowsUnsupported, attending_by_rows
+from luthier.modeling.flops import training_flops
 from luthier.modeling.head import chunk_of, head_of, tempered, token_logprobs
 from luthier.modeling.load import LoadedBase
 from luthier.modeling.lora import Dropout
@@ -36,6 +37,7 @@ class PlainEngine:
     def __init__(self, base: LoadedBase, shape: LoraShape, seed: int) -> None:
         self.base = base
         self._adapter = lora.new_adapter(base.linears, shape, seed, base.device)
+        self._learning = sum(weight.numel() for weight in self._adapter.parameters.values())
         self._chunk = chunk_of(base.vocab)
         self._pending: Tensor | None = None
         self._bare = False
@@ -71,6 +73,9 @@ class PlainEngine:
         inner = int(getattr(config, "intermediate_size", None) or 4 * hidden)
         # Of every layer its activations, and the logits, in 4 bytes each: autograd keeps both types of what it casts.
         return 4 * (layers * (16 * hidden + 5 * inner) + 4 * self.base.vocab)
+
+    def flops(self, packed: Packed) -> int:
+        return training_flops(self.base, self._learning, packed)
 
     def seed(self, number: int) -> None:
         self._generator.manual_seed(number)

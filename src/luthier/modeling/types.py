@@ -63,6 +63,10 @@ class TrainingEngine(Protocol):
         """Add to each parameter's `.grad` the gradient of sum(grad_N * logprobs) of the last `logprobs(training=True)`."""
         ...
 
+    def flops(self, packed: Packed) -> int:
+        """Floating-point operations that learning from this pack asks for, there and back."""
+        ...
+
     def seed(self, number: int) -> None:
         """Start the random numbers of dropout anew; the same number gives the same masks, whoever trains beside."""
         ...

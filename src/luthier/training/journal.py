@@ -34,6 +34,8 @@ class StepReport:
     tokens_seen: int
     tokens_per_second: float
     memory_bytes: int
+    mfu: float | None = None
+    """Share of the machine's peak FLOP/s that went into learning."""
     metrics: Mapping[str, float] = field(default_factory=dict[str, float])
     """What the method tells of itself."""
 
@@ -167,6 +169,7 @@ class Journal:
             "grad_norm": last.grad_norm,
             "tokens_per_second": last.tokens_per_second,
             "memory_bytes": last.memory_bytes,
+            "mfu": last.mfu,
             "epoch": last.epoch,
             **last.metrics,
             "columns": ["step", "loss", "learning_rate", "grad_norm", *told],

@@ -21,6 +21,7 @@ from torch.optim import AdamW
 
 from luthier.jobs.directory import CheckpointRef
 from luthier.jobs.spec import RunSpec
+from luthier.modeling.flops import peak_flops
 from luthier.training import machine
 from luthier.training.batches import Order, PassLimits
 from luthier.training.checkpoints import Checkpoints
@@ -63,6 +64,7 @@ class _Sum:
 
     loss: float = 0.0
     tokens: int = 0
+    flops: int = 0
 
     def slope(self, batch: Batch, logp_N: Tensor) -> Tensor:
         """The gradient of the batch's loss with respect to each log-probability."""
@@ -101,6 +103,8 @@ class Loop:
         self._resumed = None if resumed is None else resumed[0]
         self._began = self._saved_at = desk.monotonic()
         self._seconds_before = state.seconds
+        fixed = self.plan.fixed
+        self._peak_flops = peak_flops(fixed.device, torch.bfloat16 if fixed.precision == "bf16" else torch.float32, fixed.threads)
         self._kept: list[int] = []
 
     def run(self) -> Work[None]:
@@ -165,6 +169,7 @@ class Loop:
                 tokens_seen=state.tokens_seen,
                 tokens_per_second=round(made.tokens / max(seconds, 1e-9), 1),
                 memory_bytes=machine.peak_bytes(self.plan.fixed.device),
+                mfu=round(made.flops / max(seconds, 1e-9) / self._peak_flops, 4),
                 metrics=dict(self.material.method.metrics()),
             )
         )
@@ -191,6 +196,7 @@ class Loop:
         self.material.engine.seed(step.seed)
         made = _Sum()
         for batch in self.material.method.batches(self.material.engine, step, self.limits):
+            made.flops += self.material.engine.flops(batch.packed)
             yield Pass(self.material.engine, batch.packed, partial(made.slope, batch), self.limits.tokens)
         return made
 
