@@ -10,11 +10,11 @@ from luthier.modeling.types import LoraShape, Packed
 
 def test_arithmetic_is_counted_as_torch_counts_it(random_base):
     engine = PlainEngine(random_base(), LoraShape(4, 8), seed=0)
-    length = 90
-    packed = Packed([n % 61 for n in range(length)], [length], list(range(length - 1)))
+    # Short rows: torch does not count the attention of a CPU.
+    packed = Packed([n % 61 for n in range(90)], [5] * 18, [n for n in range(90) if n % 5 < 4])
     with FlopCounterMode(display=False) as counter:
         engine.logprobs(packed, training=False)
-    # The way back asks for as much again, and a little more where weights learn; of attention only a causal half is needed.
+    # The way back asks for as much again, and a little more where weights learn.
     assert 1.8 < engine.flops(packed) / counter.get_total_flops() < 2.4
 
 
