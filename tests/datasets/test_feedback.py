@@ -285,8 +285,19 @@ def test_rows_that_are_too_long_are_told(datasets, alice):
 def test_a_file_that_can_teach_nothing_is_refused_or_warned_of(datasets, alice):
     with pytest.raises(DatasetRejected, match="same in every row"):
         datasets.upload(alice, an_upload(jsonl(*({**PAIRED, "prompt": str(n), "rejected": "b"} for n in range(12)))))
+    with pytest.raises(DatasetRejected, match="nothing to learn"):
+        datasets.upload(alice, an_upload(jsonl(*(chat(str(n), weight=0) for n in range(12)))))
     rated = datasets.upload(alice, an_upload(jsonl(*({**RATED, "prompt": str(n)} for n in range(12)))))
     assert (rated.report.counts, rated.report.labels) == ({"one_label": 1}, {"true": 12})
+
+
+@pytest.mark.parametrize("fields", [{"completion": "b"}, {"chosen": "b", "rejected": "c"}, {"answer": "b"}])
+def test_texts_among_conversations_are_told(datasets, alice, fields):
+    lists = {name: [said(text)] if name == "completion" else text for name, text in fields.items()}
+    rows = [{"prompt": f"{n}", **fields} if n % 3 else {"prompt": [user(f"{n}")], **lists} for n in range(12)]
+    report = datasets.upload(alice, an_upload(jsonl(*rows))).report
+    assert report.counts == {"mixed_schema": 1}
+    assert "8 of 12 rows are texts" in report.findings[0].message
 
 
 def test_a_row_that_grows_too_long_to_be_read_again_is_refused(datasets, alice):

@@ -123,7 +123,7 @@ def test_a_row_may_weigh_more_or_less_than_others():
         assert "weight" not in read(jsonl({**row, "weight": 1}))[0].canonical()
 
 
-@pytest.mark.parametrize("weight", [0, -1, 1001, "1", True, [1]])
+@pytest.mark.parametrize("weight", [-1, 1001, "1", True, [1]])
 def test_a_weight_that_is_none_is_refused(weight):
     assert first_bad(jsonl({"prompt": "a", "completion": "b", "weight": weight})).code == "bad_value"
 
@@ -135,6 +135,7 @@ def test_what_is_odd_is_remarked():
     assert warnings({"messages": [{"role": "user", "content": "Hi", "weight": 1}, chat()["messages"][1]]}) == ["bad_value"]
     assert warnings({"messages": [{"role": "user", "content": "Hi"}, *chat()["messages"]]}) == ["roles"]
     assert warnings({"prompt": "", "completion": "x"}) == ["empty_content"]
+    assert warnings(chat(weight=0)) == ["zero_weight"]
     assert warnings(chat()) == []
 
 

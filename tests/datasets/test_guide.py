@@ -20,10 +20,11 @@ def test_the_rows_of_an_example_serve_the_methods_above_it(datasets, alice, meth
     report = datasets.upload(alice, an_upload(rows.encode())).report
     assert ", ".join(report.methods) == methods
     assert report.usable_rows == rows.count("\n")
-    assert set(report.counts) <= {"too_few_rows"}
+    assert set(report.counts) <= {"too_few_rows", "mixed_schema"}
 
 
-def test_the_guide_has_an_example_of_every_kind_and_every_method_has_one():
+def test_the_guide_has_an_example_of_every_kind():
     assert len(EXAMPLES) == len(KINDS)
     assert set(KINDS) == set(SchemaName.__args__)
-    assert {method for methods, _, _ in EXAMPLES for method in methods.split(", ")} == set(Method.__args__)
+    shown = {method for methods, _, _ in EXAMPLES for method in methods.split(", ")}
+    assert shown == {method for kind in KINDS.values() for method in kind.methods} <= set(Method.__args__)

@@ -105,9 +105,13 @@ def _weight(notes: Notes, row: dict[str, Any]) -> float:
         return 1.0
     if isinstance(weight, bool) or not isinstance(weight, (int, float)) or not math.isfinite(weight):
         raise notes.wrong("bad_value", "The row's `weight` is not a number.", "1 is an ordinary row, 0.5 counts half.")
-    if not 0 < weight <= MAX_WEIGHT:
+    if not 0 <= weight <= MAX_WEIGHT:
         raise notes.wrong(
-            "bad_value", f"The row's `weight` is not above 0 and up to {MAX_WEIGHT:,}.", "To leave a row out, remove it."
+            "bad_value", f"The row's `weight` is below 0 or above {MAX_WEIGHT:,}.", "1 is an ordinary row, 0.5 counts half."
+        )
+    if weight == 0:
+        notes.remark(
+            "zero_weight", "The row's `weight` is 0: nothing is learned from it.", "Remove the row, unless this is meant."
         )
     return float(weight)
 

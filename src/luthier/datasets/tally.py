@@ -11,6 +11,12 @@ from luthier.datasets import rules
 from luthier.datasets.examples import BadRow, Example, Message, Parsed, Prompt, Rated
 from luthier.datasets.kinds import KINDS
 
+# Warnings that are an error when every row has them: (code, what is wrong then, what to do).
+_ALL_USELESS = (
+    ("no_preference", "Both answers are the same in every row: there is nothing to prefer.", "Give two different answers."),
+    ("zero_weight", "The `weight` of every row is 0: there is nothing to learn.", "Leave `weight` out where a row counts."),
+)
+
 
 class Tally:
     """Counts rows, roles, duplicates, lengths and findings."""
@@ -31,6 +37,7 @@ class Tally:
         self._measured = 0
         self._labels: Counter[str] = Counter()
         self._item_fields: set[str] | None = None
+        self._texts = 0
         self._loss_tokens = 0
         self._over_context = 0
 
@@ -47,6 +54,7 @@ class Tally:
         for remark in parsed.remarks:
             self.note(parsed.line, remark.code, "warning", (remark.message, remark.fix))
         self._roles.update(message["role"] for message in parsed.row.messages)
+        self._texts += not parsed.row.messages
         if isinstance(parsed.row, Rated):
             self._labels["true" if parsed.row.label else "false"] += 1
         if isinstance(parsed.row, Prompt):
@@ -97,9 +105,12 @@ class Tally:
         if self.usable and not self.errors and different < rules.FEW_ROWS:
             said = f"Only {different} of {self.usable} rows are different: a model learns little from so few."
             self.note(None, "too_few_rows", "warning", (said, "Add examples; a few hundred good ones are a start."))
-        if self.usable and self._counts["no_preference"] == self.usable:
-            said = "Both answers are the same in every row: there is nothing to prefer."
-            self.note(None, "no_preference", "error", (said, "Give each prompt two different answers."))
+        for code, said, fix in _ALL_USELESS:
+            if self.usable and self._counts[code] == self.usable:
+                self.note(None, code, "error", (said, fix))
+        if 0 < self._texts < self.usable:
+            said = f"{self._texts} of {self.usable} rows are texts: only the others go through the base's chat template."
+            self.note(None, "mixed_schema", "warning", (said, "Write all rows as messages, or all as texts."))
         if len(self._labels) == 1:
             said = f"Every answer is rated {next(iter(self._labels))}."
             self.note(None, "one_label", "warning", (said, "Add answers that are rated the other way: kto learns from both."))
