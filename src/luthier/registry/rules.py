@@ -126,7 +126,8 @@ def flat_metrics(metrics: Mapping[str, Any], evaluation: Evaluation | None) -> d
     }
     if evaluation is not None:
         for side, scores in (("base", evaluation.base), ("tuned", evaluation.tuned)):
-            flat |= {f"{side}_{name}": value for name, value in scores.model_dump().items() if value is not None}
+            named = {**scores.metrics, **scores.model_dump(exclude={"metrics"})}
+            flat |= {f"{side}_{name}": value for name, value in named.items() if value is not None}
     return flat
 
 

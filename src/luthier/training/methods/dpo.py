@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING
 from luthier.jobs.spec import DpoSpec
 from luthier.training.batches import PassLimits, Rows
 from luthier.training.method import Batch, Engine, Method, OnPass, Step, Tally
-from luthier.training.methods.pairs import PairPass, pair_passes
+from luthier.training.methods.pairs import PairPass, pair_passes, wins
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -81,7 +81,7 @@ class Dpo(Method):
         self._told.add("reward_chosen", chosen_P)
         self._told.add("reward_rejected", rejected_P)
         self._told.add("margin", chosen_P - rejected_P)
-        self._told.add("accuracy", (chosen_P > rejected_P).float())
+        self._told.add("accuracy", wins(chosen_P - rejected_P))
 
 
 def pair_losses(difference_P: Tensor, spec: DpoSpec) -> Tensor:

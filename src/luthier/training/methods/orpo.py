@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from luthier.jobs.spec import OrpoSpec
 from luthier.training.batches import PassLimits, Rows
 from luthier.training.method import Batch, Engine, Method, Step, Tally
-from luthier.training.methods.pairs import PairPass, pair_passes
+from luthier.training.methods.pairs import PairPass, pair_passes, wins
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -49,7 +49,7 @@ class Orpo(Method):
         tokens_chosen_P, tokens_rejected_P = part.lengths(logp_N)
         log_odds_P = log_odds_ratio(chosen_P / tokens_chosen_P, rejected_P / tokens_rejected_P)
         self._told.add("log_odds_ratio", log_odds_P)
-        self._told.add("accuracy", (log_odds_P > 0).float())
+        self._told.add("accuracy", wins(log_odds_P))
         from torch.nn.functional import logsigmoid
 
         return -chosen_P.sum() / chosen_tokens_of_step - self.spec.beta * logsigmoid(log_odds_P).sum() / pairs_of_step

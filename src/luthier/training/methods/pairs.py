@@ -10,6 +10,8 @@ from luthier.modeling.types import Packed
 from luthier.training.batches import PassLimits, Row, Rows, grouped, pack
 from luthier.training.methods.groups import in_groups, row_sums
 
+_TIE = 1e-4
+
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -62,3 +64,13 @@ def pair_passes(rows: Rows, numbers: Sequence[int], limits: PassLimits) -> Itera
     for group in grouped(pairs, limits):
         both: list[Row] = [row for place in group for row in pairs[place]]
         yield PairPass([numbers[place] for place in group], pack(both), [len(row.loss_at) for row in both])
+
+
+def wins(margin_P: Tensor) -> Tensor:
+    """1 for each pair whose chosen answer is ahead, a half where rounding alone would decide.
+
+    >>> import torch
+    >>> wins(torch.tensor([2.0, -2.0, 1e-6]))
+    tensor([1.0000, 0.0000, 0.5000])
+    """
+    return (margin_P > _TIE).float() / 2 + (margin_P > -_TIE).float() / 2
