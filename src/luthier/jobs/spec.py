@@ -6,9 +6,10 @@ Imports only values, because a trainer on another machine reads it too.
 from __future__ import annotations
 
 from decimal import Decimal
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, ValidationInfo, model_validator
+from pydantic_core import PydanticCustomError
 
 from luthier.graders import Grader
 from luthier.values import BaseSource, Frozen, Name, Source, Text, Usd, Whole, plain_text
@@ -77,7 +78,7 @@ class LoraSpec(Frozen):
     rslora: bool = Field(default=False, description="Scale by alpha / sqrt(rank) instead. https://arxiv.org/abs/2312.03732")
 
 
-Method = Literal["sft", "dpo", "orpo", "kto", "grpo"]
+Method = Literal["sft", "dpo", "orpo", "kto", "grpo", "classifier"]
 
 
 class DpoSpec(Frozen):
@@ -134,6 +135,36 @@ class GrpoSpec(Frozen):
     updates_per_batch: Whole = Field(default=1, ge=1, le=64, description="Optimiser steps on the same answers.")
 
 
+DEFAULT_CLASSIFIER = "mnist-cnn"
+Option = bool | int | float | Annotated[str, Field(max_length=200), AfterValidator(plain_text)]
+_MOST_OPTIONS = 32
+
+
+class ClassifierSpec(Frozen):
+    """A model of the registry of classifiers, trained from scratch, and its own options, e.g. `hidden_size: 128`."""
+
+    model_config = ConfigDict(extra="allow")
+    __pydantic_extra__: dict[str, Option] = Field(init=False)  # pyright: ignore[reportIncompatibleVariableOverride]
+
+    model: Name = Field(
+        default=DEFAULT_CLASSIFIER, description="Name in the registry, e.g. `mnist-cnn` or `logistic-regression`."
+    )
+
+    @model_validator(mode="after")
+    def _has_few_options(self) -> Self:
+        for name in self.options:
+            if not (name.isidentifier() and name.isascii() and len(name) <= 64):
+                raise ValueError("an option's name is a word of at most 64 letters, digits and underscores")
+        if len(self.options) > _MOST_OPTIONS:
+            raise ValueError(f"at most {_MOST_OPTIONS} options")
+        return self
+
+    @property
+    def options(self) -> dict[str, Option]:
+        """All but `model`: what they may be is for the model to say."""
+        return self.__pydantic_extra__
+
+
 class EvaluateSpec(Frozen):
     """What is measured at the end on `validation_dataset`, for the base and for the tuned model."""
 
@@ -162,16 +193,35 @@ def _absent(section: object) -> bool:
     return section is None
 
 
+def _left_out() -> Any:
+    return None
+
+
+def _base_or_model(base_model: Any, info: ValidationInfo) -> Any:
+    """What is given; a classifier has no base, and the name of its model stands there."""
+    if base_model is not None:
+        return base_model
+    if info.data.get("method") != "classifier":
+        raise PydanticCustomError("missing", "Field required")
+    section: ClassifierSpec | None = info.data.get("classifier")
+    return section.model if section else DEFAULT_CLASSIFIER
+
+
 class RunSpec(Frozen):
     """The frozen request that went in."""
 
     kind: Literal["train"] = "train"
     method: Method = Field(
         default="sft",
-        description="How it learns: sft from answers, dpo and orpo from pairs, kto from rated answers, grpo from a grader.",
+        description="How it learns: sft from answers, dpo and orpo from pairs, kto from rated answers, grpo from a grader, "
+        "classifier from labelled images or texts.",
     )
-    base_model: Annotated[str, Field(min_length=1, max_length=200), AfterValidator(plain_text)] = Field(
-        description="Id of an allowed base model, e.g. `luthier/tiny`."
+    classifier: ClassifierSpec | None = Field(default=None, exclude_if=_absent, description="Only with the method classifier.")
+    base_model: Annotated[
+        str, Field(min_length=1, max_length=200), AfterValidator(plain_text), BeforeValidator(_base_or_model)
+    ] = Field(
+        default_factory=_left_out,
+        description="Id of an allowed base model, e.g. `luthier/tiny`. A classifier has none: leave it out.",
     )
     dataset: Annotated[str, Field(min_length=1, max_length=4096), AfterValidator(plain_text)] = Field(
         description="A dataset id (`ds_...`). In a run by hand: a path beside `run.yaml`."
@@ -199,13 +249,20 @@ class RunSpec(Frozen):
 
     @model_validator(mode="after")
     def _has_the_section_of_its_method(self) -> Self:
-        sections = {"dpo": self.dpo, "orpo": self.orpo, "kto": self.kto, "grpo": self.grpo}
+        sections = {"dpo": self.dpo, "orpo": self.orpo, "kto": self.kto, "grpo": self.grpo, "classifier": self.classifier}
         for name, section in sections.items():
             if section is not None and name != self.method:
                 raise ValueError(f"`{name}` is a section of the method {name}, but `method` is {self.method}")
         if self.method == "grpo" and self.grpo is None:
             raise ValueError("the method grpo needs the section `grpo` with a `grader`")
+        if self.method == "classifier" and self.base_model != self.classifier_model.model:
+            raise ValueError("a classifier has no `base_model`: leave it out, and name its model in `classifier.model`")
         return self
+
+    @property
+    def classifier_model(self) -> ClassifierSpec:
+        """The section `classifier`, or its defaults."""
+        return self.classifier or ClassifierSpec()
 
     @property
     def max_cost_micro_usd(self) -> int | None:
