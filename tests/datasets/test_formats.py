@@ -4,7 +4,7 @@ import subprocess
 import sys
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from luthier.datasets.examples import Parsed
@@ -238,6 +238,7 @@ def test_no_file_breaks_the_reader(data):
 
 @settings(max_examples=300, deadline=2000)
 @given(JSON)
+@example(-(2**63) - 1)
 def test_what_json_wrote_is_read_as_it_was(value):
     assert parse(1, json.dumps(value).encode()) == value
 

@@ -55,13 +55,13 @@ def depth_of(value: Any) -> int:
     >>> depth_of({"a": [1]}), depth_of(3)
     (2, 0)
     """
-    return _walk(value)[0] if type(value) in {dict, list} else 0
+    return _walk(value)[0]
 
 
 def _walk(value: Any) -> tuple[int, bool]:
     """How deep the value is, and whether a number may have lost digits in reading."""
-    depth, lossy = 0, False
-    level: list[Any] = [value]
+    depth, lossy = -1, False
+    level: list[Any] = [[value]]  # in a list, so that a number alone is looked at, too
     while level:
         depth += 1
         below: list[Any] = []
