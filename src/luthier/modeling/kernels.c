@@ -49,7 +49,9 @@ static void load(float *row, const void *from, i64 at, i64 n, int half) {
 #pragma omp simd
         for (i64 i = 0; i < n; i++) row[i] = wide(x[i]);
     } else {
-        memcpy(row, (const float *)from + at, (size_t)n * sizeof(float));
+        const float *x = (const float *)from + at;
+#pragma omp simd
+        for (i64 i = 0; i < n; i++) row[i] = x[i];
     }
 }
 
@@ -59,7 +61,9 @@ static void store(const float *row, void *to, i64 at, i64 n, int half) {
 #pragma omp simd
         for (i64 i = 0; i < n; i++) y[i] = narrow(row[i]);
     } else {
-        memcpy((float *)to + at, row, (size_t)n * sizeof(float));
+        float *y = (float *)to + at;
+#pragma omp simd
+        for (i64 i = 0; i < n; i++) y[i] = row[i];
     }
 }
 

@@ -17,8 +17,12 @@ import tempfile
 from importlib.resources import files
 from pathlib import Path
 
-# Not -ffast-math: masks rely on infinities, and the exponential on exact rounding.
-_COMPILE = ("-O3", "-march=native", "-fopenmp", "-fno-math-errno", "-fno-trapping-math", "-ffp-contract=fast", "-fPIC", "-c")
+# Not -ffast-math: masks rely on infinities, and the exponential on exact rounding. No patterns: gcc would make each loop that
+# loads a row in fp32 a call of memcpy, which takes twice as long for a few kilobytes (benchmarks/kernels.py).
+_COMPILE = (
+    *("-O3", "-march=native", "-fopenmp", "-fno-math-errno", "-fno-trapping-math", "-ffp-contract=fast"),
+    *("-fno-tree-loop-distribute-patterns", "-fPIC", "-c"),
+)
 # Linked without OpenMP, so that its names are found in the runtime that torch brought along: one pool of threads, not two.
 _LINK = ("-shared",)
 _COMPILE_S = 60
