@@ -274,8 +274,12 @@ def test_both_answers_of_a_pair_are_measured(datasets, alice):
 
 def test_rows_that_are_too_long_are_told(datasets, alice):
     long = "word " * 3000
-    rows = [{"prompt": f"{n}", "chosen": long if n == 4 else "a", "rejected": "b"} for n in range(12)]
-    assert datasets.upload(alice, an_upload(jsonl(*rows))).report.counts == {"too_long": 1}
+    rows = [{"prompt": long if n == 7 else f"{n}", "chosen": long if n == 4 else "a", "rejected": "b"} for n in range(12)]
+    report = datasets.upload(alice, an_upload(jsonl(*rows))).report
+    assert (report.counts, report.over_context) == ({"too_long": 2}, 2)
+    cut, lost = report.findings
+    assert "training cuts the last" in cut.message
+    assert "nothing to learn is left" in lost.message
     asked = [{"prompt": long if n == 4 else f"{n}"} for n in range(12)]
     report = datasets.upload(alice, an_upload(jsonl(*asked))).report
     assert report.counts == {"too_long": 1}

@@ -1,4 +1,4 @@
-"""What a row teaches: an answer, a pair of answers, a rated answer, or a prompt; and why a row does none of it."""
+"""What a row teaches: an answer, a pair of answers, a rated answer, a prompt, or a class; and why a row does none of it."""
 
 from __future__ import annotations
 
@@ -108,7 +108,30 @@ class Prompt:
         return ()
 
 
-Row = Example | Pair | Rated | Prompt
+@dataclass(frozen=True, slots=True)
+class Labelled:
+    """A text or an image, and the class that it belongs to. No language model reads it."""
+
+    label: str
+    text: str | None = None
+    pixels: tuple[float, ...] | None = None
+    line: int | None = None
+
+    def canonical(self) -> dict[str, Any]:
+        """The row as `processed/rows.jsonl` holds it, whatever its kind: reads back as the same."""
+        what = {"text": self.text} if self.pixels is None else {"image": list(self.pixels)}
+        return {**what, "label": self.label}
+
+    @property
+    def examples(self) -> tuple[Example, ...]:
+        return ()
+
+    @property
+    def messages(self) -> tuple[Message, ...]:
+        return ()
+
+
+Row = Example | Pair | Rated | Prompt | Labelled
 
 
 def is_learned(message: Message) -> bool:

@@ -8,15 +8,16 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import BinaryIO, TypeVar
 
-from luthier.datasets.examples import BadRow, Example, Pair, Parsed, Prompt, Rated
+from luthier.datasets.examples import BadRow, Example, Labelled, Pair, Parsed, Prompt, Rated
 from luthier.datasets.kinds import KINDS
 from luthier.datasets.lines import Raw, raw_records
 from luthier.datasets.schemas import Reader
 from luthier.datasets.strict_json import parse
+from luthier.datasets.tables import Fields
 
-__all__ = ["BadRow", "Example", "Pair", "Parsed", "Prompt", "Rated", "read_examples", "read_rows", "records"]
+__all__ = ["BadRow", "Example", "Labelled", "Pair", "Parsed", "Prompt", "Rated", "read_examples", "read_rows", "records"]
 
-R = TypeVar("R", bound=Example | Pair | Rated | Prompt)
+R = TypeVar("R", bound=Example | Pair | Rated | Prompt | Labelled)
 
 
 def read_examples(stream: BinaryIO) -> Iterator[Example]:
@@ -25,7 +26,7 @@ def read_examples(stream: BinaryIO) -> Iterator[Example]:
 
 
 def read_rows(stream: BinaryIO, kind: type[R]) -> Iterator[R]:
-    """The rows of a file in order, in constant memory. JSON lines or one JSON array, found by content.
+    """The rows of a file in order, in constant memory. JSON lines, one JSON array or a table, found by content.
 
     Raises: BadRow for the first record that cannot be used, or that is of another kind.
     """
@@ -52,8 +53,8 @@ def records(stream: BinaryIO) -> Iterator[Parsed | BadRow]:
         yield _parsed(reader, raw)
 
 
-def _parsed(reader: Reader, raw: Raw) -> Parsed | BadRow:
+def _parsed(reader: Reader, raw: Raw | Fields) -> Parsed | BadRow:
     try:
-        return reader.read(raw.line, parse(raw.line, raw.data))
+        return reader.read(raw.line, raw.row if isinstance(raw, Fields) else parse(raw.line, raw.data))
     except BadRow as bad:
         return bad

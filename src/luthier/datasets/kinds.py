@@ -33,6 +33,8 @@ KINDS: Mapping[str, Kind] = {
     "openai_prompts": Kind(
         "prompts to be answered (`messages` that end with the user's, and fields for a grader)", ("messages",), ("grpo",)
     ),
+    "texts": Kind("labelled texts (`text`, `label`)", ("text", "label"), ("classifier",)),
+    "images": Kind("labelled images (`image`, `label`)", ("image", "label"), ("classifier",)),
 }
 
 _WANTED = {
@@ -41,6 +43,7 @@ _WANTED = {
     "orpo": "pairs: `prompt`, `chosen` and `rejected`, or OpenAI's preference format",
     "kto": "rated answers: `prompt`, `completion` and `label` (true or false)",
     "grpo": "prompts: `prompt` and the fields that the grader reads",
+    "classifier": "labelled texts (`text`, `label`) or images (`image`, `label`)",
 }
 # Fields of a chat row that say nothing about what it is for.
 _ABOUT = frozenset(
@@ -54,7 +57,6 @@ _UNREAD: tuple[tuple[Set[str], str, str], ...] = (
         "questions with a reference answer",
         "Rename `question` to `prompt`; and for the method sft `answer` to `completion`.",
     ),
-    ({"text", "label"}, "labelled texts", "They are for the method classifier, which comes later."),
     ({"text"}, "plain texts", f"Give an answer to learn: {_WANTED['sft']}."),
 )
 
@@ -75,6 +77,8 @@ def kind_of(row: Mapping[str, Any]) -> str | None:
         return "rated" if _rates(row.get("label")) else "prompt_completion"
     if "instruction" in row and "output" in row:
         return "alpaca"
+    if "label" in row and ("text" in row or "image" in row) and "prompt" not in row:
+        return "images" if "image" in row else "texts"
     if "prompt" in row:
         return "pairs" if "chosen" in row or "rejected" in row else "prompts"
     return None

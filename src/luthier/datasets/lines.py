@@ -1,4 +1,4 @@
-"""From bytes to raw records, in constant memory: lines, or the elements of one JSON array, found by content."""
+"""From bytes to raw records, in constant memory: lines, the elements of one JSON array, or a table's rows, found by content."""
 
 from __future__ import annotations
 
@@ -6,10 +6,11 @@ import codecs
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import BinaryIO
+from typing import BinaryIO, Literal
 
 from luthier.datasets.examples import MAX_DEPTH, MAX_RECORD_BYTES, BadRow
 from luthier.datasets.strict_json import too_deep
+from luthier.datasets.tables import Fields, table_of, table_rows
 
 _CHUNK = MAX_RECORD_BYTES
 _HEAD = 4096
@@ -57,7 +58,14 @@ def is_array(head: bytes) -> bool:
     return head.removeprefix(codecs.BOM_UTF8).lstrip(_WHITESPACE).startswith(b"[")
 
 
-def raw_records(stream: BinaryIO) -> Iterator[Raw | BadRow]:
+def format_of(head: bytes) -> Literal["json", "csv", "jsonl"]:
+    """What a file that starts like this is read as."""
+    if is_array(head):
+        return "json"
+    return "jsonl" if table_of(head.removeprefix(codecs.BOM_UTF8)) is None else "csv"
+
+
+def raw_records(stream: BinaryIO) -> Iterator[Raw | Fields | BadRow]:
     """The records of a file in order; a `BadRow` is the last one, because nothing can be found after it."""
     source = _Input(stream)
     wrong = _not_text(source.head)
@@ -65,6 +73,8 @@ def raw_records(stream: BinaryIO) -> Iterator[Raw | BadRow]:
         yield wrong
     elif is_array(source.head):
         yield from _Elements(source).records()
+    elif (table := table_of(source.head)) is not None:
+        yield from table_rows(source.read, table)
     else:
         yield from _lines(source)
 

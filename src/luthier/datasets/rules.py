@@ -17,10 +17,12 @@ FIELD = re.compile(r"[A-Za-z_][A-Za-z0-9_-]{0,63}", re.ASCII)
 TRACKED_ROWS = 1_000_000
 """Duplicates are looked for among this many rows: what is remembered of each takes about 150 bytes."""
 FEW_ROWS = 10
+MAX_LABELS = 1000
+"""Classes of one dataset."""
 _MEASURED_BYTES = 32 * 1024 * 1024
 _BINS = 20
 _MIB = 1024 * 1024
-_ENDING = re.compile(r"\.(jsonl|ndjson|json|txt)$", re.IGNORECASE)
+_ENDING = re.compile(r"\.(jsonl|ndjson|json|csv|tsv|txt)$", re.IGNORECASE)
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from luthier.datasets import feedback, kinds
 from luthier.datasets.chat import Notes, check_target, read_messages, read_tools
 from luthier.datasets.examples import Example, Parsed, Row
 from luthier.datasets.feedback import text_of
+from luthier.datasets.labelled import labelled_image, labelled_text
 
 MAX_WEIGHT = 1000
 
@@ -133,4 +134,6 @@ _READERS: dict[str, Callable[[Notes, dict[str, Any]], Row]] = {
     "rated": feedback.rated,
     "prompts": feedback.prompt,
     "openai_prompts": feedback.openai_prompt,
+    "texts": labelled_text,
+    "images": labelled_image,
 }

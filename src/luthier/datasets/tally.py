@@ -5,10 +5,10 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from luthier.datasets import rules
-from luthier.datasets.examples import BadRow, Example, Message, Parsed, Prompt, Rated
+from luthier.datasets.examples import BadRow, Example, Labelled, Message, Parsed, Prompt, Rated
 from luthier.datasets.kinds import KINDS
 
 # Warnings that are an error when every row has them: (code, what is wrong then, what to do).
@@ -16,6 +16,16 @@ _ALL_USELESS = (
     ("no_preference", "Both answers are the same in every row: there is nothing to prefer.", "Give two different answers."),
     ("zero_weight", "The `weight` of every row is 0: there is nothing to learn.", "Leave `weight` out where a row counts."),
 )
+
+
+class Counted(NamedTuple):
+    """A row in tokens."""
+
+    tokens: Sequence[int]
+    """Of each of its examples."""
+    loss_tokens: int
+    learns_late: bool
+    """An example of it has no token to learn within the context."""
 
 
 class Tally:
@@ -38,6 +48,7 @@ class Tally:
         self._labels: Counter[str] = Counter()
         self._item_fields: set[str] | None = None
         self._texts = 0
+        self._pixels: int | None = None
         self._loss_tokens = 0
         self._over_context = 0
 
@@ -57,6 +68,8 @@ class Tally:
         self._texts += not parsed.row.messages
         if isinstance(parsed.row, Rated):
             self._labels["true" if parsed.row.label else "false"] += 1
+        if isinstance(parsed.row, Labelled):
+            self._classified(parsed.row)
         if isinstance(parsed.row, Prompt):
             self._characters[_characters(parsed.row.messages, parsed.row.text)] += 1
             filled = {name for name, value in parsed.row.item.items() if value is not None and rules.FIELD.fullmatch(name)}
@@ -64,17 +77,16 @@ class Tally:
         self._characters.update(_characters(example.messages, _text(example)) for example in parsed.row.examples)
         self._look_for_duplicate(parsed.line, canonical)
 
-    def measured(self, line: int | None, tokens: Sequence[int], loss_tokens: int, context: int | None) -> None:
-        """A row was tokenised: `tokens` of each of its examples."""
+    def measured(self, line: int | None, counted: Counted, context: int | None) -> None:
+        """A row was tokenised."""
         self._measured += 1
-        self._tokens.update(tokens)
-        self._loss_tokens += loss_tokens
-        longest = max(tokens)
+        self._tokens.update(counted.tokens)
+        self._loss_tokens += counted.loss_tokens
+        longest = max(counted.tokens)
         if context is not None and longest > context:
             self._over_context += 1
-            said = (
-                f"The row has {longest:,} tokens, but the base reads {context:,}: training cuts the last {longest - context:,}."
-            )
+            cut = "nothing to learn is left" if counted.learns_late else f"training cuts the last {longest - context:,}"
+            said = f"The row has {longest:,} tokens, but the base reads {context:,}: {cut}."
             self.note(line, "too_long", "warning", (said, "Shorten or split it, or choose a base with a longer context."))
 
     def measured_prompt(self, line: int | None, tokens: int, context: int | None) -> None:
@@ -111,7 +123,10 @@ class Tally:
         if 0 < self._texts < self.usable:
             said = f"{self._texts} of {self.usable} rows are texts: only the others go through the base's chat template."
             self.note(None, "mixed_schema", "warning", (said, "Write all rows as messages, or all as texts."))
-        if len(self._labels) == 1:
+        if len(self._labels) == 1 and self.schema_name in {"texts", "images"}:
+            said = "Every row has the same label: there is nothing to tell apart."
+            self.note(None, "one_label", "error", (said, "Add rows of another class."))
+        elif len(self._labels) == 1:
             said = f"Every answer is rated {next(iter(self._labels))}."
             self.note(None, "one_label", "warning", (said, "Add answers that are rated the other way: kto learns from both."))
 
@@ -141,6 +156,20 @@ class Tally:
             "counts": dict(self._counts),
             "findings": sorted(self._shown, key=lambda finding: finding["line"] or 0),
         }
+
+    def _classified(self, row: Labelled) -> None:
+        if row.label in self._labels or len(self._labels) < rules.MAX_LABELS:
+            self._labels[row.label] += 1
+        elif not self._counts["too_many_labels"]:
+            said = f"The rows have more than {rules.MAX_LABELS:,} different labels."
+            self.note(row.line, "too_many_labels", "error", (said, "Is `label` the name of a class?"))
+        if row.text is not None:
+            self._characters[len(row.text)] += 1
+        elif row.pixels is not None:
+            self._pixels = self._pixels or len(row.pixels)
+            if len(row.pixels) != self._pixels:
+                said = f"The image has {len(row.pixels):,} pixels, the first one {self._pixels:,}."
+                self.note(row.line, "bad_value", "error", (said, "Give all images the same size."))
 
     def _look_for_duplicate(self, line: int, canonical: bytes) -> None:
         digest = hashlib.blake2b(canonical, digest_size=16).digest()

@@ -15,7 +15,17 @@ from luthier.values import Frozen
 DatasetState = Literal["validating", "ready", "rejected"]
 Severity = Literal["error", "warning"]
 SchemaName = Literal[
-    "chat", "prompt_completion", "alpaca", "pairs", "whole_pairs", "openai_pairs", "rated", "prompts", "openai_prompts"
+    "chat",
+    "prompt_completion",
+    "alpaca",
+    "pairs",
+    "whole_pairs",
+    "openai_pairs",
+    "rated",
+    "prompts",
+    "openai_prompts",
+    "texts",
+    "images",
 ]
 
 
@@ -52,7 +62,7 @@ class Lengths(Frozen):
 class Report(Frozen):
     """What validation saw. Findings list at most 20 a code; `counts` counts them all."""
 
-    format: Literal["jsonl", "json"] | None = Field(description="By content: JSON lines, or one JSON array.")
+    format: Literal["jsonl", "json", "csv"] | None = Field(description="By content: JSON lines, one JSON array, or a table.")
     schema_name: SchemaName | None = Field(description="What the rows are; each kind is stored in one form.")
     methods: tuple[str, ...] = Field(default=(), description="Methods that can learn from these rows.")
     item_fields: tuple[str, ...] = Field(
@@ -70,7 +80,7 @@ class Report(Frozen):
     over_context: int | None = Field(default=None, description="Rows longer than it: training would cut them.")
     duplicates: int = Field(default=0, description="Rows equal to an earlier one.")
     roles: dict[str, int] = Field(default_factory=dict, description="Messages by role.")
-    labels: dict[str, int] = Field(default_factory=dict, description="Rated answers by their label, `true` or `false`.")
+    labels: dict[str, int] = Field(default_factory=dict, description="Rows by their label; of rated answers `true` or `false`.")
     errors: int = 0
     warnings: int = 0
     counts: dict[str, int] = Field(default_factory=dict, description="Findings by code, all of them.")

@@ -16,11 +16,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from luthier.datasets import rules
-from luthier.datasets.examples import MAX_RECORD_BYTES, BadRow, Prompt, Row
+from luthier.datasets.examples import MAX_RECORD_BYTES, BadRow, Labelled, Prompt, Row
 from luthier.datasets.formats import records
-from luthier.datasets.lines import is_array
+from luthier.datasets.lines import format_of
 from luthier.datasets.strict_json import dump
-from luthier.datasets.tally import Tally
+from luthier.datasets.tally import Counted, Tally
 from luthier.errors import LuthierError
 
 if TYPE_CHECKING:
@@ -71,7 +71,9 @@ class Measure:
                 tally.measured_prompt(row.line, len(renderer.prompt_of(row)), self._context)
                 continue
             of_row = [next(rendered) for _ in row.examples]
-            tally.measured(row.line, [len(one.ids) for one in of_row], sum(sum(one.loss) for one in of_row), self._context)
+            learns_late = any(not any(one.loss[: self._context]) for one in of_row)
+            counted = Counted([len(one.ids) for one in of_row], sum(sum(one.loss) for one in of_row), learns_late)
+            tally.measured(row.line, counted, self._context)
             if any(one.special_text for one in of_row):
                 said = "A text spells a special token of the base; it is read as ordinary text."
                 tally.note(row.line, "special_text", "warning", (said, "Write roles as messages, not as text."))
@@ -105,7 +107,8 @@ def validate(source: BinaryIO, rows: BinaryIO, measure: Measure) -> tuple[Tally,
         if not tally.errors:  # a rejected file needs no rows, and no tokens
             rows.write(canonical)
             digest.update(canonical)
-            measure.add(tally, record.row)
+            if not isinstance(record.row, Labelled):  # no tokens: a classifier reads it in its own way
+                measure.add(tally, record.row)
     if not tally.errors:
         measure.flush(tally)
     tally.close()
@@ -143,7 +146,7 @@ def main() -> int:
         with path.open("rb") as source, rows_path.open("wb") as rows:
             tally, digest = validate(source, rows, measure)
         with path.open("rb") as source:
-            format_name = "json" if is_array(source.read(4096)) else "jsonl"
+            format_name = format_of(source.read(4096))
         if format_name == "json" and not tally.errors:
             said = "The file is one JSON array; its elements were read as rows."
             tally.note(1, "format", "warning", (said, "JSON lines load faster: one object a line."))
