@@ -87,7 +87,7 @@ def test_p12_a_database_that_cannot_write_acknowledges_nothing(faulty_api, disk,
     for before, answer, after in broken_one_by_one(api, disk, at_database, api.submit):
         if answer.status_code != 201:
             assert answer.status_code == status
-            assert after == before
+            assert after[:2] == before[:2]  # a folder may stay: whether the commit is on the disk, nobody knows yet
     api.kill()
     api.up()
     assert state_of(api) == after
@@ -112,10 +112,6 @@ def test_p12_on_a_small_disk_nothing_is_half_there_and_all_goes_on_once_there_is
     assert state_of(api) == after
 
 
-# -- known gaps: each test begins to fail when its gap is closed, and then becomes an ordinary one ---------------------------
-
-
-@pytest.mark.xfail(strict=True, reason="datasets/service.py: `put_file` of the upload stands outside the block that clears up")
 def test_a_refused_upload_leaves_no_folder(faulty_api, disk, fault, rows):
     api = faulty_api
     before = api.folders("data")
@@ -124,13 +120,11 @@ def test_a_refused_upload_leaves_no_folder(faulty_api, disk, fault, rows):
     assert api.folders("data") == before
 
 
-@pytest.mark.xfail(strict=True, reason="datasets/sandbox.py: a check that finds no room for its rows is taken for a bad file")
 def test_a_disk_that_is_full_while_a_file_is_checked_is_not_the_files_fault(faulty_api, disk, fault, rows):
     disk.arm(fault("write", "always", 1, errno.ENOSPC, "/rows"))
     check_refused(faulty_api.upload(rows(50)), 507, "storage_full")
 
 
-@pytest.mark.xfail(strict=True, reason="jobs/service.py: the folder is removed although the failed commit may come back")
 def test_a_job_that_comes_back_after_a_failed_flush_and_a_kill_has_its_folder(faulty_api, disk, fault):
     api = faulty_api
     assert api.submit().status_code == 201  # the journal has begun: what follows is appended to it

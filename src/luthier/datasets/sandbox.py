@@ -13,7 +13,8 @@ from typing import Any
 
 from luthier.datasets import rules
 from luthier.datasets.types import Finding, Report
-from luthier.datasets.validation import EXIT_MEMORY
+from luthier.datasets.validation import EXIT_FULL, EXIT_MEMORY
+from luthier.errors import StorageFull
 from luthier.settings import child_environment
 
 
@@ -43,7 +44,10 @@ class Sandbox:
         self._closed = False
 
     def check(self, source: Path, rows: Path, ruler: Ruler, allowed: rules.Allowance | None = None) -> Checked | None:
-        """Check `source` and write its canonical rows to `rows`. A check that dies is a finding, too."""
+        """Check `source` and write its canonical rows to `rows`. A check that dies is a finding, too.
+
+        Raises: StorageFull where there is no room for the rows; that is not the file's fault.
+        """
         size = source.stat().st_size
         allowed = allowed or rules.allowance(size)
         request: dict[str, Any] = {
@@ -67,6 +71,8 @@ class Sandbox:
                 self._running.discard(process)
         if self._closed:
             return None
+        if process.returncode == EXIT_FULL:
+            raise StorageFull
         if process.returncode != 0:
             return Checked(_died(process.returncode, size, allowed), "")
         answer = json.loads(output)

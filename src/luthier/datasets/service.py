@@ -188,19 +188,18 @@ class Datasets:
 
     def _keep_for_later(self, row: store.DatasetRow, arrived: Arrived) -> Dataset:
         row.state = store.VALIDATING
-        self._storage.put_file(_folder(row) + "/raw/upload", arrived.path)
-        dataset = self._insert(row)
+        dataset = self._insert(row, arrived)
         self._background.add(row.id)
         return dataset
 
     def _keep(self, row: store.DatasetRow, arrived: Arrived, rows: Path, checked: Checked) -> Dataset:
         _accept(row, checked)
-        self._storage.put_file(_folder(row) + "/raw/upload", arrived.path)
-        return self._insert(row, rows)
+        return self._insert(row, arrived, rows)
 
-    def _insert(self, row: store.DatasetRow, rows: Path | None = None) -> Dataset:
+    def _insert(self, row: store.DatasetRow, arrived: Arrived, rows: Path | None = None) -> Dataset:
         """Give the row its number and make it visible. The files come first: a folder without a row is only litter."""
         try:
+            self._storage.put_file(_folder(row) + "/raw/upload", arrived.path)
             if rows is not None:
                 self._storage.put_file(_folder(row) + "/processed/rows.jsonl", rows)
             with self._database.write(row.tenant_id) as session:

@@ -6,6 +6,7 @@ parsers, the process that serves requests goes on. It starts light (no pydantic,
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import resource
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
     from luthier.datasets.rendering import Renderer
 
 EXIT_MEMORY = 3
+EXIT_FULL = 4
+_FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 _BATCH = 256
 
 
@@ -137,7 +140,7 @@ def _limit(request: dict[str, Any]) -> None:
 
 
 def main() -> int:
-    """Check the file that the request names. Exit 0 with a report whatever the file holds; 3 when memory ran out."""
+    """Check the file that the request names. Exit 0 with a report whatever the file holds; 3 out of memory, 4 out of disk."""
     request: dict[str, Any] = json.loads(sys.argv[1])
     _limit(request)
     path, rows_path = Path(request["source"]), Path(request["rows"])
@@ -153,6 +156,10 @@ def main() -> int:
         report = tally.report(size_bytes=path.stat().st_size, format_name=format_name)
     except MemoryError:
         return EXIT_MEMORY
+    except OSError as error:
+        if error.errno in _FULL:
+            return EXIT_FULL
+        raise
     sys.stdout.write(json.dumps({"report": report, "rows_sha256": digest}))
     return 0
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from decimal import Decimal
 from statistics import median
 
+from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session
 
 from luthier import ids
@@ -92,6 +93,9 @@ class Jobs:
             row.spec_sha256 = here.write_spec(frozen.model_dump(mode="json"))
             projection.write(here, projection_of(row, 0))
             made = self._queue(actor, row, idempotency)
+        except OperationalError:
+            made = row.id  # perhaps: a commit whose flush failed can be there after a crash, and then needs its directory
+            raise
         finally:
             if made != row.id:
                 self._storage.delete(here.root)
