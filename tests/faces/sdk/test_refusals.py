@@ -1,4 +1,6 @@
+import select
 import socket
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -168,3 +170,21 @@ def test_a_spec_can_be_a_file_or_a_value(server, client, tmp_path):
         client.jobs.estimate(path)
     with pytest.raises(errors.FieldInvalid, match="cannot be read"):
         client.jobs.estimate(tmp_path / "missing.yaml")
+
+
+def test_a_chat_may_take_longer_than_other_requests(retry):
+    with socket.create_server(("127.0.0.1", 0)) as slow, ThreadPoolExecutor(1) as pool:
+
+        def answer() -> bool:
+            connection, _ = slow.accept()
+            with connection:
+                while b'"stream"' not in connection.recv(65536):
+                    pass
+                gone = bool(select.select([connection], [], [], 0.3)[0])
+                connection.sendall(b"HTTP/1.1 200 OK\r\ncontent-length: 11\r\nconnection: close\r\n\r\n" + b'{"id": "1"}')
+                return gone
+
+        gone = pool.submit(answer)
+        with Client(base_url=f"http://127.0.0.1:{slow.getsockname()[1]}", api_key=KEY, timeout_s=0.05, retry=retry) as client:
+            assert client.chat.answer("a", "Hello?", max_tokens=4000).id == "1"
+        assert not gone.result()

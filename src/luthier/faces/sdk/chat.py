@@ -12,6 +12,9 @@ from luthier.faces.sdk.blocking import Face, blocking, iterating
 from luthier.faces.sdk.streams import server_events
 from luthier.faces.sdk.transport import Call, Transport
 
+_WORK_S = 1800.0
+"""A large base is first loaded, and thousands of tokens take their time on a CPU; all that can pass without a word."""
+
 Messages = Sequence[Mapping[str, Any]] | str
 """OpenAI's messages; a string is one message of the user."""
 
@@ -34,13 +37,14 @@ class AsyncChat:
 
     async def answer(self, model: str, messages: Messages, **sampling: Unpack[Sampling]) -> Completion:
         """One whole answer. `model` is a model id, a name, `name@3`, or a base id."""
-        call = Call("POST", "/api/chat", body=_body(model, messages, sampling, stream=False))
+        call = Call("POST", "/api/chat", body=_body(model, messages, sampling, stream=False), work_s=_WORK_S)
         return Completion(await self._transport.json(call))
 
     async def stream(self, model: str, messages: Messages, **sampling: Unpack[Sampling]) -> AsyncGenerator[Chunk]:
         """The answer piece by piece. Raises: the server's error, also where it comes in the middle."""
         headers = {"accept": "text/event-stream"}
-        call = Call("POST", "/api/chat", body=_body(model, messages, sampling, stream=True), headers=headers, live=True)
+        body = _body(model, messages, sampling, stream=True)
+        call = Call("POST", "/api/chat", body=body, headers=headers, live=True, work_s=_WORK_S)
         async with self._transport.open(call) as response:
             async for message in server_events(response):
                 if message.data == "[DONE]":

@@ -60,6 +60,8 @@ class Call:
     """Statuses of 300 and above whose body is an answer all the same."""
     live: bool = False
     """The answer goes on for long, with silence in between."""
+    work_s: float = 0
+    """How long the server may work on it in silence, where that is more than the client's `timeout_s`."""
 
 
 class Lost(ClientError):
@@ -150,7 +152,7 @@ class Transport:
                 headers={**call.headers, **self._key(call)},
                 json=call.body,
                 content=call.content() if call.content else None,
-                timeout=httpx.Timeout(max(self._timeout_s, _SILENCE_S) if call.live else self._timeout_s, connect=10.0),
+                timeout=httpx.Timeout(self._patience_s(call), connect=10.0),
             )
             response = await http.send(request, stream=True)
             try:
@@ -162,6 +164,9 @@ class Transport:
                 await response.aclose()
         except (httpx.HTTPError, httpx.InvalidURL) as error:
             raise lost(error) from None
+
+    def _patience_s(self, call: Call) -> float:
+        return max(self._timeout_s, call.work_s, _SILENCE_S if call.live else 0)
 
     def _key(self, call: Call) -> dict[str, str]:
         if call.keyless or self._access is None:
