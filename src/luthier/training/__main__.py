@@ -68,11 +68,12 @@ def _train(arguments: argparse.Namespace) -> int:
     bases = local_path(arguments.bases) if arguments.bases else _default_bases()
     members: list[Member] = []
     refused: list[int] = []
+    alone = len(jobs) == 1
     for url in jobs:
         try:
-            members.append(_open(url, _watch_of(arguments.poll_s, alone=len(jobs) == 1), first=not members))
+            members.append(_open(url, _watch_of(arguments.poll_s, alone=alone), alone=alone, first=not members))
         except SetupError:
-            if len(jobs) == 1:
+            if alone:
                 raise
             sys.stderr.write(f"{Path(url).name} cannot be trained: its run.yaml or control.json cannot be used.\n")
             refused.append(EXIT_SETUP)
@@ -108,7 +109,7 @@ def _go_on(status: int) -> None:
     del status
 
 
-def _open(url: str, make_watch: MakeWatch, *, first: bool) -> Member:
+def _open(url: str, make_watch: MakeWatch, *, alone: bool, first: bool) -> Member:
     """Own the attempt. Raises: SetupError where no trainer could use the directory; Fenced where another one has it."""
     root = local_path(url)
     opened = open_run(JobDirectory(LocalStorage(root), ""))
@@ -122,9 +123,9 @@ def _open(url: str, make_watch: MakeWatch, *, first: bool) -> Member:
     if not attempt.own({"pid": os.getpid(), "host": platform.node(), "started_at": datetime.now(UTC).isoformat()}):
         sys.stderr.write(f"Attempt {opened.number} belongs to another trainer.\n")
         raise Fenced
-    # What the process prints is the log of the first job of a gang; the others keep their own.
-    keep_log = opened.control is None or not first
-    journal = Journal(attempt, lambda: datetime.now(UTC), keep_log=keep_log, say=first)
+    # What the process prints is the log of a job alone; those of a gang keep their own. By hand, people see the first.
+    by_hand = opened.control is None
+    journal = Journal(attempt, lambda: datetime.now(UTC), keep_log=by_hand or not alone, say=first if by_hand else alone)
     return Member(opened, spec, attempt, watch, journal, root / "attempts" / str(opened.number) / "work")
 
 

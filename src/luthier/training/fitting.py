@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
 import torch
 
@@ -28,8 +29,15 @@ class LoadedBases:
         """Raises: BaseUnavailable, ModelNotAllowed."""
         key = (folder.resolve(), device, precision)
         if key not in self._loaded:
-            self._loaded[key] = load_base(folder, device, precision)
+            base = load_base(folder, device, precision)
+            # A fresh run asks for `auto`, one that goes on for what that became: both stand on the same weights.
+            self._loaded[key] = self._loaded.setdefault((key[0], device, precision_of(base)), base)
         return self._loaded[key]
+
+
+def precision_of(base: LoadedBase) -> Literal["bf16", "fp32"]:
+    """In what its weights are held."""
+    return "bf16" if base.dtype == torch.bfloat16 else "fp32"
 
 
 def load_once(bases: LoadedBases, spec: RunSpec, folder: Path, state: TrainState | None) -> LoadedBase:
@@ -69,7 +77,7 @@ def _fixed(spec: RunSpec, engine: PlainEngine, method: Method) -> Fixed:
         tokens_per_pass=tokens_per_pass(engine.bytes_per_token(longest), device, free_bytes),
         threads=machine.threads_for(base.n_params),
         device=device,
-        precision="bf16" if base.dtype == torch.bfloat16 else "fp32",
+        precision=precision_of(base),
         engine="fast" if fast else "plain",
         recompute=recompute,
     )
