@@ -204,13 +204,12 @@ class Supervisor:
     def _launch(self, members: Sequence[Watched]) -> Launch:
         first, more = members[0], len(members) - 1
         attempt = first.held.fence.attempt
-        label = f"{first.job_id}-{attempt}"
-        return Launch(
-            job_urls=tuple(each.here.url for each in members),
-            log_path=first.here.attempt(attempt).name("job.log"),
-            bases_url=self._bases_url,
-            label=f"{label}+{more}" if more else label,
-        )
+        label = f"{first.job_id}-{attempt}+{more}" if more else f"{first.job_id}-{attempt}"
+        # A traceback may quote data: no tenant reads that of another one. Each job of a gang keeps a log of its own.
+        shared = any(each.held.tenant_id != first.held.tenant_id for each in members)
+        log_path = f"trainers/{label}.log" if shared else first.here.attempt(attempt).name("job.log")
+        urls = tuple(each.here.url for each in members)
+        return Launch(job_urls=urls, log_path=log_path, bases_url=self._bases_url, label=label)
 
     def _follow(self, watched: Watched) -> None:
         """See whether the trainer still runs and what it says, and tell it what is wanted."""

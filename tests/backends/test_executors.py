@@ -6,6 +6,7 @@ import subprocess
 import sys
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -106,6 +107,11 @@ def test_the_exit_status_is_told_again_and_again(case, status):
     assert [ended(case.executor, handle) for _ in range(3)] == [status] * 3
 
 
+def test_several_jobs_are_one_process_with_one_end(case):
+    several = replace(launch("exit-0"), job_urls=("file:///jobs/exit-3", "file:///jobs/wait", "file:///jobs/deaf"))
+    assert ended(case.executor, case.executor.start(several)) == 3
+
+
 def test_what_runs_runs_until_it_is_asked_to_end(case):
     handle = case.executor.start(launch("wait"))
     case.ready(handle)
@@ -153,6 +159,13 @@ def test_the_trainer_gets_its_address_its_log_and_no_more_of_the_environment_tha
     assert local.log.read_text().startswith(str(arguments))
     assert "'MARK'" in names
     assert "HOME" not in names
+
+
+def test_a_trainer_gets_the_addresses_of_all_its_jobs_in_order(local, tmp_path):
+    (tmp_path / "trainer.py").write_text("import sys; print(sys.argv[1:4])")
+    urls = ("file:///jobs/x", "file:///jobs/z", "file:///jobs/y")
+    assert ended(local.executor, local.executor.start(replace(launch("x"), job_urls=urls))) == 0
+    assert local.log.read_text().strip() == str(list(urls))
 
 
 def test_a_second_attempt_does_not_overwrite_the_log(local):

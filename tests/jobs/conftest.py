@@ -32,6 +32,7 @@ from luthier.jobs.queue import JobQueue
 from luthier.jobs.service import Jobs, JobServices
 from luthier.jobs.sharing import ALONE
 from luthier.jobs.spec import RunSpec
+from luthier.seams import Launch
 from luthier.supervisor import Parts, Supervisor
 
 ALICE = Actor("team_alice", "user_alice", Role.ADMIN)
@@ -207,11 +208,16 @@ class BreakingQueue(JobQueue):
 
 
 class ListeningExecutor(MemoryExecutor):
-    """Remembers whom it asked to save."""
+    """Remembers what it started, and whom it asked to save."""
 
     def __init__(self, trainer) -> None:
         super().__init__(trainer)
+        self.started: list[Launch] = []
         self.asked: list[str] = []
+
+    def start(self, launch: Launch) -> str:
+        self.started.append(launch)
+        return super().start(launch)
 
     def terminate(self, handle: str) -> None:
         self.asked.append(handle)

@@ -34,7 +34,9 @@ def test_jobs_on_one_base_become_one_trainer_and_each_has_its_model(bench):
     jobs = submitted(bench, 4)
     bench.settle()
     assert states(bench, jobs) == ["succeeded"] * 4
-    assert bench.executor.poll("thread-2") == -9  # there was none
+    (launch,) = bench.executor.started
+    assert launch.job_urls == tuple(bench.here(job).url for job in jobs)
+    assert launch.log_path == bench.here(jobs[0]).attempt(1).name("job.log")
     assert len({bench.get(job).model_id for job in jobs}) == 4
     assert [bench.path_of(job) for job in jobs] == [["queued", "starting", "running", "succeeded"]] * 4
     assert bench.here(jobs[0]).control().members == tuple(job.id for job in jobs)
@@ -275,6 +277,7 @@ def test_tenants_share_a_trainer_only_where_the_setting_says_so(bench, fake, ali
     bench.supervisor.tick()
     assert bench.supervisor.running == [hers.id, his.id]
     assert bench.here(hers).control().members == bench.here(his).control().members == ()
+    assert bench.executor.started[-1].log_path == f"trainers/{hers.id}-2+1.log"  # neither reads what the other's job printed
 
 
 def test_the_jobs_of_a_sweep_that_come_one_after_the_other_go_together(bench, fake):
