@@ -100,7 +100,6 @@ def test_a_message_that_cannot_be_learned_is_refused(message, code):
     [
         ({"conversations": []}, "ShareGPT.*messages"),
         ({"question": "a", "answer": "b"}, "reference answer.*completion"),
-        ({"text": "a", "label": "b"}, "labelled texts.*classifier"),
         ({"text": "a"}, "plain texts"),
         ({"a": 1}, "lacks `messages`"),
     ],

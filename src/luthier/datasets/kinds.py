@@ -33,7 +33,7 @@ KINDS: Mapping[str, Kind] = {
     "openai_prompts": Kind(
         "prompts to be answered (`messages` that end with the user's, and fields for a grader)", ("messages",), ("grpo",)
     ),
-    "texts": Kind("labelled texts (`text`, `label`)", ("text", "label"), ("classifier",)),
+    "labelled": Kind("labelled texts (`text`, `label`)", ("text", "label"), ("classifier",)),
     "images": Kind("labelled images (`image`, `label`)", ("image", "label"), ("classifier",)),
 }
 
@@ -78,7 +78,7 @@ def kind_of(row: Mapping[str, Any]) -> str | None:
     if "instruction" in row and "output" in row:
         return "alpaca"
     if "label" in row and ("text" in row or "image" in row) and "prompt" not in row:
-        return "images" if "image" in row else "texts"
+        return "images" if "image" in row else "labelled"
     if "prompt" in row:
         return "pairs" if "chosen" in row or "rejected" in row else "prompts"
     return None

@@ -134,6 +134,6 @@ _READERS: dict[str, Callable[[Notes, dict[str, Any]], Row]] = {
     "rated": feedback.rated,
     "prompts": feedback.prompt,
     "openai_prompts": feedback.openai_prompt,
-    "texts": labelled_text,
+    "labelled": labelled_text,
     "images": labelled_image,
 }

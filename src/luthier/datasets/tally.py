@@ -123,7 +123,7 @@ class Tally:
         if 0 < self._texts < self.usable:
             said = f"{self._texts} of {self.usable} rows are texts: only the others go through the base's chat template."
             self.note(None, "mixed_schema", "warning", (said, "Write all rows as messages, or all as texts."))
-        if len(self._labels) == 1 and self.schema_name in {"texts", "images"}:
+        if len(self._labels) == 1 and self.schema_name in {"labelled", "images"}:
             said = "Every row has the same label: there is nothing to tell apart."
             self.note(None, "one_label", "error", (said, "Add rows of another class."))
         elif len(self._labels) == 1:

@@ -24,7 +24,7 @@ SchemaName = Literal[
     "rated",
     "prompts",
     "openai_prompts",
-    "texts",
+    "labelled",
     "images",
 ]
 
