@@ -150,7 +150,7 @@ def pack(rows: Sequence[Row]) -> Packed:
     """Rows laid end to end.
 
     >>> pack([Row([1, 2, 3], [1]), Row([4, 5], [0])])
-    Packed(ids_T=[1, 2, 3, 4, 5], lengths=[3, 2], loss_at_N=[1, 3])
+    Packed(ids_T=[1, 2, 3, 4, 5], lengths=[3, 2], loss_at_N=[1, 3], temperature=1.0)
     """
     ids: list[int] = []
     loss_at: list[int] = []
