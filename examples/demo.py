@@ -11,22 +11,20 @@ import json
 import os
 import shutil
 import signal
-import subprocess
 import sys
 import tempfile
-import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import psutil
 from demo_pictures import loss_curve, side_by_side
+from demo_processes import Memory, fetched, platform, tiny_fingerprint
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from luthier import Client
+from luthier.bases.service import Bases
 from luthier.errors import LuthierError
+from luthier.faces.cli.following import Bar, Lines, Seen
 from luthier.jobs.yaml12 import read_yaml
 
 HERE = Path(__file__).parent
@@ -42,25 +40,27 @@ def main() -> int:
     parser.add_argument("--model", default=TINY, help="base model: luthier/tiny, or an allowed hub id")
     parser.add_argument("--keep", action="store_true", help="keep the data folder")
     given = parser.parse_args()
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, lambda number, _: sys.exit(128 + number))
     folder = Path(tempfile.mkdtemp(prefix="luthier-demo-"))
     began = time.monotonic()
     try:
-        with serving(folder) as (client, memory):
-            good = demo(client, folder, given.model)
-            seconds = time.monotonic() - began
-            held = f"{memory.most_bytes / 2**20:,.0f} MiB"
-            out.print(f"\nAll of it took {seconds:.0f} s and at most {held} of memory (server, trainer, engine).")
+        with Memory() as memory, platform(folder) as url:
+            say(f"The platform runs at {url}, with its data in {folder}")
+            with Client(base_url=url, api_key=(folder / "admin.key").read_text().strip()) as client:
+                good = demo(client, folder, given.model)
+            seconds, held = time.monotonic() - began, f"{memory.most_bytes / 2**20:,.0f} MiB"
+            say(f"\nAll of it took {seconds:.0f} s and at most {held} of memory (build of the base, server, trainer, engine).")
         return 0 if good else 1
     except LuthierError as error:
-        out.print(f"\n[red]{error}[/red]")
+        say(f"\n{error}", style="red")
         return 1
     except KeyboardInterrupt:
-        out.print("\nStopped. Nothing is left running.")
+        say("\nStopped. Nothing is left running.")
         return 130
     finally:
         if given.keep:
-            out.print(f"The data folder is kept: {folder}")
+            say(f"The data folder is kept: {folder}")
         else:
             shutil.rmtree(folder, ignore_errors=True)
 
@@ -86,28 +86,41 @@ def step(number: int, title: str) -> None:
     out.print(f"\n[bold]{number}. {title}[/bold]")
 
 
+def say(text: str, **style: Any) -> None:
+    """One line, as it is: no wrapping in the middle of an answer, no markup in what a model wrote."""
+    out.print(text, soft_wrap=True, markup=False, **style)
+
+
 def have_base(folder: Path, base: str) -> None:
     """Build or fetch the base; luthier/tiny is kept in the user's cache for the next demo."""
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "luthier/bases/luthier--tiny/1"
-    target = folder / "bases/luthier--tiny/1"
+    bases = Bases(folder / "bases")
+    target = bases.folder(bases.get(base))
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "luthier/demo" / tiny_fingerprint()
     if base == TINY and (cache / "model.safetensors").is_file():
         shutil.copytree(cache, target)
-        out.print("Built by an earlier run, and cached.")
+        say("Built by an earlier run, and cached.")
         return
-    command = [sys.executable, "-m", "luthier.server.main", "bases", "fetch", base, "--data", str(folder)]
-    if subprocess.run(command, stdout=subprocess.DEVNULL, check=False).returncode != 0:
+    if not fetched(base, folder):
         raise LuthierError(f"{base} is not to be had here.", hint=f"{TINY} needs no hub: python examples/demo.py")
     if base == TINY:
-        with contextlib.suppress(OSError):
-            shutil.copytree(target, cache, dirs_exist_ok=True)
-    out.print("Ready.")
+        keep(target, cache)
+    say("Ready.")
+
+
+def keep(built: Path, cache: Path) -> None:
+    """Under its name only when it is whole, so that a demo which is stopped here leaves no half of a base."""
+    arriving = cache.with_name(f".{cache.name}-{os.getpid()}")
+    with contextlib.suppress(OSError):
+        shutil.copytree(built, arriving)
+        arriving.rename(cache)
+    shutil.rmtree(arriving, ignore_errors=True)
 
 
 def upload(client: Client, file: str, name: str) -> Any:
     dataset = client.datasets.upload(SUPPORT / f"{file}.jsonl", name=name)
     report = dataset.report
     lengths = report["lengths"]
-    out.print(
+    say(
         f"{name}: {report['rows']} rows, {report['tokens']:,} tokens ({report['loss_tokens']:,} to learn from), "
         f"median {lengths['median']}, longest {lengths['max']}; {report['duplicates']} duplicates, {report['errors']} refused"
     )
@@ -122,7 +135,7 @@ def show_refusal(client: Client, folder: Path) -> None:
     try:
         client.datasets.upload(bad, name="broken")
     except LuthierError as refusal:
-        out.print(f"A broken file is refused: {refusal.message}")
+        say(f"A broken file is refused: {refusal.message}")
 
 
 def fine_tune(client: Client, base: str, dataset: str, held_out: str) -> tuple[Any, list[float]]:
@@ -135,10 +148,10 @@ def fine_tune(client: Client, base: str, dataset: str, held_out: str) -> tuple[A
     estimate = client.jobs.estimate(spec)
     gigabytes = {name: estimate.memory[f"{name}_bytes"] / 1e9 for name in ("total", "available")}
     verdict = "fits" if estimate.fits else "does not fit"
-    out.print(f"{estimate.steps} steps, about {estimate.seconds / 60:.1f} minutes, ${estimate.cost_usd};", end=" ")
-    out.print(f"needs {gigabytes['total']:.1f} of {gigabytes['available']:.1f} GB: {verdict}")
+    size = f"{estimate.steps} steps, about {estimate.seconds / 60:.1f} minutes, ${estimate.cost_usd}"
+    say(f"{size}; needs {gigabytes['total']:.1f} of {gigabytes['available']:.1f} GB: {verdict}")
     submitted = client.jobs.submit(spec)
-    out.print(f"Submitted {submitted.id}")
+    say(f"Submitted {submitted.id}")
     losses = followed(client, submitted.id, estimate.steps)
     job = client.jobs.get(submitted.id)
     if job.state != "succeeded":
@@ -148,22 +161,13 @@ def fine_tune(client: Client, base: str, dataset: str, held_out: str) -> tuple[A
 
 
 def followed(client: Client, job_id: str, steps: int) -> list[float]:
-    """Draw the run's progress until it ends, and return the loss of every step."""
-    losses: dict[int, float] = {}
-    done = TextColumn("{task.completed:.0f}/{task.total:.0f}")
-    columns = (TextColumn("{task.description:40}"), BarColumn(bar_width=20), done, TimeRemainingColumn())
-    with Progress(*columns, console=out) as progress:
-        task = progress.add_task("waiting for a trainer", total=steps)
+    """Show the run until it ends: a bar on a terminal, lines elsewhere. Returns the loss of every step."""
+    seen = Seen(total_steps=steps)
+    with Bar(out) if out.is_terminal else Lines(say) as view:
         for event in client.jobs.follow(job_id):
-            if event.kind == "step":
-                losses.update({step: loss for step, loss, *_ in event.data.get("steps", [])})
-                speed = event.data.get("tokens_per_second") or 0
-                progress.update(
-                    task, completed=event.step, description=f"loss {event.data.get('loss', 0):.3f}   {speed:,.0f} tokens/s"
-                )
-            elif event.kind in {"phase", "state"}:
-                progress.update(task, description=event.message[:40])
-    return [losses[step] for step in sorted(losses)]
+            seen.take(event)
+            view.show(event, seen)
+    return [loss for _, loss in seen.losses]
 
 
 def show_evaluation(evaluation: dict[str, Any], losses: list[float]) -> bool:
@@ -171,7 +175,7 @@ def show_evaluation(evaluation: dict[str, Any], losses: list[float]) -> bool:
     base, tuned = evaluation["base"], evaluation["tuned"]
     out.print(f"\n{'on ' + str(evaluation['rows']) + ' held-out rows':24} {'base':>10} {'tuned':>10}")
     for name, label in (("loss", "loss"), ("perplexity", "perplexity"), ("exact_match", "exact match")):
-        out.print(f"{label:24} {base[name]:10.3f} {tuned[name]:10.3f}")
+        say(f"{label:24} {base[name]:10.3f} {tuned[name]:10.3f}")
     out.print(side_by_side(evaluation["samples"][:3]))
     good = tuned["exact_match"] >= LEAST_TUNED and base["exact_match"] <= MOST_BASE
     if not good:
@@ -181,65 +185,14 @@ def show_evaluation(evaluation: dict[str, Any], losses: list[float]) -> bool:
 
 def put_to_work(client: Client, job: Any, model: Any) -> None:
     moved = client.models.transition(model.id, "Production")
-    out.print(f"{moved.name}@{moved.version} is in {moved.stage}; its card: {model.card['description']}")
-    answer = client.chat.answer(moved.name, [{"role": "user", "content": QUESTION}], max_tokens=64)
-    out.print(f"You:   {QUESTION}\nModel: {answer.text}")
+    say(f"{moved.name}@{moved.version} is in {moved.stage}; its card: {model.card['description']}")
+    # As the training rows have it: a model is asked in the form in which it learned.
+    system = json.loads((SUPPORT / "train.jsonl").open(encoding="utf-8").readline())["messages"][0]
+    answer = client.chat.answer(moved.name, [system, {"role": "user", "content": QUESTION}], max_tokens=64)
+    say(f"You:   {QUESTION}\nModel: {answer.text}")
     cost = client.billing.job_cost(job.id)
-    out.print(f"The job cost ${cost.cost_usd} (local-cpu is $0.00 an hour; `tune pricing` shows the price book).")
-    out.print("Open the platform with `make up`, then http://127.0.0.1:8000/docs")
-
-
-class Memory(threading.Thread):
-    """The most memory that the server and all its children held at one time, looked at twice a second."""
-
-    def __init__(self, pid: int) -> None:
-        super().__init__(daemon=True)
-        self._pid = pid
-        self.ended = threading.Event()
-        self.most_bytes = 0
-
-    def run(self) -> None:
-        while not self.ended.wait(0.5):
-            with contextlib.suppress(psutil.Error):
-                top = psutil.Process(self._pid)
-                self.most_bytes = max(
-                    self.most_bytes, sum(held_bytes(process) for process in [top, *top.children(recursive=True)])
-                )
-
-
-def held_bytes(process: psutil.Process) -> int:
-    with contextlib.suppress(psutil.Error):
-        return process.memory_info().rss
-    return 0
-
-
-@contextlib.contextmanager
-def serving(folder: Path) -> Iterator[tuple[Client, Memory]]:
-    """`luthier up` on `folder`, and a client of it; stopped in every case."""
-    command = [sys.executable, "-m", "luthier.server.main", "up", "--port", "0", "--data", str(folder)]
-    with (folder / "server.log").open("wb") as log:
-        server = subprocess.Popen(command, stdout=log, stderr=log)
-    memory = Memory(server.pid)
-    memory.start()
-    try:
-        url = address(folder, server)
-        out.print(f"The platform runs at {url}, with its data in {folder}")
-        with Client(base_url=url, api_key=(folder / "admin.key").read_text().strip()) as client:
-            yield client, memory
-    finally:
-        memory.ended.set()
-        server.send_signal(signal.SIGTERM)
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            server.wait(timeout=90)
-
-
-def address(folder: Path, server: subprocess.Popen[bytes]) -> str:
-    until = time.monotonic() + 60
-    while time.monotonic() < until and server.poll() is None:
-        with contextlib.suppress(OSError, ValueError):
-            return str(json.loads((folder / "server.json").read_text())["url"])
-        time.sleep(0.05)
-    raise LuthierError("The platform did not start.", hint=(folder / "server.log").read_text(errors="replace")[-1000:])
+    say(f"The job cost ${cost.cost_usd} (local-cpu is $0.00 an hour; `tune pricing` shows the price book).")
+    say("Open the platform with `make up`, then http://127.0.0.1:8000/docs")
 
 
 if __name__ == "__main__":
