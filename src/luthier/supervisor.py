@@ -146,6 +146,8 @@ class Supervisor:
             for each in ready:
                 self._safely(each.job_id, self._not_started, each, error)
             return False
+        for each in ready:
+            each.shared = len(ready) > 1
         self._watched |= {each.job_id: each for each in ready}
         self._queue.launched([each.held.fence for each in ready], process.handle)
         for each in ready:
@@ -326,6 +328,7 @@ class Supervisor:
             wish=watched.wish,
             crashes=watched.held.crashes,
             max_attempts=self._pace.max_attempts,
+            shared=watched.shared,
         )
 
     def _results(self, watched: Watched, name: str) -> dict[str, Any] | None:

@@ -182,6 +182,17 @@ def test_a_member_that_takes_the_process_down_each_time_fails_alone(bench, fake)
     assert bench.get(poison).attempt == 4
 
 
+def test_what_runs_out_of_memory_in_a_gang_is_tried_with_fewer_and_at_last_alone(bench, fake):
+    bench.pace = replace(bench.pace, gang_size=4)
+    bench.trainer.attempts = [fake.fails("out_of_memory")]
+    jobs = submitted(bench, 4)
+    bench.settle(rounds=80)
+    sizes = [len(launch.job_urls) for launch in bench.executor.started]
+    assert sizes == [4, 2, 2, 1, 1, 1, 1]
+    assert [bench.get(job).error.code for job in jobs] == ["out_of_memory"] * 4
+    assert {bench.get(job).attempt for job in jobs} == {3}
+
+
 def test_a_new_supervisor_finds_all_members_and_asks_their_process_once(bench, fake):
     bench.trainer.attempts = [fake.runs(checkpoint=33)] * 3 + [fake.succeeds()]
     jobs = submitted(bench, 3)

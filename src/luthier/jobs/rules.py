@@ -71,6 +71,8 @@ class Attempt:
     wish: Wish | None
     crashes: int
     max_attempts: int
+    shared: bool = False
+    """Whether other jobs trained in the same process."""
 
 
 def outcome(attempt: Attempt) -> Outcome:
@@ -126,7 +128,9 @@ def failed(failure: Failure, attempt: Attempt) -> Outcome:
 
 def _failed(failure: Failure, attempt: Attempt) -> Outcome:
     crashes = attempt.crashes + 1
-    if failure.code not in WORTH_RETRYING:
+    # Memory that did not hold a gang may well hold one of them; each further attempt is in a smaller one.
+    crowded = attempt.shared and failure.code == "out_of_memory"
+    if failure.code not in WORTH_RETRYING and not crowded:
         return Outcome(JobState.FAILED, failure.code, failure)
     if attempt.wish is not None:  # it was to end anyway
         return _ended_as_asked(attempt.wish)

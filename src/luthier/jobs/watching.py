@@ -43,6 +43,8 @@ class Watched:
     asking: Asking = field(default_factory=Asking)
     exit_status: int | None = None
     ended: bool = False
+    shared: bool = False
+    """Whether others began in its process."""
     not_before: float = float("-inf")
 
     @property
