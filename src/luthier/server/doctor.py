@@ -149,11 +149,12 @@ def _presences(settings: Settings) -> Finding:
 
 
 def _orphans(settings: Settings) -> Finding:
+    # Folders first: a job that is submitted in between then has its row already.
+    folders = [path for kind in ("jobs", "models") for path in settings.data.glob(f"users/*/{kind}/*") if path.is_dir()]
     try:
         known = {row[0] for table in ("jobs", "models") for row in _asked(settings, f"SELECT id FROM {table}")}  # noqa: S608
     except sqlite3.DatabaseError:
         return Finding("folders", False, "the index cannot be read", "Run `luthier reindex`.")
-    folders = [path for kind in ("jobs", "models") for path in settings.data.glob(f"users/*/{kind}/*") if path.is_dir()]
     orphans = [path.name for path in folders if path.name not in known]
     mend = "`luthier reindex` brings back what can be read; the rest may be deleted." if orphans else None
     return Finding("folders", not orphans, f"{len(folders)} of jobs and models, {len(orphans)} without a row", mend)
