@@ -8,10 +8,10 @@ INSTALLED := $(VENV)/.installed
 PIP := $(BIN)/pip --disable-pip-version-check install -qq -c constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo up test check fix bench prove clean
+.PHONY: help install demo up test check fix bench bench-train prove clean
 
 help: ## What can be made here
-	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 18
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 18
 
 install: $(INSTALLED) ## Make the environment in .venv
 
@@ -46,6 +46,9 @@ fix: $(INSTALLED) ## Repair what can be repaired
 
 bench: $(INSTALLED) ## Benchmarks, with their figures in benchmarks/results
 	@$(BIN)/python benchmarks/run.py
+
+bench-train: $(INSTALLED) ## Training beside TRL and LLaMA-Factory (an hour on an idle machine)
+	@$(BIN)/python benchmarks/train.py
 
 prove: $(INSTALLED) ## The full figures of every promise, recorded in docs/proofs
 	@$(BIN)/pytest -m prove $(PYTEST_ARGS)

@@ -4,18 +4,14 @@ from __future__ import annotations
 
 import random
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from racing import Racer, Step
+from sameness import Sameness
 
 SMALL_JOB_STEPS = 10
-SAME_ROWS_TOLERANCE = 0.005
-"""Largest relative difference of the losses of one step on the same rows. Adapters begin with different random numbers, and
-bf16 rounds; the loss of a step whose rows or mask were others would be further off than this."""
-OTHER_ROWS_TOLERANCE = 0.02
-"""The same for the mean over all steps, where a peer packs rows of its own choice."""
 BUSY_CORES = 0.5
 """From here on other processes had so much of the machine that a run is not for the record."""
 
@@ -28,8 +24,12 @@ class Pair:
     theirs: str
     rounds: list[tuple[Step, Step]] = field(default_factory=list[tuple[Step, Step]])
     """Steps that count for speed: (ours, theirs) of the same round."""
+    complaints: list[str] = field(default_factory=list[str])
+    """Where they did not do the same work."""
+    gaps: list[float] = field(default_factory=list[float])
+    """How far their losses were apart, by session."""
     losses: list[tuple[float, float]] = field(default_factory=list[tuple[float, float]])
-    """Of all steps, also those of the warm-up."""
+    """Of all steps of the last session."""
     peaks: list[tuple[int, int]] = field(default_factory=list[tuple[int, int]])
     first: list[tuple[float, float]] = field(default_factory=list[tuple[float, float]])
     """Seconds from process start to the end of the first step, by session."""
@@ -37,19 +37,21 @@ class Pair:
     """The same for a small job of ten steps, where a session had so many."""
     sessions: int = 0
 
-    def add(self, ours: Racer, theirs: Racer, warm_up: int) -> None:
+    def add(self, ours: Racer, theirs: Racer, sameness: Sameness, warm_up: int) -> None:
         """A session is over."""
         both = list(zip(ours.steps, theirs.steps, strict=True))
         self.sessions += 1
         self.rounds += both[warm_up:]
-        self.losses += [(one.loss, other.loss) for one, other in both]
+        self.complaints += sameness.complaints(both)
+        self.gaps.append(sameness.gap(both))
+        self.losses = [(one.loss, other.loss) for one, other in both]
         self.peaks.append((ours.peak_bytes, theirs.peak_bytes))
         self.first.append((ours.seconds_to_step(1), theirs.seconds_to_step(1)))
         if len(both) >= SMALL_JOB_STEPS:
             self.tenth.append((ours.seconds_to_step(SMALL_JOB_STEPS), theirs.seconds_to_step(SMALL_JOB_STEPS)))
 
 
-def row_of(pair: Pair, *, same_rows: bool, mfu: Callable[[float], float]) -> dict[str, Any]:
+def row_of(pair: Pair) -> dict[str, Any]:
     """One line of the record. Speed ratios are ours over theirs (more is better), the others too (less is better)."""
     speeds = [(one.tokens_per_second, other.tokens_per_second) for one, other in pair.rounds]
     by_wall = [one / other for one, other in speeds]
@@ -57,7 +59,6 @@ def row_of(pair: Pair, *, same_rows: bool, mfu: Callable[[float], float]) -> dic
     others_cores = statistics.median(step.others_cores for both in pair.rounds for step in both)
     ours, theirs = (statistics.median(column) for column in zip(*speeds, strict=True))
     wall, cpu = statistics.median(by_wall), statistics.median(by_cpu)
-    gap = loss_gap(pair.losses, same_rows=same_rows)
     row: dict[str, Any] = {
         "variant": pair.theirs,
         "ours": pair.ours,
@@ -71,14 +72,14 @@ def row_of(pair: Pair, *, same_rows: bool, mfu: Callable[[float], float]) -> dic
         "first_step_ratio": round(ratio(pair.first), 3),
         "tenth_step_ratio": round(ratio(pair.tenth), 3) if pair.tenth else None,
         "tokens_per_second": rounded((ours, theirs)),
-        "mfu": rounded((mfu(ours), mfu(theirs))),
         "peak_gib": rounded([max(column) / 2**30 for column in zip(*pair.peaks, strict=True)]),
         "first_step_s": rounded([statistics.median(column) for column in zip(*pair.first, strict=True)]),
         "tenth_step_s": rounded([statistics.median(column) for column in zip(*pair.tenth, strict=True)]),
         "tokens_per_step": [round(statistics.mean(step.tokens for step in steps)) for steps in zip(*pair.rounds, strict=True)],
-        "same_rows": same_rows,
-        "loss_gap": round(gap, 6),
-        "losses_agree": gap <= (SAME_ROWS_TOLERANCE if same_rows else OTHER_ROWS_TOLERANCE) and not other_tokens(pair, same_rows),
+        "losses_agree": not pair.complaints,
+        "complaints": pair.complaints[:10],
+        "loss_gap": round(max(pair.gaps), 8),
+        "losses": [[round(loss, 6) for loss in column] for column in zip(*pair.losses, strict=True)],
         "others_cores": round(others_cores, 2),
         # A trainer that waits for cores loses wall time, never cpu time.
         "noisy": others_cores > BUSY_CORES or abs(wall / cpu - 1) > 0.25,
@@ -100,19 +101,6 @@ def interval(ratios: Sequence[float], draws: int = 4000) -> tuple[float, float]:
     draw = random.Random(0)
     medians = sorted(statistics.median(draw.choices(ratios, k=len(ratios))) for _ in range(draws))
     return medians[int(draws * 0.025)], medians[int(draws * 0.975) - 1]
-
-
-def loss_gap(losses: Sequence[tuple[float, float]], *, same_rows: bool) -> float:
-    """How far apart the losses are, relative to ours."""
-    if same_rows:
-        return max(abs(one - other) / one for one, other in losses)
-    ours, theirs = (statistics.mean(column) for column in zip(*losses, strict=True))
-    return abs(ours - theirs) / ours
-
-
-def other_tokens(pair: Pair, same_rows: bool) -> bool:
-    """Whether a step of theirs had another number of tokens for an adapter than ours, on what should have been the same rows."""
-    return same_rows and any(one.tokens_per_adapter != other.tokens_per_adapter for one, other in pair.rounds)
 
 
 def rounded(values: Sequence[float]) -> list[float]:
@@ -142,7 +130,7 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
     lines = [[title for title, _ in COLUMNS]]
     for row in rows:
         marks = ("" if row["losses_agree"] else " WRONG LOSSES") + (" noisy" if row["noisy"] else "")
-        lines.append([cell(row[key]) + (marks if key == "variant" else "") for _, key in COLUMNS])
+        lines.append([cell(row.get(key)) + (marks if key == "variant" else "") for _, key in COLUMNS])
     widths = [max(len(line[place]) for line in lines) for place in range(len(COLUMNS))]
     return "\n".join("  ".join(text.ljust(width) for text, width in zip(line, widths, strict=True)).rstrip() for line in lines)
 

@@ -26,7 +26,7 @@ import facts
 from environments import BENCH
 from figures import rounded, row_of, table
 from racing import tree_bytes
-from train import RECORDED_ROUNDS, SETTINGS, Use, flops_of, prepare, race, save
+from train import RECORDED_ROUNDS, SETTINGS, Use, prepare, race, save
 from variants import Variant, Work, base_cache, environment, python_of, variants, write_jobs
 
 ROWS_PER_MEMBER = 2
@@ -45,7 +45,9 @@ def main() -> int:
         for name, value in row.items():
             print(f"{name:24} {value}")
     else:
-        record["rows"] = list(in_turns(work, given))
+        use = Use(work)
+        record["rows"] = in_turns(work, given)
+        record["matrix_peak_gflops"] = use.put_into(record["rows"])
         print(table(record["rows"]))
     record["versions"] = facts.versions(sys.executable)
     record["machine"]["load_after"] = [round(load, 2) for load in os.getloadavg()]
@@ -73,12 +75,11 @@ def _arguments() -> argparse.Namespace:
 def in_turns(work: Work, given: argparse.Namespace) -> list[dict[str, Any]]:
     """One row for each that the gang is held against."""
     known = variants(work.precision)
-    use = Use(flops_of(work), facts.matrix_peak(work.threads, work.precision))
     gang = Variant("with_luthier.py", {"gang": given.members})
     rows: list[dict[str, Any]] = []
     for name in given.against.split(","):
         pair = race(work, {"gang": gang, name: known[name]}, given.rounds, given.sessions)
-        row = row_of(pair, same_rows=known[name].same_rows, mfu=use.share)
+        row = row_of(pair)
         # Beside the memory of one run after the other: that of all at once, each in a process of its own.
         row["memory_ratio_to_processes"] = round(row["memory_ratio"] / given.members, 3)
         rows.append(row)

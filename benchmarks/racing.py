@@ -31,6 +31,8 @@ class Step:
     """Of each adapter that took part: one, but for a gang."""
     tokens: int
     """Of all of them, without padding."""
+    loss_tokens: int | None
+    """Where it tells."""
     peak_bytes: int
     others_cores: float = 0.0
     """Cores that other processes kept busy, on average."""

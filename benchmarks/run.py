@@ -1,4 +1,4 @@
-"""`make bench`: every benchmark of this folder, one after the other."""
+"""`make bench`: every benchmark of this folder that takes minutes, one after the other. README.md has the longer ones."""
 
 import subprocess
 import sys

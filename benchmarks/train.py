@@ -22,8 +22,9 @@ from typing import Any
 import facts
 import train_data
 from environments import BENCH
-from figures import Pair, row_of, table
+from figures import Pair, rounded, row_of, table
 from racing import Racer
+from sameness import Sameness
 from variants import Variant, Work, command, environment, in_order, python_of, variants
 
 RESULTS = Path(__file__).parent / "results"
@@ -35,6 +36,9 @@ SETTINGS = {
     "135m-fp32": Work("135m", "fp32", threads=4),
     "small": Work("small", "fp32", threads=2),
 }
+FIRST_TOLERANCE = {"fp32": 1e-5, "bf16": 1e-3}
+LATER_TOLERANCE = 2e-3
+PACKED_TOLERANCE = 0.01
 USUAL = "trl_default,trl_best,llamafactory_default,llamafactory_best"
 
 
@@ -45,14 +49,14 @@ def main() -> int:
     known = variants(work.precision)
     chosen = [name for name in known if any(name == asked or name.startswith(f"{asked}_") for asked in given.peers.split(","))]
     peers = [name for name in chosen if name != given.ours]
-    peak = facts.matrix_peak(work.threads, work.precision)
-    record: dict[str, Any] = {"setting": given.setting, "work": asdict(work), "machine": facts.machine()}
-    record |= {"matrix_peak_gflops": round(peak / 1e9, 1), "rows": []}
-    use = Use(flops_of(work), peak)
+    record: dict[str, Any] = {"setting": given.setting, "work": asdict(work), "machine": facts.machine(), "rows": []}
+    use = Use(work)
     for name in peers:
         pair = race(work, {each: known[each] for each in (given.ours, name)}, given.rounds, given.sessions)
-        record["rows"].append(row_of(pair, same_rows=known[name].same_rows, mfu=use.share))
+        record["rows"].append(row_of(pair))
         print(table(record["rows"]), flush=True)
+    record["matrix_peak_gflops"] = use.put_into(record["rows"])
+    print(table(record["rows"]))
     record["versions"] = {name: facts.versions(python_of(known[name])) for name in (given.ours, *peers)}
     record["machine"]["load_after"] = [round(load, 2) for load in os.getloadavg()]
     name = "train" if given.setting == "135m" else f"train-{given.setting}"
@@ -80,24 +84,38 @@ def prepare(work: Work) -> None:
 
 
 class Use:
-    """How much of the machine's matrix peak so many tokens a second are."""
+    """How much of the machine's matrix peak a trainer used."""
 
-    def __init__(self, flops_per_token: float, peak: float) -> None:
-        self.flops_per_token, self.peak = flops_per_token, peak
+    def __init__(self, work: Work) -> None:
+        rows = [(len(row.ids), row.loss_tokens) for row in train_data.read_rows(work.folder)]
+        self._flops_per_token = facts.flops_per_token(train_data.SHAPES[work.shape], work.rank, rows)
+        self._work = work
+        self._peak = self._measured()
 
-    def share(self, tokens_per_second: float) -> float:
-        return tokens_per_second * self.flops_per_token / self.peak
+    def put_into(self, rows: list[dict[str, Any]]) -> float:
+        """Give each row its shares. Returns the peak in GFLOP/s: the better of before and after, for others may be at work."""
+        peak = max(self._peak, self._measured())
+        for row in rows:
+            row["mfu"] = rounded([speed * self._flops_per_token / peak for speed in row["tokens_per_second"]])
+        return round(peak / 1e9, 1)
+
+    def _measured(self) -> float:
+        return facts.matrix_peak(self._work.threads, self._work.precision)
 
 
-def flops_of(work: Work) -> float:
-    rows = [(len(row.ids), row.loss_tokens) for row in train_data.read_rows(work.folder)]
-    return facts.flops_per_token(train_data.SHAPES[work.shape], work.rank, rows)
+def sameness_of(work: Work, peer: Variant) -> Sameness:
+    rows = train_data.read_rows(work.folder)
+    ordered = [rows[number] for number in in_order(len(rows), work)]
+    steps = [ordered[start : start + work.rows_per_step] for start in range(0, len(ordered), work.rows_per_step)]
+    expected = [(sum(len(row.ids) for row in step), sum(row.loss_tokens for row in step)) for step in steps]
+    later = LATER_TOLERANCE if peer.same_rows else PACKED_TOLERANCE
+    return Sameness(expected, FIRST_TOLERANCE[work.precision], later, peer.same_rows)
 
 
 def race(work: Work, two: dict[str, Variant], rounds: int, sessions: int) -> Pair:
     """Sessions of turns. The first of the two is ours."""
     (ours, theirs) = two
-    pair = Pair(ours, theirs)
+    pair, sameness = Pair(ours, theirs), sameness_of(work, two[theirs])
     each = -(-rounds // sessions)
     for session in range(sessions):
         count = min(each, rounds - session * each)
@@ -105,7 +123,8 @@ def race(work: Work, two: dict[str, Variant], rounds: int, sessions: int) -> Pai
             break
         with tempfile.TemporaryDirectory(prefix=f".{theirs}-", dir=BENCH) as scratch:
             racers = [racer(name, variant, work, Path(scratch) / name) for name, variant in two.items()]
-            _session(pair, racers, count, first=session % 2)
+            _session(racers, count, first=session % 2)
+        pair.add(racers[0], racers[1], sameness, warm_up=WARM_UP + 1)
     return pair
 
 
@@ -116,7 +135,7 @@ def racer(name: str, variant: Variant, work: Work, scratch: Path) -> Racer:
     return Racer(name, command(variant, work, scratch), logs / f"{name}.log", environment(work.threads))
 
 
-def _session(pair: Pair, racers: list[Racer], rounds: int, first: int) -> None:
+def _session(racers: list[Racer], rounds: int, first: int) -> None:
     order = racers[::-1] if first else racers
     # One after the other, each up to its first step: two that load at once would measure each other.
     with order[0] as one:
@@ -128,7 +147,6 @@ def _session(pair: Pair, racers: list[Racer], rounds: int, first: int) -> None:
                     each.turn()
                 told = " ".join(f"{each.name} {each.steps[-1].tokens_per_second:.0f}" for each in racers)
                 print(f"  {turn - WARM_UP + 1:3} {told} tokens/s", file=sys.stderr, flush=True)
-    pair.add(racers[0], racers[1], warm_up=WARM_UP + 1)
 
 
 def save(record: dict[str, Any], name: str, *, final: bool) -> None:

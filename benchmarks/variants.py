@@ -53,9 +53,10 @@ def variants(precision: Precision) -> dict[str, Variant]:
     bf16 = precision == "bf16"
     trl = {} if bf16 else {"bf16": False}
     trl_lean = {**trl, "gradient_checkpointing": False, "model_init_kwargs": {"dtype": "bfloat16" if bf16 else "float32"}}
-    trl_packs = {**trl_lean, "packing": True, "max_length": 1024}
+    # Packs come longest rows first: only in random order is a handful of them like all.
+    trl_packs = {**trl_lean, "packing": True, "max_length": 1024, "train_sampling_strategy": "random"}
     factory_lean = {"bf16": bf16, "disable_gradient_checkpointing": True}
-    factory_packs = {**factory_lean, "packing": True, "neat_packing": True, "cutoff_len": 1024}
+    factory_packs = {**factory_lean, "packing": True, "neat_packing": True, "cutoff_len": 1024, "disable_shuffling": False}
     return {
         "luthier": Variant("with_luthier.py"),
         "luthier_plain": Variant("with_luthier.py", {"engine": "plain"}),

@@ -15,7 +15,8 @@ class TakesTurns(TrainerCallback):
     def __init__(self, passes_per_step: int = 1) -> None:
         self._turns = Turns()
         self._passes = passes_per_step
-        self._tokens: list[int] = []
+        self._batches: list[tuple[int, int]] = []
+        """Tokens and loss tokens of each batch that was made."""
 
     def on_train_begin(self, args: Any, state: Any, control: Any, *, train_dataloader: Any = None, **_: Any) -> None:
         del args, state, control
@@ -27,12 +28,14 @@ class TakesTurns(TrainerCallback):
         if "loss" in logs:
             # By number: the loader fetches ahead.
             last = state.global_step * self._passes
-            self._turns.done([float(logs["loss"])], sum(self._tokens[last - self._passes : last]))
+            tokens, loss_tokens = (sum(column) for column in zip(*self._batches[last - self._passes : last], strict=True))
+            self._turns.done([float(logs["loss"])], tokens, loss_tokens)
 
     def _counting(self, collate: Callable[[Any], Any]) -> Callable[[Any], Any]:
         def counted(rows: Any) -> Any:
             batch = collate(rows)
-            self._tokens.append(real_tokens(batch))
+            # The first token of a batch has nothing before it that could predict it.
+            self._batches.append((real_tokens(batch), int((batch["labels"][:, 1:] != -100).sum())))
             return batch
 
         return counted

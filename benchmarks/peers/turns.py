@@ -27,7 +27,7 @@ class Turns:
         self._began = time.monotonic()
         self._cpu = cpu_seconds()
 
-    def done(self, losses: list[float], tokens: int) -> None:
+    def done(self, losses: list[float], tokens: int, loss_tokens: int | None = None) -> None:
         """The step is over. `losses`: of each adapter that took part; `tokens`: real ones, without padding."""
         now, cpu = time.monotonic(), cpu_seconds()
         self._step += 1
@@ -38,6 +38,7 @@ class Turns:
             "cpu_seconds": cpu - self._cpu,
             "losses": losses,
             "tokens": tokens,
+            "loss_tokens": loss_tokens,
             "peak_bytes": peak_bytes(),
         }
         line = json.dumps(told).encode() + b"\n"
