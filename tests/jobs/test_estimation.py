@@ -5,15 +5,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from luthier.billing.rules import micro_usd
-from luthier.jobs import estimation
-from luthier.jobs.spec import RunSpec, TrainSpec
+from luthier.jobs import automatic, estimation
+from luthier.jobs.spec import RunSpec
 
 
 @given(
     st.integers(1, 5000),
     st.one_of(st.just("auto"), st.integers(1, 64)),
     st.integers(1, 8),
-    st.one_of(st.none(), st.integers(1, 20)),
+    st.one_of(st.none(), st.just("auto"), st.integers(1, 20)),
 )
 def test_the_plan_is_the_trainers(rows, batch_size, accumulation, epochs):
     plan = pytest.importorskip("luthier.training.plan")
@@ -24,9 +24,9 @@ def test_the_plan_is_the_trainers(rows, batch_size, accumulation, epochs):
             "train": {"batch_size": batch_size, "gradient_accumulation": accumulation, "epochs": epochs},
         }
     )
-    batch = plan.auto_batch_size(rows) if batch_size == "auto" else batch_size
+    batch = automatic.batch_size(rows) if batch_size == "auto" else batch_size
     fixed = plan.Fixed(batch_size=batch, tokens_per_pass=4096, threads=1, device="cpu", precision="fp32")
-    theirs, ours = plan.plan_of(spec, fixed, rows, 512), estimation.plan_of(spec.train, rows)
+    theirs, ours = plan.plan_of(spec, fixed, rows, 512, 64), estimation.plan_of(spec, rows)
     assert (ours.batch_size, ours.steps_per_epoch, ours.steps) == (batch, theirs.steps_per_epoch, theirs.total_steps)
 
 
@@ -85,4 +85,13 @@ def test_the_adapter_of_a_small_llama_has_as_many_weights_as_peft_says(bench):
 
 
 def test_a_batch_larger_than_the_data_is_one_step_an_epoch():
-    assert estimation.plan_of(TrainSpec(batch_size=64, epochs=3), 40).steps == 3
+    assert estimation.plan_of(run(batch_size=64, epochs=3), 40).steps == 3
+
+
+def test_few_rows_are_seen_more_often_by_themselves():
+    assert estimation.plan_of(run(batch_size=1, epochs="auto"), 20).epochs == 10
+    assert estimation.plan_of(run(batch_size=16, epochs="auto"), 4000).epochs == 1
+
+
+def run(**train) -> RunSpec:
+    return RunSpec.model_validate({"base_model": "luthier/tiny", "dataset": "x", "train": train})

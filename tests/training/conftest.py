@@ -163,7 +163,7 @@ class Bench:
         if self.validation is not None:
             self.spec = self.spec.model_copy(update={"validation_dataset": "validation.jsonl"})
         method = self.method(self.rows)
-        plan = plan_of(self.spec, state.fixed, len(method), 64)
+        plan = plan_of(self.spec, state.fixed, len(method), 64, hidden=64)
         validation = None if self.validation is None else self.method(self.validation)
         material = Material(self.spec, plan, engine, method, validation)
         checkpoints = Checkpoints(attempt, workspace)
@@ -265,6 +265,8 @@ class Submitted:
     train: dict[str, Any]
     validate: bool = False
     rows: Sequence[tuple[str, str]] = tuple(SUPPORT)
+    lines: Sequence[dict[str, Any]] = ()
+    """Rows as they stand in the data file, for other methods than sft."""
     more: dict[str, Any] = field(default_factory=dict[str, Any])
     number: int = 0
 
@@ -272,7 +274,8 @@ class Submitted:
         self.folder.mkdir(parents=True)
         self.job = JobDirectory(LocalStorage(self.folder), "")
         data = self.folder.with_name(f"{self.folder.name}.jsonl")
-        lines = [{"messages": [{"role": "user", "content": q}, {"role": "assistant", "content": a}]} for q, a in self.rows]
+        chats = [{"messages": [{"role": "user", "content": q}, {"role": "assistant", "content": a}]} for q, a in self.rows]
+        lines = self.lines or chats
         data.write_text("".join(json.dumps(line) + "\n" for line in lines), "utf-8")
         pin = {"id": "ds_1", "url": data.as_uri(), "sha256": hashlib.sha256(data.read_bytes()).hexdigest()}
         base = {"id": "luthier/tiny", "revision": "1", "url": "luthier:tiny"}

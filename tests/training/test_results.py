@@ -8,6 +8,7 @@ import torch
 import yaml
 
 from luthier.datasets.formats import Example
+from luthier.jobs import automatic
 from luthier.jobs.spec import EvaluateSpec, RunSpec
 from luthier.modeling.types import Completion
 from luthier.training import export
@@ -18,7 +19,7 @@ from luthier.training.failures import AttemptFailed
 from luthier.training.health import Best
 from luthier.training.method import mean_loss
 from luthier.training.methods import sft
-from luthier.training.plan import Fixed, auto_batch_size, plan_of, resolved, tokens_per_pass
+from luthier.training.plan import Fixed, plan_of, resolved, tokens_per_pass
 from luthier.training.state import TrainState
 
 LIMITS = PassLimits(4, 64)
@@ -200,7 +201,7 @@ def _as_value_error(load):
 
 def test_the_resolved_config_is_a_spec_itself_with_nothing_left_open(bench):
     spec = RunSpec(base_model="luthier/tiny", dataset="a.jsonl", validation_dataset="b.jsonl")
-    plan = plan_of(spec, Fixed(8, 4096, 2, "cpu", "fp32"), rows=100, max_seq_len=512)
+    plan = plan_of(spec, Fixed(8, 4096, 2, "cpu", "fp32"), rows=100, max_seq_len=512, hidden=64)
     attempt = bench.job.attempt(1)
     export.publish_config(attempt, resolved(spec, plan))
     again = RunSpec.model_validate(yaml.safe_load(bench.job.storage.read("attempts/1/results/config.yaml")))
@@ -242,12 +243,12 @@ def test_a_template_inside_the_tokenizer_config_becomes_a_file_of_its_own(tmp_pa
 
 @pytest.mark.parametrize(("rows", "batch"), [(1, 1), (63, 1), (64, 2), (500, 8), (600, 16), (10**6, 16)])
 def test_the_automatic_batch_leaves_an_epoch_enough_steps(rows, batch):
-    assert auto_batch_size(rows) == batch
+    assert automatic.batch_size(rows) == batch
 
 
 def test_steps_follow_from_epochs_rows_and_accumulation():
     spec = RunSpec.model_validate({"base_model": "b", "dataset": "d", "train": {"epochs": 2, "gradient_accumulation": 3}})
-    plan = plan_of(spec, Fixed(4, 4096, 1, "cpu", "fp32"), rows=25, max_seq_len=64)
+    plan = plan_of(spec, Fixed(4, 4096, 1, "cpu", "fp32"), rows=25, max_seq_len=64, hidden=64)
     assert (plan.rows_per_step, plan.steps_per_epoch, plan.total_steps, plan.eval_steps) == (12, 3, 6, None)
 
 
@@ -257,3 +258,13 @@ def test_a_pass_takes_less_where_memory_is_scarce_and_the_same_for_small_changes
     assert tokens_per_pass(token, "cpu", 9 * gib) == tokens_per_pass(token, "cpu", 9 * gib + 10_000_000)
     assert tokens_per_pass(token, "cpu", 9 * gib) < 4096
     assert tokens_per_pass(token, "cpu", 0) == 256
+
+
+def test_what_was_automatic_is_written_down():
+    train = {"learning_rate": "auto", "epochs": "auto"}
+    spec = RunSpec.model_validate({"base_model": "luthier/tiny", "dataset": "d", "train": train})
+    plan = plan_of(spec, Fixed(8, 4096, 2, "cpu", "fp32"), rows=400, max_seq_len=512, hidden=576)
+    assert (plan.learning_rate, plan.epochs, plan.total_steps) == (1.3e-3, 4, 200)
+    written = resolved(spec, plan)["train"]
+    assert (written["learning_rate"], written["epochs"]) == (1.3e-3, 4)
+    assert RunSpec.model_validate(resolved(spec, plan)).train.learning_rate == 1.3e-3

@@ -10,10 +10,10 @@ from luthier.bases.types import TINY, Base, BaseShape
 from luthier.billing import rules as money
 from luthier.billing.types import Price
 from luthier.errors import FieldInvalid
-from luthier.jobs.spec import LoraSpec, RunSpec, TrainSpec
+from luthier.jobs import automatic
+from luthier.jobs.spec import LoraSpec, RunSpec
 from luthier.jobs.types import Estimate, MemoryEstimate
 
-DEFAULT_EPOCHS = 3
 _MOST_AUTO_ROWS, _STEPS_AN_EPOCH = 16, 32
 _RUNTIME_BYTES = 500_000_000
 _START_S = 15
@@ -68,11 +68,11 @@ class Plan:
         return self.steps / self.steps_per_epoch
 
 
-def plan_of(train: TrainSpec, rows: int) -> Plan:
+def plan_of(spec: RunSpec, rows: int) -> Plan:
     """How the data are cut into steps."""
-    batch = _auto_batch_size(rows) if train.batch_size == "auto" else train.batch_size
-    steps_per_epoch = -(-rows // min(rows, batch * train.gradient_accumulation))
-    return Plan(batch, steps_per_epoch, train.max_steps or (train.epochs or DEFAULT_EPOCHS) * steps_per_epoch)
+    batch = automatic.batch_size(rows) if spec.train.batch_size == "auto" else spec.train.batch_size
+    _, steps_per_epoch, steps = automatic.steps_of(spec, rows, batch)
+    return Plan(batch, steps_per_epoch, steps)
 
 
 def check(spec: RunSpec, base: Base, plan: Plan) -> None:
@@ -95,7 +95,7 @@ def check(spec: RunSpec, base: Base, plan: Plan) -> None:
 
 def estimate(facts: Facts) -> Estimate:
     """Time, memory and money of a run."""
-    spec, plan = facts.spec, plan_of(facts.spec.train, facts.data.rows)
+    spec, plan = facts.spec, plan_of(facts.spec, facts.data.rows)
     longest = min(facts.data.longest, spec.train.max_seq_len or facts.base.context)
     per_epoch = min(facts.data.tokens, facts.data.rows * longest)
     tokens = -(-per_epoch * plan.steps // plan.steps_per_epoch)
@@ -234,11 +234,6 @@ def _advice(facts: Facts, plan: Plan) -> tuple[str, ...]:
             found.append(f"{words} needs {_gb(memory.total_bytes)}.")
             break
     return (*found, "A smaller base model needs less.")
-
-
-def _auto_batch_size(rows: int) -> int:
-    wanted = min(_MOST_AUTO_ROWS, max(1, rows // _STEPS_AN_EPOCH))
-    return 1 << (wanted.bit_length() - 1)
 
 
 def _gb(size: int) -> str:

@@ -228,7 +228,7 @@ class Jobs:
             measured=self._measured(actor, base.id, price.hardware),
             base_is_here=self._bases.ready(base),
         )
-        estimation.check(spec, base, estimation.plan_of(spec.train, facts.data.rows))
+        estimation.check(spec, base, estimation.plan_of(spec, facts.data.rows))
         sources = Sources(
             dataset=self._datasets.source(dataset),
             validation_dataset=self._datasets.source(validation) if validation else None,

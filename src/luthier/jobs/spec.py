@@ -18,11 +18,14 @@ from luthier.values import BaseSource, Frozen, Name, Source, Text, Usd, Whole, p
 class TrainSpec(Frozen):
     """How to train. `auto` and None are resolved at the start and written into `results/config.yaml`."""
 
-    epochs: Whole | None = Field(
-        default=None, ge=1, le=1000, description="Passes over the data; 3 when `max_steps` is not given either."
+    epochs: Annotated[Whole, Field(ge=1, le=1000)] | Literal["auto"] | None = Field(
+        default=None,
+        description="Passes over the data; 3 when `max_steps` is not given either. `auto`: more of them for few rows.",
     )
     max_steps: Whole | None = Field(default=None, ge=1, le=10_000_000, description="Optimiser steps, instead of `epochs`.")
-    learning_rate: float = Field(default=2e-4, gt=0, le=1, description="Peak learning rate of AdamW.")
+    learning_rate: Annotated[float, Field(gt=0, le=1)] | Literal["auto"] = Field(
+        default=2e-4, description="Peak learning rate of AdamW. `auto`: by the width of the base."
+    )
     schedule: Literal["cosine", "linear", "constant"] = Field(
         default="cosine", description="Shape of the learning rate after the warm-up."
     )

@@ -40,6 +40,11 @@ from luthier.values import BaseSource
 
 EXIT_NO_LAST_WORD = 1
 _PROBES = 4
+_DONE = {
+    False: "Done: the adapter is finite, changes the answers, and loads again.",
+    True: "Done: the model is finite, and loads again to the same answers.",
+}
+"""By whether it is a classifier."""
 
 
 @dataclass(frozen=True)
@@ -69,9 +74,9 @@ class Run:
 def run_attempt(run: Run, work: Callable[[Run], Work[None]] | None = None) -> Work[int]:
     """Do the work and leave the last word. Returns the exit status of the attempt."""
     try:
-        yield from (work or _work)(run)
+        yield from (work or _work_of(run.spec))(run)
         run.watch.close()
-        run.journal.state("succeeded", "Done: the adapter is finite, changes the answers, and loads again.")
+        run.journal.state("succeeded", _DONE[run.spec.method == "classifier"])
     except Fenced:
         return EXIT_FENCED
     except Stopping as stopping:
@@ -82,6 +87,14 @@ def run_attempt(run: Run, work: Callable[[Run], Work[None]] | None = None) -> Wo
             sys.stderr.write(_where(error))
         return _last_word(run, "failed", f"{failure.message} {failure.hint}", failure)
     return 0
+
+
+def _work_of(spec: RunSpec) -> Callable[[Run], Work[None]]:
+    if spec.method != "classifier":
+        return _work
+    from luthier.training.classifiers.work import classify
+
+    return classify
 
 
 def _where(error: Exception) -> str:
@@ -113,6 +126,7 @@ class Data:
     validation: Method | None
     max_seq_len: int
     context: int
+    hidden: int
 
 
 def _work(run: Run) -> Work[None]:
@@ -129,7 +143,7 @@ def _work(run: Run) -> Work[None]:
     if run.resumed is not None:
         engine.load_adapter(run.resumed[1])
     torch.set_num_threads(fixed.threads)
-    plan = plan_of(run.spec, fixed, len(data.method), data.max_seq_len)
+    plan = plan_of(run.spec, fixed, len(data.method), data.max_seq_len, data.hidden)
     state = state or TrainState(fixed)
 
     run.journal.facts(total_steps=plan.total_steps, device=fixed.device, step=state.step)
@@ -172,7 +186,7 @@ def _read_data(run: Run, base: Path) -> Data:
         pin = sources.validation_dataset if sources else None
         fetch_data(run.attempt.job, spec.validation_dataset, pin, run.fetch_url, held_out)
         validation = tokenise(held_out, "validation")
-    return Data(renderer, method, validation, max_seq_len, context)
+    return Data(renderer, method, validation, max_seq_len, context, int(config.get("hidden_size", 1024)))
 
 
 def _tokenised(run: Run, renderer: Renderer, lengths: Lengths, path: Path, name: str) -> Method:

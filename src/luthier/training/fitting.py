@@ -7,6 +7,7 @@ from typing import Literal
 
 import torch
 
+from luthier.jobs import automatic
 from luthier.jobs.spec import RunSpec
 from luthier.modeling.engines import open_engine, why_not_fast
 from luthier.modeling.fast import FastEngine
@@ -15,7 +16,7 @@ from luthier.modeling.plain import PlainEngine
 from luthier.modeling.types import LoraShape
 from luthier.training import machine
 from luthier.training.method import Method
-from luthier.training.plan import Fixed, auto_batch_size, needs_recompute, tokens_per_pass
+from luthier.training.plan import Fixed, needs_recompute, tokens_per_pass
 from luthier.training.state import TrainState
 
 
@@ -73,7 +74,7 @@ def _fixed(spec: RunSpec, engine: PlainEngine, method: Method) -> Fixed:
     if isinstance(engine, FastEngine):
         engine.recompute = recompute
     return Fixed(
-        batch_size=auto_batch_size(len(method)) if asked == "auto" else asked,
+        batch_size=automatic.batch_size(len(method)) if asked == "auto" else asked,
         tokens_per_pass=tokens_per_pass(engine.bytes_per_token(longest), device, free_bytes),
         threads=machine.threads_for(base.n_params),
         device=device,

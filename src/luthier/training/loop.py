@@ -85,14 +85,14 @@ class Loop:
         self.plan = material.plan
         self.limits = material.plan.limits
         self.order = Order(material.spec.seed, len(material.method), self.plan.rows_per_step)
-        self.schedule = Schedule(train.learning_rate, train.schedule, train.warmup_steps, self.plan.total_steps)
+        self.schedule = Schedule(self.plan.learning_rate, train.schedule, train.warmup_steps, self.plan.total_steps)
         # Sorted: the order decides the last bits of the gradient's norm, and a loaded adapter may list its weights in another.
         self.named = dict(sorted(material.engine.parameters.items()))
         self.parameters = list(self.named.values())
         betas = (train.adam_beta1, train.adam_beta2)
         self.optimiser = AdamW(
             self.parameters,
-            lr=train.learning_rate,
+            lr=self.plan.learning_rate,
             betas=betas,
             weight_decay=train.weight_decay,
             fused=self.plan.fixed.device != "mps",

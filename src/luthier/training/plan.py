@@ -5,12 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from luthier.jobs import automatic
 from luthier.jobs.spec import RunSpec
 from luthier.training.batches import PassLimits
 
-DEFAULT_EPOCHS = 3
-_MOST_AUTO_ROWS = 16
-_STEPS_AN_EPOCH = 32
 _MEMORY_SHARE = 0.25
 _CPU_TOKENS = 4096
 _GPU_TOKENS = 16384
@@ -44,6 +42,8 @@ class Plan:
     total_steps: int
     eval_steps: int | None
     max_seq_len: int
+    learning_rate: float
+    epochs: int | None
     updates_per_batch: int = 1
     """Steps in a row that learn from the same units."""
 
@@ -52,14 +52,12 @@ class Plan:
         return PassLimits(self.rows_per_pass, self.fixed.tokens_per_pass)
 
 
-def plan_of(spec: RunSpec, fixed: Fixed, rows: int, max_seq_len: int) -> Plan:
-    """Steps and groups for this many rows."""
+def plan_of(spec: RunSpec, fixed: Fixed, rows: int, max_seq_len: int, hidden: int) -> Plan:
+    """Steps and groups for this many rows. hidden: width of the base."""
     train = spec.train
-    rows_per_step = min(rows, fixed.batch_size * train.gradient_accumulation)
-    updates = spec.grpo.updates_per_batch if spec.grpo else 1
-    steps_per_epoch = -(-rows // rows_per_step) * updates
-    total = train.max_steps or (train.epochs or DEFAULT_EPOCHS) * steps_per_epoch
+    rows_per_step, steps_per_epoch, total = automatic.steps_of(spec, rows, fixed.batch_size)
     evaluates = spec.validation_dataset is not None
+    rate = automatic.learning_rate(hidden, spec.method) if train.learning_rate == "auto" else train.learning_rate
     return Plan(
         fixed=fixed,
         rows_per_step=rows_per_step,
@@ -68,18 +66,10 @@ def plan_of(spec: RunSpec, fixed: Fixed, rows: int, max_seq_len: int) -> Plan:
         total_steps=total,
         eval_steps=(train.eval_steps or steps_per_epoch) if evaluates else None,
         max_seq_len=max_seq_len,
-        updates_per_batch=updates,
+        learning_rate=rate,
+        epochs=None if train.max_steps else automatic.epochs_of(train, rows),
+        updates_per_batch=spec.grpo.updates_per_batch if spec.grpo else 1,
     )
-
-
-def auto_batch_size(rows: int) -> int:
-    """A power of two that leaves an epoch at least 32 steps where the data allow it, and no more than 16.
-
-    >>> [auto_batch_size(rows) for rows in (1, 40, 500, 100_000)]
-    [1, 1, 8, 16]
-    """
-    wanted = min(_MOST_AUTO_ROWS, max(1, rows // _STEPS_AN_EPOCH))
-    return 1 << (wanted.bit_length() - 1)
 
 
 def tokens_per_pass(bytes_per_token: int, device: Device, free_bytes: int) -> int:
@@ -109,7 +99,8 @@ def resolved(spec: RunSpec, plan: Plan) -> dict[str, Any]:
         "device": fixed.device,
         "precision": fixed.precision,
         "eval_steps": plan.eval_steps,
+        "learning_rate": plan.learning_rate,
     }
-    if spec.train.max_steps is None:
-        data["train"]["epochs"] = spec.train.epochs or DEFAULT_EPOCHS
+    if plan.epochs is not None:
+        data["train"]["epochs"] = plan.epochs
     return data

@@ -18,6 +18,14 @@ from luthier.faces.cli.shown import clean
 _MAX_BYTES = 65_536
 
 
+def _whole(text: str) -> int | str:
+    return text if text == "auto" else int(text)
+
+
+def _number(text: str) -> float | str:
+    return text if text == "auto" else float(text)
+
+
 @dataclass(frozen=True)
 class RunFlags:
     """The flags of `tune start` and `tune estimate`. Those below `max_cost_usd` are what a config file holds."""
@@ -31,11 +39,15 @@ class RunFlags:
     name: Annotated[str | None, typer.Option("--name", help="Name of the model that comes out.")] = None
     hardware: Annotated[str | None, typer.Option("--hardware", help="Where to train; `tune pricing` lists it.")] = None
     max_cost_usd: Annotated[str | None, typer.Option("--max-cost-usd", help="Stop, and save, before it costs more.")] = None
-    method: Annotated[str | None, typer.Option("--method", help="How to train: sft.")] = None
-    epochs: Annotated[int | None, typer.Option("--epochs", help="Passes over the data.")] = None
+    method: Annotated[str | None, typer.Option("--method", help="How to train: sft, dpo, orpo, kto or grpo.")] = None
+    epochs: Annotated[Any, typer.Option("--epochs", metavar="<int|auto>", parser=_whole, help="Passes over the data.")] = None
     max_steps: Annotated[int | None, typer.Option("--max-steps", help="Optimiser steps, instead of epochs.")] = None
-    learning_rate: Annotated[float | None, typer.Option("--learning-rate", help="Peak learning rate.")] = None
-    batch_size: Annotated[int | None, typer.Option("--batch-size", help="Rows of one forward pass.")] = None
+    learning_rate: Annotated[
+        Any, typer.Option("--learning-rate", metavar="<float|auto>", parser=_number, help="Peak learning rate.")
+    ] = None
+    batch_size: Annotated[
+        Any, typer.Option("--batch-size", metavar="<int|auto>", parser=_whole, help="Rows of one forward pass.")
+    ] = None
     max_seq_len: Annotated[int | None, typer.Option("--max-seq-len", help="Longer rows are cut.")] = None
     rank: Annotated[int | None, typer.Option("--rank", help="Inner width of the LoRA adapter.")] = None
     alpha: Annotated[int | None, typer.Option("--alpha", help="Strength of the adapter: alpha / rank.")] = None
