@@ -82,3 +82,19 @@ def test_when_a_shared_trainer_is_killed_every_job_goes_on_from_its_own_checkpoi
     assert [(job.state, job.attempt) for job in ended] == [("succeeded", 2)] * 3, house.log()
     for job in ended:
         assert any(event.kind == "state" and "going on from step" in event.message for event in client.jobs.events(job.id))
+
+
+def test_when_the_supervisor_is_killed_the_next_one_finds_every_member(house, tmp_path):
+    client = house.start()
+    specs = [spec for place, spec in enumerate(sweep(upload(client, tmp_path, "train", 60))) if place != CANCELLED]
+    jobs = submit_at_once(house, client, specs)
+    house.wait_until(lambda: all((client.jobs.get(job).step or 0) >= 10 for job in jobs), "some steps are done", 180)
+    (supervisor,) = house.processes("supervise")
+    supervisor.kill()
+    ended = [finished(client, house, job) for job in jobs]
+    assert [(job.state, job.attempt) for job in ended] == [("succeeded", 2)] * 3, house.log()
+    for job in ended:
+        # Its trainer saw the pipe end and saved: nothing of what was trained is trained again.
+        words = [event.data.get("state") for event in client.jobs.events(job.id) if event.kind == "state"]
+        assert "preempted" in words
+    assert house.processes("luthier.training") == []
