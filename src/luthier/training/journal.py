@@ -64,6 +64,8 @@ class Journal:
         self._steps: list[StepReport] = []
         self._flushed_at = float("-inf")
         self._rate: tuple[float, int] | None = None
+        self.unit = "tokens"
+        """What is counted a second, in messages."""
 
     @property
     def status(self) -> AttemptStatus:
@@ -176,7 +178,7 @@ class Journal:
             "steps": columns,
         }
         total = f" of {self._status.total_steps}" if self._status.total_steps else ""
-        message = f"Step {last.step}{total}: loss {last.loss:.4f}, {last.tokens_per_second:.0f} tokens/s."
+        message = f"Step {last.step}{total}: loss {last.loss:.4f}, {last.tokens_per_second:.0f} {self.unit}/s."
         self._add("step", message, data, "info")
 
     def _add(self, kind: EventKind, message: str, data: dict[str, Any], level: Literal["info", "warning", "error"]) -> None:

@@ -1,0 +1,108 @@
+"""Labelled rows as arrays: images from 0 to 1, or texts, and the class of each as a number."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeAlias, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from luthier.datasets.formats import BadRow, Labelled, read_rows
+from luthier.training.classifiers.registry import Reads
+from luthier.training.failures import AttemptFailed
+
+Matrix: TypeAlias = NDArray[np.float32]
+Numbers: TypeAlias = NDArray[np.int64]
+Inputs: TypeAlias = "Matrix | list[str]"
+_EVERY = 200
+
+
+@dataclass(frozen=True)
+class Samples:
+    """inputs: images, shape (N, pixels), or N texts. labels: places in `classes`, shape (N,)."""
+
+    inputs: Inputs
+    labels: Numbers
+    classes: tuple[str, ...]
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    @property
+    def reads(self) -> Reads:
+        return "labelled" if isinstance(self.inputs, list) else "images"
+
+    @property
+    def pixels(self) -> int:
+        return 0 if isinstance(self.inputs, list) else self.inputs.shape[1]
+
+    def first(self, count: int) -> Inputs:
+        return self.inputs[:count]
+
+
+def read_samples(path: Path, on_progress: Callable[[float], None], like: Samples | None = None) -> Samples:
+    """All rows of a file; with `like`, as further rows of those. Raises: AttemptFailed (`bad_data`)."""
+    images: list[Matrix] = []
+    texts: list[str] = []
+    labels: list[str] = []
+    brightest = 0.0
+    for row in _rows(path, on_progress):
+        labels.append(row.label)
+        if row.pixels is None:
+            texts.append(cast(str, row.text))
+            continue
+        if images and len(row.pixels) != len(images[0]):
+            said = f"Line {row.line}: the image has {len(row.pixels)} pixels, the first one {len(images[0])}."
+            raise AttemptFailed("bad_data", said, "Give all images the same size.")
+        brightest = max(brightest, *row.pixels)
+        images.append(np.array(row.pixels, np.float32))
+    inputs = np.stack(images) if images else texts
+    if not isinstance(inputs, list) and brightest > 1:
+        inputs /= np.float32(255)  # written from 0 to 255
+    samples = _numbered(inputs, labels, like.classes if like else classes_of(labels))
+    if like is not None and (samples.reads, samples.pixels) != (like.reads, like.pixels):
+        raise AttemptFailed("bad_data", "The validation rows are of another kind or size.", "Give rows like the training rows.")
+    return samples
+
+
+def classes_of(labels: Sequence[str]) -> tuple[str, ...]:
+    """The distinct labels; in the order of numbers where all are whole numbers.
+
+    >>> classes_of(["10", "9", "9"]), classes_of(["b", "a", "9"])
+    (('9', '10'), ('9', 'a', 'b'))
+    """
+    found = set(labels)
+    whole = all(label.isascii() and label.removeprefix("-").isdigit() for label in found)
+    return tuple(sorted(found, key=_in_numbers) if whole else sorted(found))
+
+
+def _in_numbers(label: str) -> tuple[int, str]:
+    return int(label), label
+
+
+def _numbered(inputs: Inputs, labels: Sequence[str], classes: tuple[str, ...]) -> Samples:
+    if len(classes) < 2:
+        said = f"The rows have {len(classes)} class: there is nothing to tell apart." if classes else "The file holds no rows."
+        raise AttemptFailed("bad_data", said, "Give rows of at least two classes.")
+    places = {name: place for place, name in enumerate(classes)}
+    unknown = next((label for label in labels if label not in places), None)
+    if unknown is not None or not labels:
+        said = "The validation rows have a label that no training row has." if labels else "The validation file holds no rows."
+        raise AttemptFailed("bad_data", said, "Split training and validation rows so that both have every class.")
+    return Samples(inputs, np.array([places[label] for label in labels], np.int64), classes)
+
+
+def _rows(path: Path, on_progress: Callable[[float], None]) -> Iterator[Labelled]:
+    size = max(1, path.stat().st_size)
+    with path.open("rb") as stream:
+        try:
+            for number, row in enumerate(read_rows(stream, Labelled)):
+                if number % _EVERY == 0:
+                    on_progress(min(1.0, stream.tell() / size))
+                yield row
+        except BadRow as bad:
+            where = f"Line {bad.line}: " if bad.line is not None else ""
+            raise AttemptFailed("bad_data", f"{where}{bad.message} ({bad.code})", bad.hint) from None
