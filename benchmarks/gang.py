@@ -1,6 +1,6 @@
 """Many adapters in one pass over their base, against the same adapters one after the other.
 
-    python benchmarks/gang.py [--setting 135m] [--members 8] [--rounds 15] [--against luthier,trl_default,trl_lean]
+    python benchmarks/gang.py [--setting 135m] [--members 8] [--rounds 15] [--against luthier,trl_lean]
     python benchmarks/gang.py --whole 3 [--steps 20]
 
 The first takes turns as train.py does: one step of the whole gang, then one step of a single adapter on the same rows,
@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import resource
 import statistics
 import subprocess
 import sys
@@ -24,8 +25,8 @@ from typing import Any
 
 import facts
 from environments import BENCH
-from figures import rounded, row_of, table
-from racing import tree_bytes
+from figures import BUSY_CORES, rounded, row_of, table
+from racing import busy_seconds, tree_bytes
 from train import RECORDED_ROUNDS, SETTINGS, Use, prepare, race, save
 from variants import Variant, Work, base_cache, environment, python_of, variants, write_jobs
 
@@ -49,7 +50,9 @@ def main() -> int:
         record["rows"] = in_turns(work, given)
         record["matrix_peak_gflops"] = use.put_into(record["rows"])
         print(table(record["rows"]))
-    record["versions"] = facts.versions(sys.executable)
+    known = variants(work.precision)
+    measured = ["luthier"] if given.whole else given.against.split(",")
+    record["versions"] = {name: facts.versions(python_of(known[name])) for name in measured}
     record["machine"]["load_after"] = [round(load, 2) for load in os.getloadavg()]
     kind = "gang-whole" if given.whole else "gang"
     enough = given.whole >= 3 if given.whole else given.rounds >= (RECORDED_ROUNDS if given.members == 8 else 5)
@@ -63,7 +66,9 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--members", type=int, default=8)
     parser.add_argument("--rounds", type=int, default=RECORDED_ROUNDS)
     parser.add_argument("--sessions", type=int, default=3)
-    parser.add_argument("--against", default="luthier,trl_default,trl_lean", help="variants of train.py: %(default)s")
+    parser.add_argument(
+        "--against", default="luthier,trl_default,trl_lean,llamafactory_lean", help="variants of train.py: %(default)s"
+    )
     parser.add_argument("--whole", type=int, default=0, metavar="ROUNDS", help="whole jobs instead of turns, so many times")
     parser.add_argument("--steps", type=int, default=20, help="of each whole job")
     return parser.parse_args()
@@ -97,6 +102,8 @@ class Whole:
     peak_bytes: int
     losses: list[list[float]]
     """By member, then by step."""
+    others_cores: float
+    """Cores that other processes kept busy, on average."""
 
 
 def whole(work: Work, members: int, rounds: int) -> dict[str, Any]:
@@ -114,7 +121,7 @@ def whole(work: Work, members: int, rounds: int) -> dict[str, Any]:
     gap = max(_gap(gang.losses, alone.losses) for gang, alone in pairs)
     ratios = [alone.seconds / gang.seconds for gang, alone in pairs]
     memory = statistics.median(gang.peak_bytes / alone.peak_bytes for gang, alone in pairs)
-    load = os.getloadavg()[0]
+    others = statistics.median(each.others_cores for pair in pairs for each in pair)
     return {
         "variant": "luthier, one after the other",
         "ours": "gang",
@@ -129,34 +136,41 @@ def whole(work: Work, members: int, rounds: int) -> dict[str, Any]:
         "peak_gib": rounded([max(each.peak_bytes for each in column) / 2**30 for column in zip(*pairs, strict=True)]),
         "loss_gap": gap,
         "losses_agree": gap <= SOLO_TOLERANCE[work.precision],
-        "noisy": load > work.threads + 1,
+        "others_cores": round(others, 2),
+        "noisy": others > BUSY_CORES,
     }
 
 
 def _at_once(work: Work, jobs: Sequence[Path]) -> Whole:
-    seconds, peak = _trained(work, jobs)
-    return Whole(seconds, peak, [_losses(job) for job in jobs])
+    return _trained(work, [jobs])
 
 
 def _one_by_one(work: Work, jobs: Sequence[Path]) -> Whole:
-    runs = [_trained(work, [job]) for job in jobs]
-    return Whole(sum(run[0] for run in runs), max(run[1] for run in runs), [_losses(job) for job in jobs])
+    return _trained(work, [[job] for job in jobs])
 
 
-def _trained(work: Work, jobs: Sequence[Path]) -> tuple[float, int]:
-    """Seconds and bytes of one trainer process, as a supervisor starts it. Raises: RuntimeError when it fails."""
-    command = [python_of(Variant("")), "-m", "luthier.training", *map(str, jobs), "--bases", str(base_cache(work))]
-    log = jobs[0] / "process.log"
-    began, peak = time.monotonic(), 0
-    with log.open("w") as output:
-        process = subprocess.Popen(command, stdout=output, stderr=output, env=os.environ | environment(work.threads))
-        while process.poll() is None:
-            peak = max(peak, tree_bytes(process.pid))
-            time.sleep(0.1)
+def _trained(work: Work, processes: Sequence[Sequence[Path]]) -> Whole:
+    """One trainer process after the other, each as a supervisor starts it. Raises: RuntimeError when one fails."""
+    began, busy, ours, peak = time.monotonic(), busy_seconds(), _children_seconds(), 0
+    for jobs in processes:
+        command = [sys.executable, "-m", "luthier.training", *map(str, jobs), "--bases", str(base_cache(work))]
+        log = jobs[0] / "process.log"
+        with log.open("w") as output:
+            process = subprocess.Popen(command, stdout=output, stderr=output, env=os.environ | environment(work.threads))
+            while process.poll() is None:
+                peak = max(peak, tree_bytes(process.pid))
+                time.sleep(0.1)
+        if process.returncode:
+            raise RuntimeError("\n".join(log.read_text("utf-8").splitlines()[-25:]))
     seconds = time.monotonic() - began
-    if process.returncode:
-        raise RuntimeError("\n".join(log.read_text("utf-8").splitlines()[-25:]))
-    return seconds, peak
+    others = max(0.0, busy_seconds() - busy - (_children_seconds() - ours)) / seconds
+    return Whole(seconds, peak, [_losses(job) for jobs in processes for job in jobs], others)
+
+
+def _children_seconds() -> float:
+    """Processor seconds of all processes that were started here and have ended."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 def _losses(job: Path) -> list[float]:

@@ -25,7 +25,7 @@ class Turns:
         self._go, self._told = (int(os.environ[name]) if name in os.environ else None for name in ("BENCH_GO", "BENCH_TOLD"))
         self._step = 0
         self._began = time.monotonic()
-        self._cpu = cpu_seconds()
+        self._cpu = 0.0
 
     def done(self, losses: list[float], tokens: int, loss_tokens: int | None = None) -> None:
         """The step is over. `losses`: of each adapter that took part; `tokens`: real ones, without padding."""
