@@ -213,7 +213,9 @@ def _base_or_model(base_model: Any, info: ValidationInfo) -> Any:
 class RunSpec(Frozen):
     """The frozen request that went in."""
 
-    kind: Literal["train"] = "train"
+    kind: Literal["train", "fit_test"] = Field(
+        default="train", description="fit_test measures memory and speed on the longest rows, and trains nothing."
+    )
     method: Method = Field(
         default="sft",
         description="How it learns: sft from answers, dpo and orpo from pairs, kto from rated answers, grpo from a grader, "

@@ -41,6 +41,10 @@ from luthier.values import BaseSource
 EXIT_NO_LAST_WORD = 1
 _PROBES = 4
 _DONE = {
+    "train": "Done: the adapter is finite, changes the answers, and loads again.",
+    "fit_test": "Done: measured, and nothing was trained.",
+}
+_DONE = {
     False: "Done: the adapter is finite, changes the answers, and loads again.",
     True: "Done: the model is finite, and loads again to the same answers.",
 }
@@ -90,6 +94,10 @@ def run_attempt(run: Run, work: Callable[[Run], Work[None]] | None = None) -> Wo
 
 
 def _work_of(spec: RunSpec) -> Callable[[Run], Work[None]]:
+    if spec.kind == "fit_test":
+        from luthier.training.fit_test import measure_fit
+
+        return measure_fit
     if spec.method != "classifier":
         return _work
     from luthier.training.classifiers.work import classify
@@ -129,9 +137,30 @@ class Data:
     hidden: int
 
 
+@dataclass(frozen=True)
+class Trained:
+    """An adapter on its base, and what its run goes by."""
+
+    engine: Engine
+    plan: Plan
+    state: TrainState
+
+
 def _work(run: Run) -> Work[None]:
-    base = _fetch_base(run)
-    data = _read_data(run, base)
+    base = fetch_base_of(run)
+    data = read_data(run, base)
+    made = make(run, base, data)
+    state = made.state
+    run.journal.phase("training", "Training begins." if state.step == 0 else f"Training goes on after step {state.step}.")
+    checkpoints = Checkpoints(run.attempt, run.workspace)
+    material = Material(run.spec, made.plan, made.engine, data.method, data.validation)
+    loop = Loop(material, Desk(run.journal, checkpoints, run.watch), state, run.resumed)
+    yield from loop.run()
+    _finish(run, base, data, made)
+
+
+def make(run: Run, base: Path, data: Data) -> Trained:
+    """The base in memory with the run's adapter, as it is now, and the run's plan. From here on the job is running."""
     state = _resumed_state(run)
     if run.spec.train.deterministic:
         machine.be_deterministic()
@@ -145,23 +174,17 @@ def _work(run: Run) -> Work[None]:
     torch.set_num_threads(fixed.threads)
     plan = plan_of(run.spec, fixed, len(data.method), data.max_seq_len, data.hidden)
     state = state or TrainState(fixed)
-
     run.journal.facts(total_steps=plan.total_steps, device=fixed.device, step=state.step)
     how = f"on {fixed.device} in {fixed.precision}, {fixed.engine} engine"
     run.journal.state("running", f"{plan.total_steps} steps of {plan.rows_per_step} rows {how}.")
     _say_why_plain(run, loaded, fixed)
-    run.journal.phase("training", "Training begins." if state.step == 0 else f"Training goes on after step {state.step}.")
-    checkpoints = Checkpoints(run.attempt, run.workspace)
-    material = Material(run.spec, plan, engine, data.method, data.validation)
-    loop = Loop(material, Desk(run.journal, checkpoints, run.watch), state, run.resumed)
-    yield from loop.run()
-    _finish(run, base, data, Trained(engine, plan, state))
+    return Trained(engine, plan, state)
 
 
 # -- before the first step ---------------------------------------------------------------------------------------------
 
 
-def _fetch_base(run: Run) -> Path:
+def fetch_base_of(run: Run) -> Path:
     source = run.source
     run.journal.phase("fetching base", f"Fetching the base model {source.id}.")
     folder = fetch_base((source.id, source.revision, source.url), run.bases, run.progress)
@@ -170,7 +193,7 @@ def _fetch_base(run: Run) -> Path:
     return link
 
 
-def _read_data(run: Run, base: Path) -> Data:
+def read_data(run: Run, base: Path) -> Data:
     spec, sources = run.spec, run.spec.sources
     run.journal.phase("reading data", "Reading and tokenising the data.")
     config = _config(base)
@@ -232,15 +255,6 @@ def _say_why_plain(run: Run, loaded: LoadedBase, fixed: Fixed) -> None:
 
 
 # -- after the last step -----------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Trained:
-    """What came out of the loop."""
-
-    engine: Engine
-    plan: Plan
-    state: TrainState
 
 
 def _finish(run: Run, base: Path, data: Data, trained: Trained) -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Protocol
 
 from luthier.modeling.types import Generator, Packed, TrainingEngine
-from luthier.training.batches import PassLimits, Rows
+from luthier.training.batches import PassLimits, Row, Rows
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -73,6 +73,11 @@ class Method(ABC):
         A resume does it again, in the same way: it must not depend on what has been learned.
         """
         del engine, numbers, limits, on_pass
+
+    def unit(self, number: int) -> list[Row]:
+        """The rows of a unit as they go through the model, at their longest."""
+        rows = len(self.rows) // len(self)
+        return [self.rows[rows * number + place] for place in range(rows)]
 
     @abstractmethod
     def batches(self, engine: Engine, step: Step, limits: PassLimits) -> Iterator[Batch]:

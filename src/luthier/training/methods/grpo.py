@@ -98,6 +98,12 @@ class Grpo(Method):
     def longest(self) -> int:
         return min(self.context, self.rows.longest + self.spec.max_new_tokens)
 
+    def unit(self, number: int) -> list[Row]:
+        question = self.rows[number].ids
+        room = min(self.context - len(question), self.spec.max_new_tokens)
+        ids = [*question, *[question[-1]] * room]
+        return [Row(ids, range(len(question) - 1, len(ids) - 1))] * self.spec.group_size
+
     def batches(self, engine: Engine, step: Step, limits: PassLimits) -> Iterator[Batch]:
         self._told = Tally()
         answers = self._answers(engine, step, limits)
