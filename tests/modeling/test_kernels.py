@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from luthier.modeling import kernels, kernels_torch
-from luthier.modeling.kernels import Bucket, Switch
+from luthier.modeling.kernels import Bucket, Mask, Switch
 
 HALF_UNIT = 2.0**-8
 """Rounding to bf16 moves a number by at most this share of it."""
@@ -199,6 +199,27 @@ def logprob_slope(draw: Draw) -> tuple[list[Tensor], Call]:
     return [draw.numbers(tokens, vocabulary)], call
 
 
+def draw_mask(draw: Draw) -> Mask:
+    key = draw.one_of([-(2**63), -1, 0, 2**63 - 1, 0x1234567890ABCDEF])
+    return Mask(key, draw.one_of([0, 5, 2**32 - 3, 2**40]), draw.one_of([-(2**31), -(2**30), 0, 2**30, 2**31 - 1]))
+
+
+def dropped(draw: Draw) -> tuple[list[Tensor], Call]:
+    mask = draw_mask(draw)
+    return [draw.numbers(draw.count(), draw.one_of(WIDTHS))], lambda module, x: (module.dropped(x[0], mask),)
+
+
+def add_dropped(draw: Draw) -> tuple[list[Tensor], Call]:
+    shape, mask = (draw.count(), draw.one_of(WIDTHS)), draw_mask(draw)
+
+    def call(module: ModuleType, x: list[Tensor]) -> tuple[Tensor, ...]:
+        total = x[0].clone()
+        module.add_dropped_(total, x[1], mask)
+        return (total,)
+
+    return [draw.numbers(*shape), draw.numbers(*shape)], call
+
+
 KERNELS = [
     rms_norm,
     add_rms_norm,
@@ -212,6 +233,8 @@ KERNELS = [
     causal_softmax,
     softmax_backward,
     logprob_slope,
+    dropped,
+    add_dropped,
 ]
 every_kernel = pytest.mark.parametrize("kernel", KERNELS, ids=lambda kernel: kernel.__name__)
 both_types = pytest.mark.parametrize("dtype", DTYPES, ids=["fp32", "bf16"])
@@ -287,7 +310,9 @@ def test_float64_is_left_to_torch(kernel):
     assert same_bits(call(kernels, tensors), call(kernels_torch, tensors))
 
 
-@pytest.mark.parametrize("kernel", [rms_norm, rms_norm_backward, gated, gated_backward, heads_out, attention_in, causal_softmax])
+@pytest.mark.parametrize(
+    "kernel", [rms_norm, rms_norm_backward, gated, gated_backward, heads_out, attention_in, causal_softmax, dropped]
+)
 def test_tensors_with_holes_are_left_to_torch(kernel):
     tensors, call = kernel(Draw.of(7))
     holey = [torch.stack([tensor, tensor], dim=-1)[..., 0] for tensor in tensors]
@@ -355,6 +380,14 @@ def test_a_softmax_is_as_odd_as_torchs_where_it_looks(kernel, dtype, odd):
         (our,), (their,) = call(kernels, tensors), call(kernels_torch, tensors)
         assert torch.equal(our[seen].isnan(), their[seen].isnan())
         assert torch.equal(our[seen].isinf(), their[seen].isinf())
+
+
+@both_types
+def test_the_same_places_are_dropped_bit_by_bit(dtype):
+    for seed in range(20):
+        draw, ones = Draw.of(seed), torch.ones(50, 577, dtype=dtype)
+        mask = draw_mask(draw)
+        assert torch.equal(kernels.dropped(ones, mask), kernels_torch.dropped(ones, mask))
 
 
 def test_a_score_of_minus_infinity_has_no_probability():

@@ -370,3 +370,59 @@ void logprob_slope(void *logits, const i64 *target, float *logp, i64 C, i64 V, i
         free(row);
     }
 }
+
+// ---- dropout -----------------------------------------------------------------------------------------------------------
+
+// 64 bits for a token; SplitMix64, https://doi.org/10.1145/2714064.2660195
+static uint64_t draw_row(uint64_t key, uint64_t token) {
+    uint64_t x = key + token * 0x9e3779b97f4a7c15u;
+    x = (x ^ x >> 30) * 0xbf58476d1ce4e5b9u;
+    x = (x ^ x >> 27) * 0x94d049bb133111ebu;
+    return x ^ x >> 31;
+}
+
+// 32 bits for a column of it; two multiplications leave columns correlated by 0.001. Multipliers from https://nullprogram.com/blog/2018/07/31/
+static inline int32_t draw(uint64_t row, uint32_t column) {
+    uint32_t x = column ^ (uint32_t)row;
+    x = (x ^ x >> 17) * 0xed5ad4bbu;
+    x = (x ^ x >> 11) * 0xac4c1b51u + (uint32_t)(row >> 32);
+    return (int32_t)((x ^ x >> 15) * 0x31848babu);
+}
+
+void dropped(const void *x, void *y, i64 T, i64 I, i64 key, i64 first, int32_t below, int half, int threads) {
+#pragma omp parallel for schedule(static) num_threads(threads)
+    for (i64 t = 0; t < T; t++) {
+        uint64_t row = draw_row((uint64_t)key, (uint64_t)(first + t));
+        uint32_t n = (uint32_t)I;
+        if (half) {
+            const bf16 *from = (const bf16 *)x + t * I;
+            bf16 *to = (bf16 *)y + t * I;
+#pragma omp simd
+            for (uint32_t i = 0; i < n; i++) to[i] = draw(row, i) < below ? 0 : from[i];
+        } else {
+            const float *from = (const float *)x + t * I;
+            float *to = (float *)y + t * I;
+#pragma omp simd
+            for (uint32_t i = 0; i < n; i++) to[i] = draw(row, i) < below ? 0.0f : from[i];
+        }
+    }
+}
+
+void add_dropped(void *sum, const void *x, i64 T, i64 I, i64 key, i64 first, int32_t below, int half, int threads) {
+#pragma omp parallel for schedule(static) num_threads(threads)
+    for (i64 t = 0; t < T; t++) {
+        uint64_t row = draw_row((uint64_t)key, (uint64_t)(first + t));
+        uint32_t n = (uint32_t)I;
+        if (half) {
+            const bf16 *from = (const bf16 *)x + t * I;
+            bf16 *to = (bf16 *)sum + t * I;
+#pragma omp simd
+            for (uint32_t i = 0; i < n; i++) to[i] = draw(row, i) < below ? to[i] : narrow(wide(to[i]) + wide(from[i]));
+        } else {
+            const float *from = (const float *)x + t * I;
+            float *to = (float *)sum + t * I;
+#pragma omp simd
+            for (uint32_t i = 0; i < n; i++) to[i] = draw(row, i) < below ? to[i] : to[i] + from[i];
+        }
+    }
+}

@@ -1,4 +1,4 @@
-"""The pointwise work of the fast engine: norms, gates, rotary embedding, softmax, and the slope of a log-probability.
+"""The pointwise work of the fast engine: norms, gates, rotary embedding, softmax, dropout, and the slope of a log-probability.
 
 On a CPU it is done by kernels.c, compiled at first use; elsewhere, and where that is not possible, by torch
 (`kernels_torch.py`, whose docstrings say what each function computes). All arithmetic is fp32; tensors are bf16 or fp32.
@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from luthier.modeling import kernels_build, kernels_torch
-from luthier.modeling.kernels_torch import Bucket, Gate, Heads
+from luthier.modeling.kernels_torch import Bucket, Gate, Heads, Mask
 
 _TYPES = (torch.float32, torch.bfloat16)
 
@@ -38,6 +38,8 @@ _SIGNATURES: dict[str, Sequence[Any]] = {
     "causal_softmax": [_POINTER, _COUNT, _COUNT, _NUMBER, _COUNT],
     "softmax_backward": [_POINTER, _POINTER, _COUNT, _COUNT, _NUMBER],
     "logprob_slope": [*[_POINTER] * 3, _COUNT, _COUNT],
+    "dropped": [*[_POINTER] * 2, *[_COUNT] * 4, ctypes.c_int32],
+    "add_dropped": [*[_POINTER] * 2, *[_COUNT] * 4, ctypes.c_int32],
 }
 
 
@@ -193,6 +195,23 @@ def logprob_slope_(logits_CV: Tensor, target_C: Tensor) -> Tensor:
     logp_C = torch.empty(len(target_C))
     lib.logprob_slope(logits_CV.data_ptr(), target_C.data_ptr(), logp_C.data_ptr(), *logits_CV.shape, *_how(logits_CV))
     return logp_C
+
+
+def dropped(x_TI: Tensor, mask: Mask) -> Tensor:
+    lib = _native(x_TI)
+    if lib is None:
+        return kernels_torch.dropped(x_TI, mask)
+    y_TI = torch.empty_like(x_TI)
+    lib.dropped(x_TI.data_ptr(), y_TI.data_ptr(), *x_TI.shape, mask.key, mask.first, mask.below, *_how(x_TI))
+    return y_TI
+
+
+def add_dropped_(sum_TI: Tensor, x_TI: Tensor, mask: Mask) -> None:
+    lib = _native(sum_TI, x_TI)
+    if lib is None:
+        kernels_torch.add_dropped_(sum_TI, x_TI, mask)
+        return
+    lib.add_dropped(sum_TI.data_ptr(), x_TI.data_ptr(), *x_TI.shape, mask.key, mask.first, mask.below, *_how(x_TI))
 
 
 def _are_places(target_C: Tensor, vocabulary: int) -> bool:

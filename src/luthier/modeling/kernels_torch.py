@@ -7,6 +7,7 @@ G query heads for each, E width of a head. In a bucket queries are (B K, G L, E)
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Literal, Protocol
 
 import torch
@@ -47,6 +48,17 @@ class Bucket:
             real_BL = place_1L < self.lengths[:, None]
             self._places = (token_BL.to(self._device), real_BL.to(self._device))
         return self._places
+
+
+@dataclass(frozen=True)
+class Mask:
+    """Which places of (T, I) are dropped: those whose random number, in [-2^31, 2^31), lies below `below`."""
+
+    key: int
+    """Of the whole mask, in [-2^63, 2^63)."""
+    first: int
+    """Number of the first token."""
+    below: int
 
 
 def rms_norm(x_TD: Tensor, weight_D: Tensor, eps: float) -> Tensor:
@@ -153,6 +165,38 @@ def logprob_slope_(logits_CV: Tensor, target_C: Tensor) -> Tensor:
     slope_CV.scatter_add_(1, target_C[:, None], slope_CV.new_ones(len(target_C), 1))
     logits_CV.copy_(slope_CV)
     return logp_C
+
+
+def dropped(x_TI: Tensor, mask: Mask) -> Tensor:
+    """x with zeros where the mask drops. Its own adjoint."""
+    return x_TI.masked_fill(_is_dropped(x_TI, mask), 0)
+
+
+def add_dropped_(sum_TI: Tensor, x_TI: Tensor, mask: Mask) -> None:
+    """In place: sum + `dropped(x)`."""
+    sum_TI.add_(dropped(x_TI, mask))
+
+
+def _is_dropped(x_TI: Tensor, mask: Mask) -> Tensor:
+    """A number of 64 bits for each token (SplitMix64, https://doi.org/10.1145/2714064.2660195), and from that and the column one
+    of 32 bits for each place (multipliers from https://nullprogram.com/blog/2018/07/31/). Integers of torch wrap as C's do."""
+    tokens, columns = x_TI.shape
+    token_T = torch.arange(mask.first, mask.first + tokens, device=x_TI.device)
+    row_T = token_T * -0x61C8864680B583EB + mask.key
+    row_T = (row_T ^ _right(row_T, 30, 64)) * -0x40A7B892E31B1A47
+    row_T = (row_T ^ _right(row_T, 27, 64)) * -0x6B2FB644ECCEEE15
+    row_T = row_T ^ _right(row_T, 31, 64)
+    low_T1, high_T1 = row_T.to(torch.int32)[:, None], (row_T >> 32).to(torch.int32)[:, None]
+    draw_TI = torch.arange(columns, device=x_TI.device, dtype=torch.int32) ^ low_T1
+    draw_TI = draw_TI.bitwise_xor_(_right(draw_TI, 17, 32)).mul_(-0x12A52B45)
+    draw_TI = draw_TI.bitwise_xor_(_right(draw_TI, 11, 32)).mul_(-0x53B3E4AF).add_(high_T1)
+    draw_TI = draw_TI.bitwise_xor_(_right(draw_TI, 15, 32)).mul_(0x31848BAB)
+    return draw_TI < mask.below
+
+
+def _right(x: Tensor, by: int, bits: int) -> Tensor:
+    """Shifted to the right with zeros coming in, where torch's own shift repeats the sign."""
+    return (x >> by).bitwise_and_((1 << bits - by) - 1)
 
 
 def _gated(gate_up_TI: Tensor, gate: Gate) -> Tensor:
