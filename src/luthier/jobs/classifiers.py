@@ -9,6 +9,8 @@ from luthier.values import BaseSource
 
 GROUP = "luthier.classifiers"
 BUILT_IN = ("logistic-regression", "mlp", "mnist-cnn", "random-forest")
+IN_ONE_GO = frozenset({"logistic-regression", "random-forest"})
+"""Those that make no optimiser steps."""
 
 
 def added() -> dict[str, EntryPoint]:

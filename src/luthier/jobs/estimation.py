@@ -84,6 +84,12 @@ def check(spec: RunSpec, base: Base, plan: Plan) -> None:
             hint=f"Use at most {base.context}, or leave it out.",
             param="train.max_seq_len",
         )
+    check_steps(spec, plan)
+
+
+def check_steps(spec: RunSpec, plan: Plan) -> None:
+    """Refuse what can never come to be in so few steps. Raises: FieldInvalid."""
+    train = spec.train
     for name, value in (("warmup_steps", train.warmup_steps), ("eval_steps", train.eval_steps or 0)):
         if value > plan.steps:
             raise FieldInvalid(

@@ -256,7 +256,7 @@ def _waiting(row: store.JobRow) -> Waiting:
 
 def _alike(hardware: str, spec: RunSpec) -> Hashable | None:
     """What jobs have in common that may share a trainer: the base, how it is held, and switches of the whole process."""
-    if spec.sources is None:
+    if spec.sources is None or spec.method == "classifier":  # which has no base to share
         return None
     base, train = spec.sources.base, spec.train
     return (spec.kind, hardware, base.id, base.revision, base.url, train.device, train.precision, train.deterministic)

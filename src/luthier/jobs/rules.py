@@ -104,7 +104,8 @@ def verdict(checks: Mapping[str, Any] | None) -> Failure | None:
         return _failure("storage", "The results hold no checks.", "It is tried again from the last checkpoint.")
     if checks.get("finite") is not True:
         return _failure("diverged", "The adapter holds numbers that are not finite.", "Lower `train.learning_rate`.")
-    if checks.get("changes_logits") is not True:
+    # A classifier's checks say `answers_differ` instead: one that always says the same is worth a warning on its card.
+    if checks.get("changes_logits") is not True and "answers_differ" not in checks:
         hint = "Raise `train.learning_rate` or train for more steps."
         return _failure("no_effect", "The adapter changes nothing: the tuned model answers like its base.", hint)
     if checks.get("loads_again") is not True:

@@ -23,13 +23,13 @@ from luthier.datasets import kinds
 from luthier.datasets.service import Datasets
 from luthier.datasets.types import Dataset
 from luthier.errors import BudgetExceeded, CursorInvalid, FieldInvalid, ForbiddenField, Gone, NotFound, WillNotFit
-from luthier.jobs import estimation, projection, rules, store
+from luthier.jobs import classifiers, classifying, estimation, projection, rules, store
 from luthier.jobs.directory import Event
 from luthier.jobs.rows import job_of, projection_of, row_of, spec_of
 from luthier.jobs.spec import RunSpec, Sources
 from luthier.jobs.types import Estimate, Job, JobState, LogTail, Submitted, Transition
 from luthier.seams import Clock, Storage
-from luthier.values import Page
+from luthier.values import BaseSource, Page
 
 _CURSOR = re.compile(r"([0-9]{1,9})-([0-9]{1,12})", re.ASCII)
 _CHARACTERS_PER_TOKEN = 3
@@ -212,31 +212,36 @@ class Jobs:
     def _examined(self, actor: Actor, spec: RunSpec) -> tuple[RunSpec, Estimate]:
         if spec.sources is not None:
             raise ForbiddenField("`sources` is set by the platform.", hint="Leave it out: name datasets by id.", param="sources")
-        base = self._bases.get(spec.base_model)
+        base = classifiers.source_of(spec.base_model) if spec.method == "classifier" else self._bases.get(spec.base_model)
         price = self._billing.price(spec.hardware)
         dataset = self._datasets.ready(actor, spec.dataset)
         validation = self._datasets.ready(actor, spec.validation_dataset) if spec.validation_dataset else None
         _check_serves(spec, dataset, "dataset")
         if validation is not None:
             _check_serves(spec, validation, "validation_dataset")
-        facts = estimation.Facts(
-            spec=spec,
-            base=base,
-            data=_size(dataset),
-            validation=_size(validation) if validation else None,
-            price=price,
-            measured=self._measured(actor, base.id, price.hardware),
-            base_is_here=self._bases.ready(base),
-        )
-        estimation.check(spec, base, estimation.plan_of(spec, facts.data.rows))
+        measured = self._measured(actor, base.id, price.hardware)
+        if isinstance(base, BaseSource):
+            estimate = classifying.estimate(spec, _size(dataset), dataset.bytes, price, measured)
+        else:
+            facts = estimation.Facts(
+                spec=spec,
+                base=base,
+                data=_size(dataset),
+                validation=_size(validation) if validation else None,
+                price=price,
+                measured=measured,
+                base_is_here=self._bases.ready(base),
+            )
+            estimation.check(spec, base, estimation.plan_of(spec, facts.data.rows))
+            estimate = estimation.estimate(facts)
         sources = Sources(
             dataset=self._datasets.source(dataset),
             validation_dataset=self._datasets.source(validation) if validation else None,
-            base=self._bases.source(base),
+            base=base if isinstance(base, BaseSource) else self._bases.source(base),
         )
         # The id, not the alias that was typed: the registry and the measured speeds look for it.
         frozen = spec.model_copy(update={"sources": sources, "base_model": base.id})
-        return frozen, self._with_advice(estimation.estimate(facts))
+        return frozen, self._with_advice(estimate)
 
     def _with_advice(self, estimate: Estimate) -> Estimate:
         if estimate.fits:

@@ -42,22 +42,26 @@ def card_of(finished: Finished, results: Results, number: int, now: datetime) ->
         version=str(number),
         base_model=spec.base_model,
         language=rules.words(about.get("language", "")) or results.languages,
-        task=about.get("task", "text-generation"),
-        description=about.get("description", f"{spec.base_model}, tuned by {spec.method} on {spec.dataset}."),
+        task=about.get("task", rules.task_of(spec)),
+        description=about.get("description", rules.description_of(spec)),
         metrics=rules.flat_metrics(results.metrics, evaluation),
-        tags=rules.words(about.get("tags", "")) or (spec.method, "lora"),
+        tags=rules.words(about.get("tags", "")) or rules.tags_of(spec),
         lineage=rules.lineage(finished.job_id, spec, results.files).model_copy(update={"base_commit": results.base_commit}),
         evaluation=evaluation,
-        warnings=rules.warnings(evaluation, results.checks),
+        warnings=rules.warnings(spec, evaluation, results.checks),
         created_at=now,
     )
 
 
 def config_of(spec: RunSpec) -> dict[str, Any]:
     """`config.json` of a model's folder: the base it needs, and how it was trained."""
-    kept = spec.model_dump(mode="json", include={"base_model", "method", "seed", "train", "lora"})
+    kept = spec.model_dump(mode="json", include={"base_model", "method", "seed", "train", *_form_of(spec)})
     revision = spec.sources.base.revision if spec.sources else None
     return {"base_model": spec.base_model, "base_revision": revision, **kept}
+
+
+def _form_of(spec: RunSpec) -> set[str]:
+    return {"classifier"} if spec.method == "classifier" else {"lora"}
 
 
 def _evaluation(found: Mapping[str, Any]) -> Evaluation | None:

@@ -48,10 +48,13 @@ class ModelFiles:
             raise ArtifactCorrupt(f"The job's {name} cannot be read.", hint="Train again.") from None
         return found if isinstance(found, dict) else {}
 
-    def take(self, final_model: str, root: str) -> tuple[ModelFile, ...]:
-        """Copy an adapter into a model's `weights/`; safe to repeat. Raises: ArtifactCorrupt where it is not complete."""
+    def take(self, final_model: str, root: str, method: str) -> tuple[ModelFile, ...]:
+        """Copy an adapter, or a classifier, into a model's `weights/`; safe to repeat.
+
+        Raises: ArtifactCorrupt where it is not complete.
+        """
         names = {name.rpartition("/")[2]: name for name in self._storage.names(final_model)}
-        missing = [name for name in rules.ADAPTER_FILES if not self._storage.size(names.get(name, f"{final_model}/{name}"))]
+        missing = rules.missing_files(method, {short: self._storage.size(name) or 0 for short, name in names.items()})
         if missing:
             raise ArtifactCorrupt(f"The job's results hold no {' and no '.join(missing)}.", hint="Train again.")
         self._cache.mkdir(parents=True, exist_ok=True)

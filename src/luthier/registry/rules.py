@@ -15,8 +15,20 @@ from luthier.registry.types import Evaluation, Lineage, ModelFile
 
 ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors")
 """Without these there is no model."""
+_CLASSIFIER_FILES = (("classifier.json", "model.safetensors"), ("classifier.json", "model.skops"))
+"""Those of a PyTorch module, and those of a scikit-learn estimator."""
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
 _NUMBERED = re.compile(r"(?P<name>.+)@(?P<number>[1-9][0-9]{0,8})", re.ASCII | re.DOTALL)
+
+
+def missing_files(method: str, sizes: Mapping[str, int]) -> list[str]:
+    """The files that a model of this method cannot be without, and that are not there or empty.
+
+    >>> missing_files("sft", {"adapter_config.json": 9, "adapter_model.safetensors": 0})
+    ['adapter_model.safetensors']
+    """
+    ways = _CLASSIFIER_FILES if method == "classifier" else (ADAPTER_FILES,)
+    return min(([name for name in way if not sizes.get(name)] for way in ways), key=len)
 
 
 def model_id_of(job_id: str) -> str:
@@ -101,10 +113,29 @@ def check_gate(evaluation: Evaluation | None) -> None:
         )
 
 
-def warnings(evaluation: Evaluation | None, checks: Mapping[str, Any]) -> tuple[str, ...]:
+def task_of(spec: RunSpec) -> str:
+    """What the model is for, unless its owner says something else."""
+    return "classification" if spec.method == "classifier" else "text-generation"
+
+
+def description_of(spec: RunSpec) -> str:
+    """One sentence about how it came to be."""
+    if spec.method == "classifier":
+        return f"{spec.base_model}, a classifier trained on {spec.dataset}."
+    return f"{spec.base_model}, tuned by {spec.method} on {spec.dataset}."
+
+
+def tags_of(spec: RunSpec) -> tuple[str, ...]:
+    """What it is found by, unless its owner says something else."""
+    return (spec.method, spec.base_model if spec.method == "classifier" else "lora")
+
+
+def warnings(spec: RunSpec, evaluation: Evaluation | None, checks: Mapping[str, Any]) -> tuple[str, ...]:
     """What a reader of the card must know first."""
     found: list[str] = []
-    if evaluation is None:
+    if spec.method == "classifier":
+        found += _of_classifier(evaluation)
+    elif evaluation is None:
         found.append("Not measured against its base: no validation_dataset was given.")
     else:
         base, tuned = evaluation.base, evaluation.tuned
@@ -117,6 +148,16 @@ def warnings(evaluation: Evaluation | None, checks: Mapping[str, Any]) -> tuple[
     if checks.get("same_after_reload") is False:
         found.append("Loaded again from its file it answered slightly differently.")
     return tuple(found)
+
+
+def _of_classifier(evaluation: Evaluation | None) -> list[str]:
+    if evaluation is None:
+        return ["Not measured on held-out rows: no validation_dataset was given."]
+    usual, own = (scores.metrics.get("accuracy", 0.0) for scores in (evaluation.base, evaluation.tuned))
+    if own > usual:
+        return []
+    told = f"accuracy {own:.3f} against {usual:.3f} on {evaluation.rows} held-out rows"
+    return [f"No better than always giving the most frequent class: {told}."]
 
 
 def flat_metrics(metrics: Mapping[str, Any], evaluation: Evaluation | None) -> dict[str, float]:

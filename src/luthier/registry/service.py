@@ -204,7 +204,7 @@ class Registry:
         read = partial(self._files.results, finished.results)
         base = self._base(finished)
         return Results(
-            files=self._files.take(f"{finished.results}/final_model", root),
+            files=self._files.take(f"{finished.results}/final_model", root, finished.spec.method),
             metrics=read("metrics.json"),
             checks=read("checks.json"),
             evaluation=read("evaluation.json"),

@@ -103,6 +103,8 @@ class Serving:
                 if "/" in ref:
                     raise
             raise
+        if model.card.lineage.method == "classifier":
+            raise FieldInvalid("This model is a classifier: it cannot chat.", hint="Name a language model.", param="model")
         base = self._bases.get(model.base_model).model_copy(update={"revision": model.base_revision})
         weights = self._registry.weights(actor, model)
         return ServedModel(model.id, self._here(base), weights), base, weights

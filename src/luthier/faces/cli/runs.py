@@ -39,7 +39,7 @@ class RunFlags:
     name: Annotated[str | None, typer.Option("--name", help="Name of the model that comes out.")] = None
     hardware: Annotated[str | None, typer.Option("--hardware", help="Where to train; `tune pricing` lists it.")] = None
     max_cost_usd: Annotated[str | None, typer.Option("--max-cost-usd", help="Stop, and save, before it costs more.")] = None
-    method: Annotated[str | None, typer.Option("--method", help="How to train: sft, dpo, orpo, kto or grpo.")] = None
+    method: Annotated[str | None, typer.Option("--method", help="How to train: sft, dpo, orpo, kto, grpo or classifier.")] = None
     epochs: Annotated[Any, typer.Option("--epochs", metavar="<int|auto>", parser=_whole, help="Passes over the data.")] = None
     max_steps: Annotated[int | None, typer.Option("--max-steps", help="Optimiser steps, instead of epochs.")] = None
     learning_rate: Annotated[
@@ -67,7 +67,7 @@ class RunFlags:
         if self.max_cost_usd is not None:
             spec["limits"] = {**_mapping(spec.get("limits")), "max_cost_usd": self.max_cost_usd}
         for field, flag in (("base_model", "--model"), ("dataset", "--dataset")):
-            if field not in spec:
+            if field not in spec and (field, spec.get("method")) != ("base_model", "classifier"):
                 raise usage(f"{flag} is missing{'' if self.config is None else ', and the config has no ' + field}.")
         return spec
 
@@ -147,4 +147,5 @@ def _mapping(value: object) -> dict[str, Any]:
 
 def described(spec: dict[str, Any]) -> str:
     """One line about a run, for people."""
-    return clean(f"{spec.get('method', 'sft')} of {spec.get('base_model')} on {spec.get('dataset')}")
+    of = spec.get("base_model") or _mapping(spec.get("classifier")).get("model", "mnist-cnn")
+    return clean(f"{spec.get('method', 'sft')} of {of} on {spec.get('dataset')}")

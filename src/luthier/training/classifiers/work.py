@@ -240,7 +240,13 @@ def check(classifier: Classifier, samples: Samples, folder: Path) -> dict[str, A
     if gap > _SAME:
         said = f"The saved model does not give the same answers when it is loaded again (they differ by {gap:.1e})."
         raise AttemptFailed("crashed", said, "Resume the job: it is saved anew.")
-    return {"finite": True, "loads_again": True, "same_after_reload": True, "max_probability_change": gap}
+    return {
+        "finite": True,
+        "answers_differ": bool((before != before[0]).any()),
+        "loads_again": True,
+        "same_after_reload": True,
+        "max_probability_change": gap,
+    }
 
 
 def _measure(run: Run, data: Data, classifier: Classifier) -> Scores:

@@ -1,0 +1,69 @@
+"""What training a classifier will take. It has no base, so a row counts where a language model counts tokens. Pure."""
+
+from __future__ import annotations
+
+from luthier.billing import rules as money
+from luthier.billing.types import Price
+from luthier.errors import FieldInvalid
+from luthier.jobs import classifiers, estimation
+from luthier.jobs.spec import RunSpec
+from luthier.jobs.types import Estimate, MemoryEstimate
+
+_OPERATIONS_A_ROW = 50e6
+"""There and back through a small network, with room."""
+_START_S = 15
+_MODEL_BYTES = 50_000_000
+_RUNTIME_BYTES = 700_000_000
+_MEMORY_A_BYTE = 8
+"""Of the data: numbers of four bytes, and their copy while they are read."""
+
+
+def estimate(
+    spec: RunSpec, data: estimation.DataSize, data_bytes: int, price: Price, measured: estimation.Measured | None
+) -> Estimate:
+    """Time, memory and money. Raises: FieldInvalid where the steps do not fit together, or the run is no training."""
+    if spec.kind != "train":
+        raise FieldInvalid("A classifier can only be trained.", hint="Leave `kind` out.", param="kind")
+    plan = estimation.plan_of(spec, data.rows)
+    if spec.base_model in classifiers.IN_ONE_GO:
+        plan = estimation.Plan(data.rows, steps_per_epoch=1, steps=1)
+    estimation.check_steps(spec, plan)
+    rows = -(-data.rows * plan.steps // plan.steps_per_epoch)
+    rate = measured.tokens_per_second if measured else price.assumed_flops / _OPERATIONS_A_ROW
+    seconds = max(1, round((measured.overhead_s if measured else _START_S) + rows / rate))
+    note = f"The median speed of {measured.jobs} earlier jobs with this model on this hardware." if measured else _ASSUMED
+    memory = _memory(data_bytes, price)
+    fits = memory.available_bytes is None or memory.total_bytes <= memory.available_bytes
+    return Estimate(
+        rows=data.rows,
+        tokens_per_epoch=data.rows,
+        tokens=rows,
+        epochs=round(plan.epochs, 3),
+        steps=plan.steps,
+        batch_size=plan.batch_size,
+        tokens_per_second=round(rate, 1),
+        seconds=seconds,
+        basis="measured" if measured else "assumed",
+        basis_note=note,
+        hardware=price.hardware,
+        hourly_usd=price.hourly_usd,
+        cost_usd=money.usd(money.expected_micro_usd(price.micro_usd_per_hour, seconds)),
+        memory=memory,
+        fits=fits,
+        advice=() if fits else ("Fewer rows, or smaller ones, need less memory.",),
+    )
+
+
+_ASSUMED = "Assumed, in rows for tokens; the first finished job replaces it."
+
+
+def _memory(data_bytes: int, price: Price) -> MemoryEstimate:
+    parts = {
+        "base_bytes": 0,
+        "adapter_bytes": _MODEL_BYTES,
+        "optimizer_bytes": _MODEL_BYTES,
+        "activation_bytes": _MEMORY_A_BYTE * data_bytes,
+        "logits_bytes": 0,
+        "runtime_bytes": _RUNTIME_BYTES,
+    }
+    return MemoryEstimate(**parts, total_bytes=sum(parts.values()), available_bytes=price.memory_bytes)
