@@ -25,7 +25,7 @@ from luthier.jobs.reaping import Stillness
 from luthier.jobs.resuming import newest_whole
 from luthier.jobs.rules import Outcome
 from luthier.jobs.sharing import Sharing
-from luthier.jobs.types import JobState
+from luthier.jobs.types import JobState, Line
 from luthier.jobs.watching import Process, Watched
 from luthier.registry.types import Finished
 from luthier.seams import Executor, Launch, NotStored, Storage
@@ -34,6 +34,12 @@ _LOG = logging.getLogger("luthier.supervisor")
 
 _ORPHAN_S = 15.0
 _DRAIN_S = 60.0
+_SURPRISED_S = 60.0
+_SURPRISE = Failure(
+    code="crashed",
+    message="The run is done, but the platform met an error of its own while it made the model.",
+    hint="The supervisor's log has it. With that mended, `tune resume` goes on from the last checkpoint.",
+)
 _AGAIN_AFTER_S = 5.0
 _MACHINE_DELAY_S = 20
 _PAUSE_S = 0.1
@@ -107,8 +113,10 @@ class Supervisor:
         self._safely("reporting", self._report)
         if self._clocks.monotonic() - self._reaped_at >= self._pace.reap_every_s:
             self._safely("reaping", self._reap)
-        while self._spare_slots() > 0 and self._safely("claiming", self._start_next):
+        while self._spare_slots() > 0 and self._safely("claiming", self._start_next, Line(self._pace.hardware)):
             pass
+        if not any(_is_fit_test(watched) for watched in self._watched.values()):
+            self._safely("claiming", self._start_next, Line(self._pace.hardware, fit_tests=True))
 
     def close(self) -> None:
         """Tell all trainers to save, wait for them up to 60 s, and put their jobs back into the queue."""
@@ -129,12 +137,12 @@ class Supervisor:
 
     # -- one job ---------------------------------------------------------------------------------------------------
 
-    def _start_next(self) -> bool:
+    def _start_next(self, line: Line) -> bool:
         """Claim the next job and those that go with it, and start their trainer; False where there is none, or where this
         machine cannot start one now."""
         if self._clocks.monotonic() < self._claim_at:
             return False
-        claimed = self._queue.claim(self._presence.owner, self._pace.hardware, self._sharing())
+        claimed = self._queue.claim(self._presence.owner, line, self._sharing())
         process = Process(ProcessTime(self._clocks.monotonic(), self._pace.reap_after_s))
         watched = [self._begun(held, process) for held in claimed]
         ready = [each for each in watched if self._told_to_run(each, claimed)]
@@ -165,8 +173,9 @@ class Supervisor:
         )
 
     def _spare_slots(self) -> int:
-        """Trainers that it may start now."""
-        return self._pace.slots - len({id(watched.process) for watched in self._watched.values()})
+        """Trainers that it may start now, beside a fit test."""
+        busy = {id(watched.process) for watched in self._watched.values() if not _is_fit_test(watched)}
+        return self._pace.slots - len(busy)
 
     def _begun(self, held: Held, process: Process) -> Watched:
         here = projection.directory(self._storage, held.tenant_id, held.fence.job_id)
@@ -270,9 +279,12 @@ class Supervisor:
     def _end(self, watched: Watched) -> None:
         """From the end of the trainer to the next state of the job."""
         attempt = self._attempt(watched)
+        if watched.surprised_at is not None and self._clocks.monotonic() - watched.surprised_at > _SURPRISED_S:
+            self._finish(watched, rules.failed(_SURPRISE, attempt))
+            return
         outcome = rules.outcome(attempt)
         model_id = None
-        if outcome.state == JobState.SUCCEEDED:
+        if outcome.state == JobState.SUCCEEDED and watched.held.spec.kind == "train":
             failure = rules.verdict(self._results(watched, "checks.json"))
             if failure is None:
                 model_id, failure = self._register(watched)
@@ -455,5 +467,11 @@ class Supervisor:
                 self._drop(fenced)
         except Exception as error:  # noqa: BLE001  # the edge of the process: one job's surprise must not stop the others
             expected = isinstance(error, (LuthierError, OSError))
+            if not expected and (surprised := self._watched.get(what)) is not None and surprised.surprised_at is None:
+                surprised.surprised_at = self._clocks.monotonic()
             _LOG.warning("%s: %s", what, type(error).__name__, exc_info=None if expected else error)
         return None
+
+
+def _is_fit_test(watched: Watched) -> bool:
+    return watched.held.spec.kind == "fit_test"

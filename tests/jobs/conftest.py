@@ -185,8 +185,8 @@ class BreakingQueue(JobQueue):
             self.breaks_at = None
             raise Killed(point)
 
-    def claim(self, owner, hardware, allowed=ALONE):
-        held = super().claim(owner, hardware, allowed)
+    def claim(self, owner, line, allowed=ALONE):
+        held = super().claim(owner, line, allowed)
         if held:
             self._maybe("after_claim")
         return held

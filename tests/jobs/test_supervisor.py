@@ -249,3 +249,17 @@ def test_the_dataset_is_free_again_when_the_job_has_ended(bench, alice):
     bench.submit()
     bench.settle()
     bench.datasets.delete(alice, bench.dataset_id)
+
+
+def test_an_error_that_nobody_foresaw_while_a_model_is_made_does_not_hold_the_slot_for_ever(bench):
+    class Wrong:
+        def register(self, finished):
+            raise AssertionError("a fault of the platform")
+
+    job = bench.submit()
+    bench.registry = Wrong()
+    bench.settle(rounds=200)
+    found = bench.get(job)
+    assert (found.state, found.error.code) == ("failed", "crashed")
+    assert "an error of its own" in found.error.message
+    assert found.attempt == bench.pace.max_attempts

@@ -12,7 +12,7 @@ from luthier.jobs.queue import Ending, Fenced, JobQueue, Report
 from luthier.jobs.reaping import Beat, Stillness
 from luthier.jobs.rules import Outcome
 from luthier.jobs.sharing import ALONE
-from luthier.jobs.types import JobState
+from luthier.jobs.types import JobState, Line
 
 HARDWARE = {"local-cpu"}
 
@@ -81,7 +81,7 @@ def test_many_supervisors_that_claim_at_once_share_the_jobs_out(bench):
     claimed = []
 
     def claim(owner: str) -> None:
-        while held := bench.queue.claim(owner, HARDWARE):
+        while held := bench.queue.claim(owner, Line(HARDWARE)):
             claimed.extend(each.fence for each in held)
 
     in_threads(claim, [f"host/sup_{number}" for number in range(4)])
@@ -91,7 +91,7 @@ def test_many_supervisors_that_claim_at_once_share_the_jobs_out(bench):
 
 def test_whoever_was_replaced_writes_nothing(bench):
     job = bench.submit()
-    (old,) = bench.queue.claim("host/old", HARDWARE)
+    (old,) = bench.queue.claim("host/old", Line(HARDWARE))
     new = bench.queue.adopt(bench.queue.running()[0].beat, "host/new")
     assert new is not None
     done = Ending(Outcome(JobState.FAILED, "late"))
@@ -172,9 +172,9 @@ class Outage(JobQueue):
         if self.away:
             raise DatabaseBusy
 
-    def claim(self, owner, hardware, allowed=ALONE):
+    def claim(self, owner, line, allowed=ALONE):
         self._answer()
-        return super().claim(owner, hardware, allowed)
+        return super().claim(owner, line, allowed)
 
     def report(self, reports):
         self._answer()

@@ -55,6 +55,9 @@ class Facts:
     base_is_here: bool = True
 
 
+_FIT_STEPS = 3
+
+
 @dataclass(frozen=True)
 class Plan:
     """Steps and groups of a run. The trainer makes the same plan from the same numbers (a test holds them equal)."""
@@ -72,7 +75,7 @@ def plan_of(spec: RunSpec, rows: int) -> Plan:
     """How the data are cut into steps."""
     batch = automatic.batch_size(rows) if spec.train.batch_size == "auto" else spec.train.batch_size
     _, steps_per_epoch, steps = automatic.steps_of(spec, rows, batch)
-    return Plan(batch, steps_per_epoch, steps)
+    return Plan(batch, steps_per_epoch, _FIT_STEPS if spec.kind == "fit_test" else steps)
 
 
 def check(spec: RunSpec, base: Base, plan: Plan) -> None:

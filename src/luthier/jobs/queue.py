@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Hashable, Iterable, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, Protocol
@@ -20,7 +20,7 @@ from luthier.jobs.rules import Outcome, Wish
 from luthier.jobs.sharing import ALONE, Sharing, Waiting
 from luthier.jobs.spec import RunSpec
 from luthier.jobs.store import Fence
-from luthier.jobs.types import Estimate, JobState
+from luthier.jobs.types import Estimate, JobState, Line
 from luthier.seams import Clock, Storage
 
 _LOOK_AHEAD = 64
@@ -92,13 +92,13 @@ class JobQueue:
         self._datasets = datasets
         self._now = now
 
-    def claim(self, owner: str, hardware: Collection[str], allowed: Sharing = ALONE) -> tuple[Held, ...]:
+    def claim(self, owner: str, line: Line, allowed: Sharing = ALONE) -> tuple[Held, ...]:
         """The job that has waited longest and may start, and those that train with it, each with a new attempt number.
 
         Nothing where nobody waits, or where the next job of a sweep is awaited for a moment.
         """
         with self._database.write(EVERY_TENANT) as session:
-            rows = store.in_line(session, hardware, self._now(), _LOOK_AHEAD if allowed.most > 1 else 1)
+            rows = store.in_line(session, line, self._now(), _LOOK_AHEAD if allowed.most > 1 else 1)
             if not rows:
                 return ()
             gang = sharing.gang_of([_waiting(row) for row in rows], allowed)
@@ -256,7 +256,7 @@ def _waiting(row: store.JobRow) -> Waiting:
 
 def _alike(hardware: str, spec: RunSpec) -> Hashable | None:
     """What jobs have in common that may share a trainer: the base, how it is held, and switches of the whole process."""
-    if spec.sources is None or spec.method == "classifier":  # which has no base to share
+    if spec.sources is None or spec.method == "classifier" or spec.kind != "train":  # no base to share, or no wish to
         return None
     base, train = spec.sources.base, spec.train
     return (spec.kind, hardware, base.id, base.revision, base.url, train.device, train.precision, train.deterministic)

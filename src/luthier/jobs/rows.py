@@ -72,6 +72,7 @@ def row_of(found: projection.Projection, spec: str) -> store.JobRow:
         **values,
         tenant_id=found.tenant_id,
         state=state,
+        kind=job.kind,
         spec=spec,
         spec_sha256=found.spec_sha256,
         estimate=found.estimate.model_dump_json(),

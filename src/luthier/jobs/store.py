@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
@@ -12,7 +12,7 @@ from sqlalchemy.orm import Mapped, Session, mapped_column
 
 from luthier.database import Row, TenantOwned, UtcTime
 from luthier.jobs import rules
-from luthier.jobs.types import FINISHED, JobState
+from luthier.jobs.types import FINISHED, JobState, Line
 
 _OWNED = (JobState.STARTING, JobState.RUNNING)
 _RECENT_JOBS = 5
@@ -28,6 +28,7 @@ class JobRow(TenantOwned, Row):
     name: Mapped[str | None]
     state: Mapped[str]
     wish: Mapped[str | None]
+    kind: Mapped[str] = mapped_column(server_default="train")
     spec: Mapped[str]
     """`run.yaml` as JSON, sources included."""
     spec_sha256: Mapped[str]
@@ -156,7 +157,7 @@ def adopt(session: Session, seen: JobRow, owner: str) -> bool:
     return session.execute(query.values(owner=owner, beat_seq=seen.beat_seq + 1).returning(JobRow.id)).first() is not None
 
 
-def in_line(session: Session, hardware: Collection[str], now: datetime, most: int) -> Sequence[JobRow]:
+def in_line(session: Session, line: Line, now: datetime, most: int) -> Sequence[JobRow]:
     """The jobs that may start, the one that has waited longest first. A moment far ahead means that the clock was put back:
     it counts as past."""
     waits = or_(
@@ -164,7 +165,8 @@ def in_line(session: Session, hardware: Collection[str], now: datetime, most: in
         JobRow.not_before <= now,
         JobRow.not_before > now + timedelta(seconds=2 * rules.LONGEST_RETRY_S),
     )
-    query = select(JobRow).where(JobRow.state == JobState.QUEUED, JobRow.hardware.in_(hardware), waits)
+    query = select(JobRow).where(JobRow.state == JobState.QUEUED, JobRow.hardware.in_(line.hardware), waits)
+    query = query.where(JobRow.kind == "fit_test" if line.fit_tests else JobRow.kind != "fit_test")
     return session.scalars(query.order_by(JobRow.queued_at, JobRow.id).limit(most)).all()
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
 from typing import Literal
@@ -111,6 +113,14 @@ class Job(Frozen):
 
 
 FINISHED = frozenset({JobState.SUCCEEDED, JobState.FAILED, JobState.STOPPED, JobState.CANCELLED})
+
+
+@dataclass(frozen=True)
+class Line:
+    """Whom a supervisor looks for. Fit tests stand in a line of their own: who asks whether a job fits does not wait for one."""
+
+    hardware: Collection[str]
+    fit_tests: bool = False
 
 
 class Submitted(Frozen):

@@ -46,6 +46,8 @@ class Watched:
     shared: bool = False
     """Whether others began in its process."""
     not_before: float = float("-inf")
+    surprised_at: float | None = None
+    """Since when its end meets an error that nobody foresaw."""
 
     @property
     def job_id(self) -> str:
