@@ -19,6 +19,7 @@ from luthier.datasets.rendering import Renderer
 from luthier.errors import LuthierError, StorageFull
 from luthier.jobs.directory import EXIT_FENCED, AttemptDirectory, AttemptState, CheckpointRef, Failure
 from luthier.jobs.spec import RunSpec
+from luthier.modeling.engines import why_not_fast
 from luthier.modeling.fetch import fetch_base
 from luthier.modeling.load import LoadedBase
 from luthier.training import export, machine
@@ -26,7 +27,7 @@ from luthier.training.checkpoints import Checkpoints, fetch_checkpoint
 from luthier.training.checks import check_adapter
 from luthier.training.evaluate import HeldOut, Room, compare, questions_of
 from luthier.training.failures import AttemptFailed, Fenced, Stopping, failure_of
-from luthier.training.fitting import LoadedBases, fit, load_once, why_plain
+from luthier.training.fitting import LoadedBases, fit, load_once
 from luthier.training.gang import Work
 from luthier.training.journal import Journal
 from luthier.training.loop import Desk, Loop, Material
@@ -42,11 +43,8 @@ EXIT_NO_LAST_WORD = 1
 _PROBES = 4
 _DONE = {
     "train": "Done: the adapter is finite, changes the answers, and loads again.",
+    "classifier": "Done: the model is finite, and loads again to the same answers.",
     "fit_test": "Done: measured, and nothing was trained.",
-}
-_DONE = {
-    False: "Done: the adapter is finite, changes the answers, and loads again.",
-    True: "Done: the model is finite, and loads again to the same answers.",
 }
 """By whether it is a classifier."""
 
@@ -80,7 +78,7 @@ def run_attempt(run: Run, work: Callable[[Run], Work[None]] | None = None) -> Wo
     try:
         yield from (work or _work_of(run.spec))(run)
         run.watch.close()
-        run.journal.state("succeeded", _DONE[run.spec.method == "classifier"])
+        run.journal.state("succeeded", _DONE["classifier" if run.spec.method == "classifier" else run.spec.kind])
     except Fenced:
         return EXIT_FENCED
     except Stopping as stopping:
@@ -249,7 +247,7 @@ def _config(base: Path) -> dict[str, Any]:
 
 
 def _say_why_plain(run: Run, loaded: LoadedBase, fixed: Fixed) -> None:
-    reason = why_plain(run.spec, loaded) if fixed.engine == "plain" else None
+    reason = why_not_fast(loaded) if fixed.engine == "plain" else None
     if reason is not None:
         run.journal.event("warning", f"Trains on the plain engine, slower and as right: of the fast one, {reason}.")
 
