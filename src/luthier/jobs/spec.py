@@ -46,7 +46,7 @@ class TrainSpec(Frozen):
         default="auto", description="Of the frozen base; adapter weights are always fp32."
     )
     device: Literal["auto", "cpu", "cuda", "mps"] = Field(default="auto", description="Where to train.")
-    deterministic: bool = Field(default=True, description="Same seed, same adapter, bit by bit (on a CPU).")
+    deterministic: bool = Field(default=True, description="Same seed, same adapter, bit by bit (on a CPU, alone in its trainer).")
     eval_steps: Whole | None = Field(
         default=None, ge=1, le=10_000_000, description="Measure the validation loss this often; once an epoch by default."
     )
