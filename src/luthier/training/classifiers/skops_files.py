@@ -1,7 +1,7 @@
 """Files of scikit-learn models: skops, read only after every node in them was looked at.
 
 skops itself trusts all of scikit-learn, and knows that a tree's nodes are used without a look at their bounds. So before it may
-build anything: each type in the file is one that the registry's entry lists, an id means one thing, and trees stay in theirs.
+build anything: each type in the file is one that the registry's entry lists, and trees stay in their bounds.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import io
 import json
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -66,10 +66,11 @@ def check(path: Path, trusted: frozenset[str]) -> None:
             _check_sizes(file)
             schema: Any = json.loads(file.read("schema.json"))
             nodes = list(_nodes(schema))
-            _check_nodes(nodes, trusted)
-            for node in nodes:
-                if _type_of(node) == _TREE:
-                    _check_tree(file, node)
+            _check_types(nodes, trusted)
+            trees = [node for node in nodes if _type_of(node) == _TREE]
+            _check_ids(nodes, trees)
+            for tree in trees:
+                _check_tree(file, tree)
     except (zipfile.BadZipFile, KeyError, TypeError, ValueError, IndexError, RecursionError, EOFError):
         raise Untrusted("it is no skops file, or a broken one") from None
 
@@ -96,16 +97,19 @@ def _nodes(value: Any) -> Iterator[dict[str, Any]]:
             waiting.extend(cast("list[Any]", item))
 
 
-def _check_nodes(nodes: list[dict[str, Any]], trusted: frozenset[str]) -> None:
-    seen: dict[Any, dict[str, Any]] = {}
+def _check_types(nodes: Sequence[Mapping[str, Any]], trusted: frozenset[str]) -> None:
     for node in nodes:
-        name, loader = _type_of(node), node.get("__loader__")
+        name = _type_of(node)
         loaders = _PLAIN.get(name) or frozenset({"TreeNode" if name == _TREE else "ObjectNode"} if name in trusted else ())
-        if loader not in loaders:
+        if node.get("__loader__") not in loaders:
             raise Untrusted("a type in it is not one that this model consists of")
-        # skops gives the first object of an id wherever that id stands again, whatever stands beside it.
-        if "__id__" in node and seen.setdefault(node["__id__"], node) != node:
-            raise Untrusted("two different objects in it have one id")
+
+
+def _check_ids(nodes: Sequence[Mapping[str, Any]], trees: Sequence[Mapping[str, Any]]) -> None:
+    """skops gives the first object of an id wherever that id stands again: what is looked at in a tree must be what is used."""
+    inside = {part["__id__"]: part for tree in trees for part in _nodes(tree) if "__id__" in part}
+    if any(inside.get(node.get("__id__"), node) != node for node in nodes):
+        raise Untrusted("two different objects in it have one id")
 
 
 def _type_of(node: Mapping[str, Any]) -> str:
