@@ -65,7 +65,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--setting", choices=SETTINGS, default="135m")
     parser.add_argument("--members", type=int, default=8)
     parser.add_argument("--rounds", type=int, default=RECORDED_ROUNDS)
-    parser.add_argument("--sessions", type=int, default=3)
+    parser.add_argument("--sessions", type=int, default=2)
     parser.add_argument(
         "--against", default="luthier,trl_default,trl_lean,llamafactory_lean", help="variants of train.py: %(default)s"
     )

@@ -1,6 +1,6 @@
 """How fast and how light our trainer is beside TRL and LLaMA-Factory, at the same work and with the same losses.
 
-    python benchmarks/train.py [--setting 135m|135m-fp32|small] [--rounds 15] [--sessions 3] [--peers trl,llamafactory]
+    python benchmarks/train.py [--setting 135m|135m-fp32|small] [--rounds 15] [--sessions 2] [--peers trl,llamafactory]
 
 Ours and one peer at a time are live processes that take turns, one optimiser step each, in changing order; a ratio is the
 median over rounds. Each session starts both anew. README.md in this folder says what is compared, and how to read it.
@@ -14,6 +14,7 @@ import json
 import os
 import sys
 import tempfile
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
@@ -25,10 +26,11 @@ from environments import BENCH
 from figures import Pair, rounded, row_of, table
 from racing import Racer
 from sameness import Sameness
-from variants import Variant, Work, command, environment, in_order, python_of, variants
+from variants import BEST, Variant, Work, command, environment, in_order, python_of, variants
 
 RESULTS = Path(__file__).parent / "results"
 RECORDED_ROUNDS = 15
+TUNING_ROUNDS = 3
 WARM_UP = 2
 """Steps after the first one that count for no ratio of speed."""
 SETTINGS = {
@@ -47,29 +49,58 @@ def main() -> int:
     work = SETTINGS[given.setting]
     prepare(work)
     known = variants(work.precision)
-    chosen = [name for name in known if any(name == asked or name.startswith(f"{asked}_") for asked in given.peers.split(","))]
-    peers = [name for name in chosen if name != given.ours]
-    record: dict[str, Any] = {"setting": given.setting, "work": asdict(work), "machine": facts.machine(), "rows": []}
+    record: dict[str, Any] = {
+        "setting": given.setting,
+        "work": asdict(work),
+        "machine": facts.machine(),
+        "rows": [],
+        "tuning": [],
+    }
     use = Use(work)
-    for name in peers:
-        pair = race(work, {each: known[each] for each in (given.ours, name)}, given.rounds, given.sessions)
-        record["rows"].append(row_of(pair))
+    for name in asked(given.peers, known, given.ours):
+        chosen = best_of(BEST[name], given.ours, work, record["tuning"]) if name in BEST else name
+        row = row_of(race(work, {each: known[each] for each in (given.ours, chosen)}, given.rounds, given.sessions))
+        record["rows"].append(row | {"variant": name, "setting": chosen})
         print(table(record["rows"]), flush=True)
     record["matrix_peak_gflops"] = use.put_into(record["rows"])
     print(table(record["rows"]))
-    record["versions"] = {name: facts.versions(python_of(known[name])) for name in (given.ours, *peers)}
+    settings = [given.ours, *(row["setting"] for row in record["rows"])]
+    record["versions"] = {name: facts.versions(python_of(known[name])) for name in settings}
     record["machine"]["load_after"] = [round(load, 2) for load in os.getloadavg()]
     name = "train" if given.setting == "135m" else f"train-{given.setting}"
     save(record, name, final=given.rounds >= RECORDED_ROUNDS)
     return 0 if all(row["losses_agree"] for row in record["rows"]) else 1
 
 
+def asked(names: str, known: Iterable[str], ours: str) -> list[str]:
+    """Variants by name; the beginning of some names stands for them all.
+
+    >>> asked("trl_best,luthier", ["luthier", "luthier_plain"], "luthier")
+    ['trl_best', 'luthier_plain']
+    """
+    chosen: list[str] = []
+    for name in names.split(","):
+        chosen += [name] if name in (*known, *BEST) and name != ours else [each for each in known if each.startswith(f"{name}_")]
+    if not chosen:
+        raise SystemExit(f"No variant is named {names}. There are {', '.join((*known, *BEST))}.")
+    return list(dict.fromkeys(chosen))
+
+
+def best_of(candidates: Sequence[str], ours: str, work: Work, tuning: list[dict[str, Any]]) -> str:
+    """The setting in which a peer is fastest beside ours, by a few turns each. They are kept in `tuning`."""
+    known = variants(work.precision)
+    rows = [row_of(race(work, {ours: known[ours], name: known[name]}, TUNING_ROUNDS, sessions=1)) for name in candidates]
+    tuning += rows
+    print(table(rows), flush=True)
+    return min(rows, key=lambda row: row["speed_ratio"])["variant"]
+
+
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--setting", choices=SETTINGS, default="135m")
     parser.add_argument("--rounds", type=int, default=RECORDED_ROUNDS, help="steps of each that count, over all sessions")
-    parser.add_argument("--sessions", type=int, default=3, help="how often both are started anew")
-    parser.add_argument("--peers", default=USUAL, help="variants, or beginnings of their names: %(default)s")
+    parser.add_argument("--sessions", type=int, default=2, help="how often both are started anew")
+    parser.add_argument("--peers", default=USUAL, help="variants (README.md), or beginnings of their names: %(default)s")
     parser.add_argument("--ours", default="luthier")
     return parser.parse_args()
 

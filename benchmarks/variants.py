@@ -64,17 +64,24 @@ def variants(precision: Precision) -> dict[str, Variant]:
         "trl_lean": Variant("with_trl.py", trl_lean),
         "trl_passes_of_2": Variant("with_trl.py", {**trl_lean, "passes": 4}),
         "trl_padding_free": Variant("with_trl.py", {**trl_lean, "padding_free": True, "max_length": None}),
-        "trl_best": Variant("with_trl.py", {**trl_packs, "per_device_train_batch_size": 2}, same_rows=False),
+        "trl_packed_2": Variant("with_trl.py", {**trl_packs, "per_device_train_batch_size": 2}, same_rows=False),
         "trl_packed_1": Variant("with_trl.py", {**trl_packs, "per_device_train_batch_size": 1}, same_rows=False),
         "llamafactory_default": Variant("with_llamafactory.py", {}, own_environment=True),
         "llamafactory_lean": Variant("with_llamafactory.py", factory_lean, own_environment=True),
-        "llamafactory_best": Variant(
+        "llamafactory_packed_2": Variant(
             "with_llamafactory.py", {**factory_packs, "per_device_train_batch_size": 2}, own_environment=True, same_rows=False
         ),
         "llamafactory_packed_1": Variant(
             "with_llamafactory.py", {**factory_packs, "per_device_train_batch_size": 1}, own_environment=True, same_rows=False
         ),
     }
+
+
+BEST = {
+    "trl_best": ("trl_lean", "trl_padding_free", "trl_passes_of_2", "trl_packed_1", "trl_packed_2"),
+    "llamafactory_best": ("llamafactory_lean", "llamafactory_packed_1", "llamafactory_packed_2"),
+}
+"""Which of its settings is a peer's best is measured, not believed."""
 
 
 def python_of(variant: Variant) -> str:
