@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from luthier.bases.types import TINY, Base, BaseShape
@@ -75,7 +75,7 @@ def plan_of(spec: RunSpec, rows: int) -> Plan:
     """How the data are cut into steps."""
     batch = automatic.batch_size(rows) if spec.train.batch_size == "auto" else spec.train.batch_size
     _, steps_per_epoch, steps = automatic.steps_of(spec, rows, batch)
-    return Plan(batch, steps_per_epoch, _FIT_STEPS if spec.kind == "fit_test" else steps)
+    return Plan(batch, steps_per_epoch, steps)
 
 
 def check(spec: RunSpec, base: Base, plan: Plan) -> None:
@@ -105,6 +105,8 @@ def check_steps(spec: RunSpec, plan: Plan) -> None:
 def estimate(facts: Facts) -> Estimate:
     """Time, memory and money of a run."""
     spec, plan = facts.spec, plan_of(facts.spec, facts.data.rows)
+    if spec.kind == "fit_test":
+        plan = replace(plan, steps=min(plan.steps, _FIT_STEPS))
     longest = min(facts.data.longest, spec.train.max_seq_len or facts.base.context)
     per_epoch = min(facts.data.tokens, facts.data.rows * longest)
     tokens = -(-per_epoch * plan.steps // plan.steps_per_epoch)

@@ -28,6 +28,18 @@ def estimate_text(estimate: Estimate) -> str:
     return clean("\n".join([*lines, *(f"Advice   {advice}" for advice in estimate.get("advice") or ())]))
 
 
+def fit_text(fit: Mapping[str, Any]) -> str:
+    """What a fit test measured."""
+    memory = f"{size(fit['peak_memory_bytes'])} of {size(fit['available_memory_bytes'])}"
+    step = f"{fit['units']} longest units, {fit['tokens']:,} tokens"
+    lines = [
+        f"Measured {memory}, {fit['engine']} engine: fits",
+        f"Speed    {fit['tokens_per_second']:,.0f} tokens/s; a step of the {step} takes {fit['step_seconds']:.2f} s",
+        f"Training at most {duration(fit['total_seconds'])}",
+    ]
+    return clean("\n".join([*lines, *(f"Advice   {advice}" for advice in fit.get("advice") or ())]))
+
+
 def job_text(job: Job) -> str:
     """One job, in full."""
     step = f"{job.step}/{job.total_steps}" if job.get("total_steps") else job.get("step") or None

@@ -54,16 +54,24 @@ def start(
 
 @app.command()
 @takes_run
-def estimate(run: RunFlags, as_json: AsJson = False) -> None:
-    """What a run would take: memory, minutes, dollars. Reserves nothing."""
-    with connect() as client:
-        found = client.jobs.estimate(run.spec())
-    if as_json:
-        out_json(found)
-        return
-    from luthier.faces.cli.reports import estimate_text
+def estimate(
+    run: RunFlags,
+    fit_test: Annotated[bool, typer.Option("--fit-test", help="Also measure memory and speed on the longest rows.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """What a run would take: memory, minutes, dollars. Trains nothing, and reserves nothing."""
+    from luthier.faces.cli.reports import estimate_text, fit_text
 
-    out(estimate_text(found))
+    spec = run.spec()
+    with connect() as client:
+        found = client.jobs.estimate(spec)
+        if not as_json:
+            out(estimate_text(found))
+        measured = watching.measured(client, spec) if fit_test else None
+    if as_json:
+        out_json(found if measured is None else {**plain(found), "measured": measured})
+    elif measured is not None:
+        out(fit_text(measured))
 
 
 @app.command("list")

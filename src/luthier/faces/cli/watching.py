@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -71,6 +72,14 @@ def to_the_end(client: Client, job_id: str) -> Job:
     job, _ = follow(client, job_id)
     _say_end(job)
     return job
+
+
+def measured(client: Client, spec: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Run a fit test of this run and return what it measured. Exits with 1 where it did not succeed."""
+    job = to_the_end(client, client.jobs.submit({**spec, "kind": "fit_test"}).job.id)
+    if job.state != "succeeded":
+        leave(job)
+    return next(event.data for event in reversed(list(client.jobs.events(job.id))) if event.kind == "eval")
 
 
 def leave(job: Job) -> None:
