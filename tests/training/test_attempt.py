@@ -142,9 +142,11 @@ def test_rows_that_are_cut_or_left_out_are_counted(submitted):
 
 
 def test_a_learning_rate_that_is_far_too_high_ends_as_diverged(submitted):
-    train = {"max_steps": 400, "learning_rate": 1.0, "batch_size": 2, "schedule": "constant", "max_grad_norm": 1e6}
-    # Dropout, for the plain engine: its attention overflows at such weights, where the fast engine's recovers.
-    job = submitted(train=train, more={"lora": {"dropout": 0.01}})
+    train = {"max_steps": 400, "learning_rate": 1.0, "batch_size": 1, "schedule": "constant"}
+    # Pairs that contradict each other: whichever was learned last is what the next one is far from.
+    pair = {"prompt": "Is it late?", "chosen": "yes", "rejected": "no"}
+    lines = [pair, {**pair, "chosen": "no", "rejected": "yes"}]
+    job = submitted(train=train, lines=lines, more={"method": "dpo", "dpo": {"beta": 10}})
     found = failure(job)
     assert found.code == "diverged"
     assert job.status.step < 400

@@ -27,7 +27,7 @@ def open_engine(base: LoadedBase, shape: LoraShape, seed: int, prefer: Prefer = 
 
     Raises: ValueError for targets that the base does not have, or where the fast engine was asked for and cannot be.
     """
-    reason = None if prefer == "plain" else why_not_fast(base, shape)
+    reason = None if prefer == "plain" else why_not_fast(base)
     weights = weights_of(base) if prefer != "plain" and reason is None else None
     if weights is not None:
         return FastEngine(base, weights, shape, seed)
@@ -36,12 +36,10 @@ def open_engine(base: LoadedBase, shape: LoraShape, seed: int, prefer: Prefer = 
     return PlainEngine(base, shape, seed)
 
 
-def why_not_fast(base: LoadedBase, shape: LoraShape) -> str | None:
+def why_not_fast(base: LoadedBase) -> str | None:
     """What keeps this from the fast engine, in words; None where nothing does."""
     if base.device.type != "cpu":
         return "it is measured on CPUs only"
-    if shape.dropout:
-        return "it has no dropout"
     if base.dtype not in _SAME:
         return f"it has no {base.dtype}"
     weights = weights_of(base)

@@ -81,12 +81,13 @@ class FastEngine(PlainEngine):
         whole = kept + blocks * block.out.weight_OI.shape[0] if self.recompute else blocks * kept
         return self.base.dtype.itemsize * (whole + passing)
 
-    def share(self, start: int, end: int) -> Share | None:
+    def share(self, start: int, end: int, *, training: bool) -> Share | None:
         """This adapter on those tokens of a pass; None while the bare base answers."""
+        drop = self._dropout.take(end - start) if training else None
         if self._bare:
             return None
         self._working.refresh()
-        return Share(start, end, self._working)
+        return Share(start, end, self._working, drop)
 
 
 @torch.no_grad()
@@ -101,7 +102,10 @@ def logprobs_together(seats: Sequence[tuple[FastEngine, Packed]], *, training: b
         starts.append(starts[-1] + len(packed.ids_T))
     at_N = torch.tensor([start + at for start, (_, packed) in zip(starts, seats, strict=False) for at in packed.loss_at_N])
     at_N = at_N.to(base.device, torch.long)
-    shares = [engine.share(start, start + len(packed.ids_T)) for start, (engine, packed) in zip(starts, seats, strict=False)]
+    shares = [
+        engine.share(start, start + len(packed.ids_T), training=training)
+        for start, (engine, packed) in zip(starts, seats, strict=False)
+    ]
     lengths = [length for _, packed in seats for length in packed.lengths]
     setting = fast_blocks.Setting(weights, Attention(lengths, weights), [share for share in shares if share is not None])
     counts = [len(packed.loss_at_N) for _, packed in seats]

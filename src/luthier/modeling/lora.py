@@ -9,12 +9,16 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import Parameter, functional
 from transformers import PreTrainedModel
 
+from luthier.modeling import kernels
+from luthier.modeling.dropout import Drop
+from luthier.modeling.kernels import Mask
 from luthier.modeling.types import LoraShape
 
 
@@ -53,38 +57,41 @@ class Adapter:
         return all(bool(torch.isfinite(weight).all()) for weight in self.parameters.values())
 
 
-@dataclass(frozen=True)
-class Dropout:
-    """Zeroes this share of an adapter's inputs, and makes the others larger to match. Random numbers are the caller's."""
+class _Dropped(torch.autograd.Function):
+    """`kernels.dropped`, which makes its mask once more on the way back."""
 
-    share: float
-    generator: torch.Generator | None = None
+    @staticmethod
+    def forward(ctx: Any, x_NI: Tensor, mask: Mask) -> Tensor:
+        ctx.mask = mask
+        return kernels.dropped(x_NI, mask)
 
-    def __call__(self, x_I: Tensor) -> Tensor:
-        kept_I = torch.empty_like(x_I).bernoulli_(1 - self.share, generator=self.generator)
-        return x_I * kept_I.div_(1 - self.share)
+    @staticmethod
+    def backward(ctx: Any, *dy_NI: Tensor) -> tuple[Tensor, None]:
+        return kernels.dropped(dy_NI[0], ctx.mask), None
 
 
 class LoraLinear(nn.Linear):
-    """A frozen linear layer that may carry a pair.
+    """A frozen linear layer that may carry a pair, and drop a share of the pair's inputs.
 
     A layer becomes one by a change of its class, not by a wrapper around it: all names in the model stay what they
     are, and those names are the ones that PEFT writes into its files.
     """
 
     pair: Pair | None
-    dropout: Dropout | None
+    mask: Mask | None
+    scale: float
 
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002  # the name in nn.Linear
         y_O = functional.linear(input, self.weight, self.bias)
         if self.pair is None:
             return y_O
         # Both products in the type of the activations, as autocast would: fp32 stays exact, bf16 stays fast.
-        x_I = self.dropout(input) if self.dropout else input
-        x_NI = x_I.reshape(-1, self.in_features)
-        h_NR = x_NI @ self.pair.a_RI.to(x_I.dtype).t()
-        b_RO = self.pair.b_OR.to(x_I.dtype).t()
-        y_NO = torch.addmm(y_O.reshape(-1, self.out_features), h_NR, b_RO, alpha=self.pair.scale)
+        x_NI = input.reshape(-1, self.in_features)
+        if self.mask is not None:
+            x_NI = cast(Tensor, _Dropped.apply(x_NI, self.mask))
+        h_NR = x_NI @ self.pair.a_RI.to(x_NI.dtype).t()
+        b_RO = self.pair.b_OR.to(x_NI.dtype).t()
+        y_NO = torch.addmm(y_O.reshape(-1, self.out_features), h_NR, b_RO, alpha=self.scale)
         return y_NO.view(y_O.shape)
 
 
@@ -96,15 +103,17 @@ class Linears:
         self.head_path = next((path for path, module in model.named_modules() if module is head), None)
         self.by_path = dict(_linears(model, head))
         for layer in self.by_path.values():
-            layer.pair, layer.dropout = None, None
+            layer.pair, layer.mask, layer.scale = None, None, 1.0
         self.adapter: Adapter | None = None
 
-    def carry(self, adapter: Adapter | None, dropout: Dropout | None = None) -> None:
+    def carry(self, adapter: Adapter | None, drop: Drop | None = None) -> None:
         """From now on the model answers with `adapter`, or as the bare base."""
         pairs = adapter.pairs if adapter else {}
-        dropout = dropout if dropout and dropout.share else None
         for path, layer in self.by_path.items():
-            layer.pair, layer.dropout = pairs.get(path), dropout
+            layer.pair, layer.mask = pairs.get(path), None
+            if layer.pair is not None:
+                layer.mask = drop.at(path) if drop else None
+                layer.scale = layer.pair.scale * (drop.scale if drop else 1.0)
         self.adapter = adapter
 
     def targeted(self, targets: tuple[str, ...] | None) -> dict[str, LoraLinear]:

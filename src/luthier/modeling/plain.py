@@ -17,10 +17,10 @@ from torch.nn import Parameter
 
 from luthier.modeling import adapter_files, generate, lora
 from luthier.modeling.attention import Rows, RowsUnsupported, attending_by_rows
+from luthier.modeling.dropout import Drop, Dropout
 from luthier.modeling.flops import training_flops
 from luthier.modeling.head import chunk_of, head_of, tempered, token_logprobs
 from luthier.modeling.load import LoadedBase
-from luthier.modeling.lora import Dropout
 from luthier.modeling.types import Completion, LoraShape, Packed, Sampling
 
 _SAME = 1e-3
@@ -41,7 +41,7 @@ class PlainEngine:
         self._chunk = chunk_of(base.vocab)
         self._pending: Tensor | None = None
         self._bare = False
-        self._generator = torch.Generator(base.device)
+        self._dropout = Dropout(shape.dropout)
         self._packs = _packs_right(self)
 
     @property
@@ -51,9 +51,10 @@ class PlainEngine:
     def logprobs(self, packed: Packed, *, training: bool) -> Tensor:
         """See `types.TrainingEngine`. Raises: ValueError for a pack that is none."""
         check_pack(packed, self.base)
-        self._carry(dropout=self._adapter.shape.dropout if training else 0.0)
+        drop = self._dropout.take(len(packed.ids_T)) if training else None
+        self._carry(drop)
         with torch.set_grad_enabled(training):
-            logprob_N = self._logprobs(packed)
+            logprob_N = self._logprobs(packed, drop)
         self._pending = logprob_N if training else None
         return logprob_N.detach()
 
@@ -78,7 +79,7 @@ class PlainEngine:
         return training_flops(self.base, self._learning, packed)
 
     def seed(self, number: int) -> None:
-        self._generator.manual_seed(number)
+        self._dropout.seed(number)
 
     @torch.no_grad()
     def logits(self, ids: Sequence[int]) -> Tensor:
@@ -115,10 +116,10 @@ class PlainEngine:
         self._carry()
         return generate.stream(self.base, prompt, sampling)
 
-    def _carry(self, *, dropout: float = 0.0) -> None:
-        self.base.linears.carry(None if self._bare else self._adapter, Dropout(dropout, self._generator))
+    def _carry(self, drop: Drop | None = None) -> None:
+        self.base.linears.carry(None if self._bare else self._adapter, drop)
 
-    def _logprobs(self, packed: Packed) -> Tensor:
+    def _logprobs(self, packed: Packed, drop: Drop | None) -> Tensor:
         if not packed.loss_at_N:
             return torch.zeros(0, device=self.base.device)
         if self._packs:
@@ -126,7 +127,7 @@ class PlainEngine:
                 return self._packed_logprobs(packed)
             except RowsUnsupported:  # only rows beyond a window that this architecture hides from us
                 pass
-        return self._row_logprobs(packed)
+        return self._row_logprobs(packed, drop)
 
     def _packed_logprobs(self, packed: Packed) -> Tensor:
         ids_T = torch.tensor(packed.ids_T, device=self.base.device)
@@ -148,13 +149,15 @@ class PlainEngine:
             output = self.base.model.base_model(input_ids=ids_T[None], position_ids=rows.positions_1T, use_cache=False, rows=rows)
         return output.last_hidden_state[0]
 
-    def _row_logprobs(self, packed: Packed) -> Tensor:
+    def _row_logprobs(self, packed: Packed, drop: Drop | None) -> Tensor:
         """Each row alone through the model's own forward, head included."""
         parts: list[Tensor] = []
         start = 0
         for length in packed.lengths:
             at = [t - start for t in packed.loss_at_N if start <= t < start + length]
             ids_T = torch.tensor(packed.ids_T[start : start + length], device=self.base.device)
+            if drop is not None:
+                self._carry(drop.after(start))
             start += length
             if at:
                 at_N = torch.tensor(at, device=self.base.device)

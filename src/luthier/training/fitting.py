@@ -9,7 +9,7 @@ import torch
 
 from luthier.jobs import automatic
 from luthier.jobs.spec import RunSpec
-from luthier.modeling.engines import open_engine, why_not_fast
+from luthier.modeling.engines import open_engine
 from luthier.modeling.fast import FastEngine
 from luthier.modeling.load import Device, LoadedBase, Precision, load_base
 from luthier.modeling.plain import PlainEngine
@@ -58,11 +58,6 @@ def fit(spec: RunSpec, base: LoadedBase, method: Method, state: TrainState | Non
         return engine, state.fixed
     engine = open_engine(base, shape, spec.seed)
     return engine, _fixed(spec, engine, method)
-
-
-def why_plain(spec: RunSpec, base: LoadedBase) -> str | None:
-    """Why this run trains on the plain engine, in words; None where it does not."""
-    return why_not_fast(base, LoraShape(spec.lora.rank, spec.lora.alpha, spec.lora.dropout))
 
 
 def _fixed(spec: RunSpec, engine: PlainEngine, method: Method) -> Fixed:
