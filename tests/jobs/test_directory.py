@@ -50,6 +50,28 @@ def test_history_drops_what_an_older_attempt_did_beyond_the_point_of_resume(job)
     assert [(event.attempt, event.step) for event in job.events()] == [(1, 1), (1, 2), (2, 3), (2, 4), (2, 5)]
 
 
+def went_on(job, attempt: int, step: int) -> None:
+    ref = CheckpointRef(attempt=1, step=step, sha256="0" * 64)
+    job.attempt(attempt).write_status(AttemptStatus(attempt=attempt, resumed_from=ref))
+
+
+def test_an_attempt_that_was_killed_before_its_first_word_hides_nothing_from_the_next_one(job):
+    events(job, 1, [1, 2, 3, 4])
+    job.attempt(2).own({"pid": 1})
+    events(job, 3, [3, 4])
+    went_on(job, 3, 2)
+    assert [(event.attempt, event.step) for event in job.events()] == [(1, 1), (1, 2), (3, 3), (3, 4)]
+
+
+def test_an_attempt_that_went_on_from_further_back_than_the_one_before_drops_what_both_did_since(job):
+    events(job, 1, [1, 2, 3, 4])
+    events(job, 2, [4, 5])
+    went_on(job, 2, 3)
+    events(job, 3, [2, 3])
+    went_on(job, 3, 1)
+    assert [(event.attempt, event.step) for event in job.events()] == [(1, 1), (3, 2), (3, 3)]
+
+
 def test_a_job_that_was_never_started_has_no_history(job):
     assert list(job.events()) == []
 

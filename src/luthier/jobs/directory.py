@@ -193,15 +193,23 @@ class JobDirectory:
         """
         since = after or (0, -1)
         numbers = [number for number in self.attempts() if number >= since[0]]
-        for number, following in zip(numbers, [*numbers[1:], None], strict=False):  # no attempts: no pairs
-            last = None
-            if following is not None:
-                status = self.attempt(following).status()
-                # Until the next attempt has said where it resumed from, nothing is superseded.
-                last = None if status is None else status.resumed_from.step if status.resumed_from else 0
+        for number, last in zip(numbers, self._last_steps(numbers), strict=False):  # no attempts: no pairs
             for event in self.attempt(number).events(after=since[1] if number == since[0] else -1):
                 if last is None or event.step <= last or event.kind == "state":
                     yield event
+
+    def _last_steps(self, numbers: list[int]) -> list[int | None]:
+        """Of each attempt: the last step that later ones left standing, None where that is all of them."""
+        last: int | None = None
+        found: list[int | None] = [None]
+        for number in reversed(numbers[1:]):
+            status = self.attempt(number).status()
+            # Until an attempt has said where it resumed from (it may have been killed before that), it supersedes nothing.
+            if status is not None:
+                resumed = status.resumed_from.step if status.resumed_from else 0
+                last = resumed if last is None else min(last, resumed)
+            found.append(last)
+        return found[::-1]
 
     def _read(self, *parts: str) -> bytes | None:
         try:
