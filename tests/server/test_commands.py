@@ -72,7 +72,7 @@ def test_a_hub_that_cannot_be_reached_is_named_and_so_is_the_way_out(server):
 def test_a_sound_folder_is_reported_as_sound(data):
     found = findings(data)
     assert {name for name, finding in found.items() if not finding.ok} <= {"memory", "disk"}  # of this machine
-    assert "revision 0001" in found["database"].found
+    assert "revision 0002" in found["database"].found
     assert all(finding.mend is None for finding in found.values() if finding.ok)
 
 
