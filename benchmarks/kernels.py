@@ -27,6 +27,7 @@ import torch
 from torch import Tensor
 
 from luthier.modeling import kernels, kernels_torch
+from luthier.modeling.kernels import Mask
 
 RESULTS = Path(__file__).parent / "results"
 TOKENS, WIDTH, INNER, ROWS, VOCABULARY, CHUNK = 2048, 576, 1536, 8, 49_152, 256
@@ -71,6 +72,9 @@ def works(dtype: torch.dtype) -> Iterator[tuple[str, Work]]:
     for gate in ("silu", "gelu_tanh"):
         yield f"gated {gate}", lambda module, gate=gate: module.gated(gate_up, gate)
         yield f"gated_backward {gate}", lambda module, gate=gate: module.gated_backward(gate_up, slope, gate)
+    total, mask = torch.zeros(TOKENS, WIDTH).to(dtype), Mask(key=1, first=0, below=-(2**31) + 2**32 // 20)
+    yield "dropped", lambda module: module.dropped(x, mask)
+    yield "add_dropped", lambda module: module.add_dropped_(total, x, mask)
     yield from attention_works(numbers)
     # In place: what comes out goes in again, which costs the same.
     logits, target = numbers(CHUNK, VOCABULARY), torch.randint(0, VOCABULARY, (CHUNK,))
