@@ -5,18 +5,27 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 import subprocess
 import sys
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote, urlsplit
 
 import numpy as np
 import pytest
 
 from luthier.backends.storage.local import LocalStorage
 from luthier.jobs.directory import AttemptStatus, Control, JobDirectory
+from luthier.jobs.spec import RunSpec
+from luthier.training.attempt import Run, run_attempt
 from luthier.training.classifiers.data import Samples, classes_of
+from luthier.training.fitting import LoadedBases
+from luthier.training.gang import train_together
+from luthier.training.journal import Journal
+from luthier.training.watch import Watch
 
 SHAPES = ("bar", "box", "cross")
 
@@ -43,6 +52,12 @@ def images(count: int, seed: int = 0, side: int = 28) -> list[dict[str, Any]]:
     return [{"image": image(SHAPES[at % 3], draw, side), "label": SHAPES[at % 3]} for at in range(count)]
 
 
+def shades(count: int, seed: int = 0) -> list[dict[str, Any]]:
+    """Noise around three shades of grey: what a model that knows no shapes tells apart."""
+    draw = np.random.default_rng(seed)
+    return [{"image": draw.integers(60 * (at % 3), 60 * (at % 3) + 100, 64).tolist(), "label": at % 3} for at in range(count)]
+
+
 def texts(count: int) -> list[dict[str, Any]]:
     said = {"billing": "my invoice is too high number {}", "bug": "the app crashed again build {}", "thanks": "you are great {}"}
     return [{"text": pattern.format(at), "label": label} for at in range(count // 3) for label, pattern in said.items()]
@@ -54,7 +69,7 @@ def jsonl(rows: list[dict[str, Any]]) -> bytes:
 
 def samples(rows: list[dict[str, Any]]) -> Samples:
     """As the trainer has them in memory."""
-    labels = [row["label"] for row in rows]
+    labels = [str(row["label"]) for row in rows]
     classes = classes_of(labels)
     inputs = [row["text"] for row in rows] if "text" in rows[0] else np.array([row["image"] for row in rows], np.float32) / 255
     return Samples(inputs, np.array([classes.index(label) for label in labels], np.int64), classes)
@@ -112,6 +127,18 @@ class Submitted:
         finally:
             process.kill()
 
+    def run_here(self) -> int:
+        """The attempt in this process: for what needs no process of its own."""
+        self.claim()
+        attempt = self.job.attempt(self.number)
+        journal = Journal(attempt, lambda: datetime.now(UTC), keep_log=True, say=False)
+        journal.begin(None)
+        workspace = self.folder / "attempts" / str(self.number) / "work"
+        workspace.mkdir(parents=True)
+        spec, watch = RunSpec.model_validate_json(self.job.read_spec()), Watch(self.job.control, self.number)
+        run = Run(spec, attempt, watch, journal, workspace, workspace, _fetch, LoadedBases(), None)
+        return train_together([run_attempt(run)])[0]
+
     @property
     def log(self) -> str:
         return self.folder.with_name(f"{self.folder.name}.log").read_text("utf-8")
@@ -133,6 +160,10 @@ class Submitted:
 
     def said(self, kind: str) -> list[str]:
         return [event.message for event in self.job.events() if event.kind == kind]
+
+
+def _fetch(url: str, target: Path) -> None:
+    shutil.copyfile(unquote(urlsplit(url).path), target)
 
 
 @pytest.fixture(scope="session")

@@ -48,7 +48,7 @@ class About(Frozen):
 
     format: Literal[1] = 1
     model: str = Field(description="Name in the registry.")
-    options: dict[str, Option] = Field(description="All of them, defaults included.")
+    options: dict[str, Option] = Field(description="Defaults included; what is left out is not set.")
     reads: Reads
     pixels: int = Field(ge=0, le=1_000_000, description="Of an image, from 0 to 1 each; 0 for texts.")
     classes: tuple[str, ...] = Field(min_length=2, max_length=100_000, description="In the order of the answers.")

@@ -74,7 +74,7 @@ def classify(run: Run) -> Work[None]:
     data = _read_data(run, entry)
     about = About(
         model=section.model,
-        options=options.model_dump(),
+        options=options.model_dump(exclude_none=True),
         reads=data.training.reads,
         pixels=data.training.pixels,
         classes=data.training.classes,
@@ -142,9 +142,10 @@ def _resumed_state(run: Run) -> TrainState | None:
 
 def _fixed(spec: RunSpec, module: torch.nn.Module, rows: int) -> Fixed:
     asked = spec.train.batch_size
+    batch_size = automatic.batch_size(rows) if asked == "auto" else asked
     return Fixed(
-        batch_size=automatic.batch_size(rows) if asked == "auto" else asked,
-        tokens_per_pass=0,
+        batch_size=batch_size,
+        tokens_per_pass=batch_size,  # a row counts as a token
         threads=machine.threads_for(sum(weights.numel() for weights in module.parameters())),
         device=machine.resolve_device(spec.train.device),
         precision="fp32",
