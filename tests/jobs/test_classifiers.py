@@ -43,6 +43,14 @@ def test_steps_are_counted_as_the_trainer_counts_them(bench, alice, images):
     assert (forest.steps, forest.tokens) == (1, 400)
 
 
+def test_words_and_classes_of_a_linear_model_take_memory(bench, alice):
+    rows = b"text,label\n" + b"".join(b"word,class %d\n" % at for at in range(150))
+    texts = bench.datasets.upload(alice, Upload(chunks=[rows], name="intents")).id
+    linear = bench.jobs.estimate(alice, asked(texts, classifier={"model": "logistic-regression"})).memory
+    network = bench.jobs.estimate(alice, asked(texts)).memory
+    assert linear.total_bytes - network.total_bytes == 23 * 8 * 20_000 * 150
+
+
 def test_an_unknown_model_is_refused_with_those_that_are_known(bench, alice, images):
     with pytest.raises(FieldInvalid, match="no classifier of this name") as refused:
         bench.jobs.submit(alice, asked(images, classifier={"model": "resnet"}))

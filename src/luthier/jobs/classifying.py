@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from luthier.billing import rules as money
 from luthier.billing.types import Price
+from luthier.datasets.types import Dataset
 from luthier.errors import FieldInvalid
 from luthier.jobs import classifiers, estimation
 from luthier.jobs.spec import RunSpec
@@ -14,29 +15,30 @@ _OPERATIONS_A_ROW = 50e6
 _START_S = 15
 _MODEL_BYTES = 50_000_000
 _RUNTIME_BYTES = 700_000_000
+_WORDS, _VECTORS = 20_000, 22
+"""A linear model has a weight for each word and class, and its solver remembers ten steps and ten gradients."""
 _MEMORY_A_BYTE = 8
 """Of the data: numbers of four bytes, and their copy while they are read."""
 
 
-def estimate(
-    spec: RunSpec, data: estimation.DataSize, data_bytes: int, price: Price, measured: estimation.Measured | None
-) -> Estimate:
+def estimate(spec: RunSpec, dataset: Dataset, price: Price, measured: estimation.Measured | None) -> Estimate:
     """Time, memory and money. Raises: FieldInvalid where the steps do not fit together, or the run is no training."""
     if spec.kind != "train":
         raise FieldInvalid("A classifier can only be trained.", hint="Leave `kind` out.", param="kind")
-    plan = estimation.plan_of(spec, data.rows)
+    all_rows = dataset.rows or 1
+    plan = estimation.plan_of(spec, all_rows)
     if spec.base_model in classifiers.IN_ONE_GO:
-        plan = estimation.Plan(data.rows, steps_per_epoch=1, steps=1)
+        plan = estimation.Plan(all_rows, steps_per_epoch=1, steps=1)
     estimation.check_steps(spec, plan)
-    rows = -(-data.rows * plan.steps // plan.steps_per_epoch)
+    rows = -(-all_rows * plan.steps // plan.steps_per_epoch)
     rate = measured.tokens_per_second if measured else price.assumed_flops / _OPERATIONS_A_ROW
     seconds = max(1, round((measured.overhead_s if measured else _START_S) + rows / rate))
     note = f"The median speed of {measured.jobs} earlier jobs with this model on this hardware." if measured else _ASSUMED
-    memory = _memory(data_bytes, price)
+    memory = _memory(spec, dataset, price)
     fits = memory.available_bytes is None or memory.total_bytes <= memory.available_bytes
     return Estimate(
-        rows=data.rows,
-        tokens_per_epoch=data.rows,
+        rows=all_rows,
+        tokens_per_epoch=all_rows,
         tokens=rows,
         epochs=round(plan.epochs, 3),
         steps=plan.steps,
@@ -57,12 +59,15 @@ def estimate(
 _ASSUMED = "Assumed, in rows for tokens; the first finished job replaces it."
 
 
-def _memory(data_bytes: int, price: Price) -> MemoryEstimate:
+def _memory(spec: RunSpec, dataset: Dataset, price: Price) -> MemoryEstimate:
+    report = dataset.report
+    features = _WORDS if report and report.schema_name == "labelled" else dataset.bytes // (dataset.rows or 1)
+    weights = 8 * features * len(report.labels) if report and spec.base_model in classifiers.IN_ONE_GO else 0
     parts = {
         "base_bytes": 0,
-        "adapter_bytes": _MODEL_BYTES,
-        "optimizer_bytes": _MODEL_BYTES,
-        "activation_bytes": _MEMORY_A_BYTE * data_bytes,
+        "adapter_bytes": _MODEL_BYTES + weights,
+        "optimizer_bytes": _MODEL_BYTES + _VECTORS * weights,
+        "activation_bytes": _MEMORY_A_BYTE * dataset.bytes,
         "logits_bytes": 0,
         "runtime_bytes": _RUNTIME_BYTES,
     }

@@ -221,7 +221,7 @@ class Jobs:
             _check_serves(spec, validation, "validation_dataset")
         measured = self._measured(actor, base.id, price.hardware)
         if isinstance(base, BaseSource):
-            estimate = classifying.estimate(spec, _size(dataset), dataset.bytes, price, measured)
+            estimate = classifying.estimate(spec, dataset, price, measured)
         else:
             facts = estimation.Facts(
                 spec=spec,

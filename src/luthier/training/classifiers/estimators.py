@@ -10,7 +10,8 @@ from pydantic import Field
 from luthier.training.classifiers.registry import Estimator, Shape, SklearnEntry
 from luthier.values import Frozen, Whole
 
-_MOST_WORDS = 100_000
+_MOST_WORDS = 20_000
+"""The memory of a linear model grows with words times classes."""
 _TEXT = {
     "sklearn.pipeline.Pipeline",
     "sklearn.feature_extraction.text.TfidfVectorizer",
