@@ -16,11 +16,15 @@ class NotStored(Exception):
     """No object has this name. For callers of `Storage`; faces see the feature's own error."""
 
 
+class BadName(ValueError):
+    """A name that leads out of the storage, by dots or by a symbolic link."""
+
+
 class Storage(Protocol):
     """Objects under names like `users/<tenant>/jobs/<id>/run.yaml`: the same tree on a folder, GCS or S3.
 
     A name is relative, `/`-separated, made by the platform and never from what a user typed; a backend refuses `..`,
-    absolute names and symbolic links (ValueError). Writes are atomic and durable when they return: a reader sees the
+    absolute names and symbolic links (BadName). Writes are atomic and durable when they return: a reader sees the
     old bytes or the new ones, never a part.
     """
 

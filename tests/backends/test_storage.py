@@ -120,6 +120,14 @@ def test_links_and_pipes_are_not_objects(tmp_path):
             storage.read(name)
     with pytest.raises(ValueError, match="symbolic link"):
         storage.read("linked/secret")
+    assert list(storage.names("linked")) == []
+
+
+def test_a_name_longer_than_any_file_has_is_not_stored(tmp_path):
+    storage = LocalStorage(tmp_path / "root")
+    assert storage.size("x" * 300) is None
+    with pytest.raises(NotStored):
+        storage.read("x" * 300)
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs Linux's /dev/full")

@@ -13,9 +13,10 @@ from typing import IO, BinaryIO
 from uuid import uuid4
 
 from luthier.errors import StorageFull
-from luthier.seams import NotStored
+from luthier.seams import BadName, NotStored
 
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
+_NEVER_STORED = frozenset({errno.ELOOP, errno.ENAMETOOLONG})
 _TEMPORARY = ".tmp-"
 _COPY_BYTES = 1024 * 1024
 
@@ -41,7 +42,7 @@ class LocalStorage:
         except (FileNotFoundError, NotADirectoryError) as error:
             raise NotStored(name) from error
         except OSError as error:
-            if error.errno == errno.ELOOP:
+            if error.errno in _NEVER_STORED:
                 raise NotStored(name) from error
             raise
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
@@ -54,6 +55,10 @@ class LocalStorage:
             status = os.lstat(self._path(name))
         except (FileNotFoundError, NotADirectoryError):
             return None
+        except OSError as error:
+            if error.errno in _NEVER_STORED:
+                return None
+            raise
         return status.st_size if stat.S_ISREG(status.st_mode) else None
 
     def write(self, name: str, data: bytes) -> None:
@@ -106,6 +111,8 @@ class LocalStorage:
 
     def names(self, prefix: str) -> Iterator[str]:
         top = self._path(prefix) if prefix else self.root
+        if top.is_symlink():  # `walk` would follow this one
+            return
         found: list[str] = []
         for folder, _, files in os.walk(top, followlinks=False):
             found += [str(Path(folder, file).relative_to(self.root)) for file in files if _TEMPORARY not in file]
@@ -140,15 +147,15 @@ class LocalStorage:
         return path
 
     def _path(self, name: str) -> Path:
-        """The file of a name. Raises: ValueError for a name that leads out of the root, by dots or by a link."""
+        """The file of a name. Raises: BadName for one that leads out of the root, by dots or by a link."""
         parts = name.split("/")
         if not name or "\x00" in name or any(part in ("", ".", "..") for part in parts):
-            raise ValueError("not a storage name")
+            raise BadName("not a storage name")
         path = self.root
         for part in parts[:-1]:
             path = path / part
             if path.is_symlink():
-                raise ValueError("a storage name never passes a symbolic link")
+                raise BadName("a storage name never passes a symbolic link")
         return path / parts[-1]
 
 
