@@ -18,6 +18,9 @@ from luthier.errors import Invalid
 # A template that prints today's date would train other tokens each day: resuming and serving need the same ones.
 FIXED_DAY = datetime(2024, 7, 26, tzinfo=UTC)
 
+_REFUSALS = (TemplateError, TypeError, ValueError, LookupError, AttributeError, ArithmeticError, RecursionError)
+"""What a template that was made for other messages, or for mischief, ends with."""
+
 PLAIN = """\
 {%- for message in messages -%}
     {{- message.role | capitalize + ': ' + message.content -}}
@@ -56,7 +59,7 @@ class ChatTemplate:
         self._tokens = dict(tokens)
         try:
             self._template = environment.from_string(source)
-        except TemplateError as error:
+        except (TemplateError, RecursionError) as error:
             raise Invalid(
                 f"The base's chat template is not valid Jinja (line {getattr(error, 'lineno', '?')}).",
                 hint="Use another base.",
@@ -72,7 +75,7 @@ class ChatTemplate:
             return self._template.render(
                 messages=messages, tools=tools, documents=None, add_generation_prompt=prompt, **self._tokens
             )
-        except (TemplateError, TypeError, ValueError, LookupError, AttributeError) as error:
+        except _REFUSALS as error:
             said = str(error)[:200] if isinstance(error, TemplateError) else type(error).__name__
             raise Invalid(
                 f"The base's chat template refuses this conversation: {said}.",

@@ -205,6 +205,6 @@ def read_config(folder: Path, name: str) -> dict[str, Any]:
     """A JSON file of a model folder; empty where there is none."""
     try:
         value: Any = json.loads((folder / name).read_text("utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return {}
     return cast("dict[str, Any]", value) if isinstance(value, dict) else {}

@@ -46,6 +46,11 @@ def fetch_base(source: tuple[str, str, str], cache: Path, on_progress: OnProgres
     with _full_is_told(), _alone(folder.parent / f".{folder.name}.lock", on_progress):
         if _complete(folder):
             return folder
+        if folder.exists() and any(folder.iterdir()):
+            raise BaseUnavailable(
+                "The files of this base model in the cache are incomplete.",
+                hint=f"Remove the folder `{folder_name(base_id)}/{revision}` from the cache of base models; it is fetched anew.",
+            )
         if url == "luthier:tiny":
             _build_tiny(folder, on_progress)
         elif url.startswith("hub:"):
