@@ -23,6 +23,7 @@ from luthier.backends.storage.local import LocalStorage
 from luthier.errors import SetupError, StorageFull
 from luthier.jobs.directory import EXIT_FENCED, EXIT_SETUP, AttemptDirectory, CheckpointRef, Failure, JobDirectory
 from luthier.jobs.spec import RunSpec
+from luthier.seams import BadName
 from luthier.training.checkpoints import first_whole
 from luthier.training.failures import Fenced
 from luthier.training.journal import CHUNK_BYTES, Journal
@@ -46,6 +47,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         return EXIT_SETUP
     except StorageFull as error:
         sys.stderr.write(f"{error}\n")
+        return EXIT_NO_LAST_WORD
+    except OSError as error:
+        sys.stderr.write(f"The job directory cannot be read or written: {type(error).__name__}.\n")
         return EXIT_NO_LAST_WORD
     except Fenced:
         return EXIT_FENCED
@@ -79,6 +83,11 @@ def _train(arguments: argparse.Namespace) -> int:
             refused.append(EXIT_SETUP)
         except Fenced:
             refused.append(EXIT_FENCED)
+        except (OSError, StorageFull) as error:
+            if alone:
+                raise
+            sys.stderr.write(f"{Path(url).name} cannot be trained: its directory cannot be written ({type(error).__name__}).\n")
+            refused.append(EXIT_NO_LAST_WORD)
     watching([member.watch for member in members], arguments.parent_pipe)
     return statuses_of([*refused, *_run(members, bases)])
 
@@ -112,6 +121,8 @@ def _go_on(status: int) -> None:
 def _open(url: str, make_watch: MakeWatch, *, alone: bool, first: bool) -> Member:
     """Own the attempt. Raises: SetupError where no trainer could use the directory; Fenced where another one has it."""
     root = local_path(url)
+    if (root / "control.json").is_symlink():  # a storage sees no file there, and that would be a run by hand
+        raise SetupError("control.json is a link.", hint="The supervisor writes it as a plain file; start the job again.")
     opened = open_run(JobDirectory(LocalStorage(root), ""))
     spec = None if opened.tampered else read_spec(opened.spec_bytes)
     if spec is not None and opened.control is not None and spec.sources is None:
@@ -120,7 +131,13 @@ def _open(url: str, make_watch: MakeWatch, *, alone: bool, first: bool) -> Membe
         )
     watch = make_watch(opened)
     attempt = JobDirectory(FencedStorage(opened.job.storage, watch), "").attempt(opened.number)
-    if not attempt.own({"pid": os.getpid(), "host": platform.node(), "started_at": datetime.now(UTC).isoformat()}):
+    try:
+        owned = attempt.own({"pid": os.getpid(), "host": platform.node(), "started_at": datetime.now(UTC).isoformat()})
+    except BadName:
+        raise SetupError(
+            "attempts/ holds a link.", hint="A job directory has plain folders only; submit the run again."
+        ) from None
+    if not owned:
         sys.stderr.write(f"Attempt {opened.number} belongs to another trainer.\n")
         raise Fenced
     # What the process prints is the log of a job alone; those of a gang keep their own. By hand, people see the first.
@@ -153,7 +170,7 @@ def _attempt(member: Member, spec: RunSpec, bases: Path, loaded: LoadedBases) ->
         return (yield from run_attempt(run))
     except Fenced:
         return EXIT_FENCED
-    except (OSError, StorageFull) as error:
+    except (OSError, StorageFull, BadName) as error:
         sys.stderr.write(f"The attempt could not begin: {type(error).__name__}.\n")
         return EXIT_NO_LAST_WORD
     finally:
@@ -181,6 +198,8 @@ def _refuse_tampered(member: Member) -> int:
         member.journal.state("failed", f"{message} {failure.hint}", failure)
     except Fenced:
         return EXIT_FENCED
+    except (OSError, StorageFull, BadName):
+        return EXIT_NO_LAST_WORD
     return 0
 
 

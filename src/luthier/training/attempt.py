@@ -10,20 +10,21 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, cast
 
 import torch
 from transformers.utils.logging import disable_progress_bar
 
 from luthier.datasets.rendering import Renderer
-from luthier.errors import LuthierError, StorageFull
+from luthier.errors import BaseUnavailable, LuthierError, StorageFull
 from luthier.jobs.directory import EXIT_FENCED, AttemptDirectory, AttemptState, CheckpointRef, Failure
 from luthier.jobs.spec import RunSpec
+from luthier.modeling.base_config import check_config
 from luthier.modeling.engines import why_not_fast
 from luthier.modeling.fetch import fetch_base
 from luthier.modeling.load import LoadedBase
+from luthier.seams import BadName
 from luthier.training import export, machine
-from luthier.training.checkpoints import Checkpoints, fetch_checkpoint
+from luthier.training.checkpoints import Checkpoints, fetch_checkpoint, used
 from luthier.training.checks import check_adapter
 from luthier.training.evaluate import HeldOut, Room, compare, questions_of
 from luthier.training.failures import AttemptFailed, Fenced, Stopping, failure_of
@@ -118,7 +119,7 @@ def _last_word(run: Run, state: AttemptState, message: str, failure: Failure | N
         run.journal.state(state, message, failure)
     except Fenced:
         return EXIT_FENCED
-    except (OSError, StorageFull):
+    except (OSError, StorageFull, BadName):
         return EXIT_NO_LAST_WORD
     return 0
 
@@ -168,7 +169,7 @@ def make(run: Run, base: Path, data: Data) -> Trained:
     loaded = load_once(run.loaded, run.spec, base, state)
     engine, fixed = fit(run.spec, loaded, data.method, state)
     if run.resumed is not None:
-        engine.load_adapter(run.resumed[1])
+        _take_over(engine, *run.resumed)
     torch.set_num_threads(fixed.threads)
     plan = plan_of(run.spec, fixed, len(data.method), data.max_seq_len, data.hidden)
     state = state or TrainState(fixed)
@@ -194,8 +195,7 @@ def fetch_base_of(run: Run) -> Path:
 def read_data(run: Run, base: Path) -> Data:
     spec, sources = run.spec, run.spec.sources
     run.journal.phase("reading data", "Reading and tokenising the data.")
-    config = _config(base)
-    context = int(config.get("max_position_embeddings", 2048))
+    context, hidden = _widths(base)
     max_seq_len = min(spec.train.max_seq_len or context, context)
     renderer = Renderer.load(base)
     tokenise = partial(_tokenised, run, renderer, Lengths(max_seq_len, context))
@@ -207,7 +207,7 @@ def read_data(run: Run, base: Path) -> Data:
         pin = sources.validation_dataset if sources else None
         fetch_data(run.attempt.job, spec.validation_dataset, pin, run.fetch_url, held_out)
         validation = tokenise(held_out, "validation")
-    return Data(renderer, method, validation, max_seq_len, context, int(config.get("hidden_size", 1024)))
+    return Data(renderer, method, validation, max_seq_len, context, hidden)
 
 
 def _tokenised(run: Run, renderer: Renderer, lengths: Lengths, path: Path, name: str) -> Method:
@@ -234,16 +234,39 @@ def _resumed_state(run: Run) -> TrainState | None:
     if run.resumed is None:
         return None
     ref, folder = run.resumed
-    state = read_state(folder)
+    with used(ref):
+        state = read_state(folder)
+        if state.step != ref.step:
+            raise ValueError(f"its state is that of step {state.step}")
     if state.best.eval_loss is not None and state.best.step == ref.step:
         # A checkpoint cannot name its own sha256: whoever reads it knows.
         state.best_checkpoint = BestCheckpoint(ref.attempt, ref.step, ref.sha256)
     return state
 
 
-def _config(base: Path) -> dict[str, Any]:
-    config = cast(dict[str, Any], json.loads((base / "config.json").read_text("utf-8")))
-    return cast(dict[str, Any], config.get("text_config", config))
+def _take_over(engine: Engine, ref: CheckpointRef, folder: Path) -> None:
+    """Raises: AttemptFailed for an adapter that is none of this run's, or that is broken."""
+    with used(ref):
+        engine.load_adapter(folder)
+    if not all(bool(weight.isfinite().all()) for weight in engine.parameters.values()):
+        raise AttemptFailed(
+            "diverged",
+            f"The adapter in the checkpoint of step {ref.step} holds numbers that are not finite.",
+            "Submit the run again with a lower `train.learning_rate`; this checkpoint cannot be mended.",
+        )
+
+
+def _widths(base: Path) -> tuple[int, int]:
+    """Context and hidden size. Raises: ModelNotAllowed; BaseUnavailable for a config that says neither."""
+    check_config(base)
+    try:
+        config = json.loads((base / "config.json").read_text("utf-8"))
+        text = config.get("text_config", config)
+        return int(text.get("max_position_embeddings", 2048)), int(text.get("hidden_size", 1024))
+    except (ValueError, TypeError, AttributeError) as error:
+        raise BaseUnavailable(
+            "config.json of this base model does not say how wide it is.", hint="Fetch the base again, or use another one."
+        ) from error
 
 
 def _say_why_plain(run: Run, loaded: LoadedBase, fixed: Fixed) -> None:
@@ -287,7 +310,7 @@ def _take_best(run: Run, trained: Trained) -> None:
     ref = CheckpointRef(attempt=best.attempt, step=best.step, sha256=best.sha256)
     folder = run.workspace / "best"
     if fetch_checkpoint(run.attempt.job, ref, folder):
-        trained.engine.load_adapter(folder)
+        _take_over(trained.engine, ref, folder)
         run.journal.event("checkpoint", f"The adapter of step {best.step} is the result: its validation loss was the lowest.")
     else:
         message = f"The checkpoint of step {best.step}, the best, no longer verifies: the result is that of step {last}."

@@ -21,10 +21,12 @@ from safetensors import SafetensorError
 from luthier.errors import StorageFull
 from luthier.jobs.directory import AttemptDirectory, CheckpointRef, JobDirectory, Manifest, ManifestFile, checkpoint_folder
 from luthier.seams import NotStored
+from luthier.training.failures import AttemptFailed
 
 _MANIFEST = "COMPLETE.json"
 _DISK_SAID = re.compile(r"os error (\d+)")
 _READ_BYTES = 1024 * 1024
+_MOST_WORDS = 200
 
 
 class Checkpoints:
@@ -111,6 +113,19 @@ def fetch_checkpoint(job: JobDirectory, ref: CheckpointRef, target: Path) -> boo
         pass
     shutil.rmtree(target, ignore_errors=True)
     return False
+
+
+@contextmanager
+def used(ref: CheckpointRef) -> Generator[None]:
+    """While what a checkpoint holds is taken over. Raises: AttemptFailed for bytes that verify and make no sense all the same."""
+    try:
+        yield
+    except ValueError as error:
+        raise AttemptFailed(
+            "storage",
+            f"The checkpoint of step {ref.step} cannot be used: {str(error)[:_MOST_WORDS]}.",
+            "Resume with the version of luthier that wrote it, or submit the run again: it begins anew.",
+        ) from error
 
 
 def first_whole(job: JobDirectory, candidates: list[CheckpointRef], target: Path) -> CheckpointRef | None:

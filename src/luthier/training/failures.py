@@ -7,6 +7,7 @@ from typing import Literal
 
 from luthier.errors import BaseUnavailable, Invalid, ModelNotAllowed, StorageFull
 from luthier.jobs.directory import Failure, FailureCode
+from luthier.seams import BadName
 
 _STORAGE_ERRNOS = frozenset(
     {errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS, errno.EACCES, errno.EPERM, errno.ESTALE, errno.ENOENT, errno.EMFILE}
@@ -52,6 +53,9 @@ def failure_of(error: Exception) -> Failure:
         reason = "the disk is full" if isinstance(error, StorageFull) else type(error).__name__
         message = f"The job directory could not be read or written ({reason})."
         return Failure(code="storage", message=message, hint="Free space, or mend the disk, then resume the job.")
+    if isinstance(error, BadName):
+        message = "A folder of the job directory is a link that leads elsewhere."
+        return Failure(code="storage", message=message, hint="Put a plain folder in its place, then resume the job.")
     if any(word in str(error).lower() for word in _DEVICE_WORDS):
         message = f"The device failed ({type(error).__name__})."
         return Failure(

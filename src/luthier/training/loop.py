@@ -24,7 +24,7 @@ from luthier.jobs.spec import RunSpec
 from luthier.modeling.flops import peak_flops
 from luthier.training import machine
 from luthier.training.batches import Order, PassLimits
-from luthier.training.checkpoints import Checkpoints
+from luthier.training.checkpoints import Checkpoints, used
 from luthier.training.failures import Stopping, is_out_of_memory
 from luthier.training.gang import Pass, Repeat, Work
 from luthier.training.journal import Journal, StepReport
@@ -98,8 +98,9 @@ class Loop:
             fused=self.plan.fixed.device != "mps",
         )
         if resumed is not None:
-            read_optimiser(resumed[1], self.optimiser, self.named)
-            material.method.load(resumed[1])
+            with used(resumed[0]):
+                read_optimiser(resumed[1], self.optimiser, self.named)
+                material.method.load(resumed[1])
         self._resumed = None if resumed is None else resumed[0]
         self._began = self._saved_at = desk.monotonic()
         self._seconds_before = state.seconds

@@ -16,6 +16,7 @@ from luthier.jobs.yaml12 import read_yaml
 from luthier.seams import NotStored
 
 _MAX_SPEC_BYTES = 1024 * 1024
+_MOST_ATTEMPTS = 1_000_000_000
 
 
 @dataclass(frozen=True)
@@ -44,8 +45,11 @@ def open_run(job: JobDirectory) -> Opened:
     spec_bytes = _spec_bytes(job)
     try:
         control = job.control()
+        known = control is None or 1 <= control.attempt <= _MOST_ATTEMPTS
     except ValidationError:
-        raise SetupError("control.json cannot be read.", hint="The supervisor writes it; start the job again.") from None
+        known, control = False, None
+    if not known:
+        raise SetupError("control.json cannot be read.", hint="The supervisor writes it; start the job again.")
     number = control.attempt if control else max(job.attempts(), default=0) + 1
     return Opened(job, spec_bytes, control, number)
 

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
+
+from pydantic import TypeAdapter
 
 from luthier.training.health import Best, LossWatch
 from luthier.training.plan import Fixed
@@ -19,6 +22,10 @@ if TYPE_CHECKING:
 _STATE_FILE = "trainer_state.json"
 _OPTIMISER_FILE = "optimizer.safetensors"
 _MOST_CURVE_POINTS = 1000
+_MAX_STATE_BYTES = 4 * 1024 * 1024
+_MOMENTS = {"step", "exp_avg", "exp_avg_sq"}
+_MOST = 1 << 53
+_MOST_THREADS = 4096
 
 
 @dataclass
@@ -62,21 +69,46 @@ class TrainState:
             self.curve = [point for point in self.curve if point[0] % self.curve_stride == 0]
 
 
+_STATE = TypeAdapter(TrainState)
+
+
 def write_state(folder: Path, state: TrainState) -> None:
     (folder / _STATE_FILE).write_text(json.dumps(asdict(state)), "utf-8")
 
 
 def read_state(folder: Path) -> TrainState:
-    """The state that `write_state` left. Raises: KeyError, TypeError for another version's."""
-    data: dict[str, Any] = json.loads((folder / _STATE_FILE).read_text("utf-8"))
-    best_checkpoint = data.pop("best_checkpoint")
-    return TrainState(
-        fixed=Fixed(**data.pop("fixed")),
-        loss_watch=LossWatch(**data.pop("loss_watch")),
-        best=Best(**data.pop("best")),
-        best_checkpoint=BestCheckpoint(**best_checkpoint) if best_checkpoint else None,
-        curve=[(step, loss) for step, loss in data.pop("curve")],
-        **data,
+    """The state that `write_state` left. Raises: ValueError where it is none, or another version's."""
+    path = folder / _STATE_FILE
+    try:
+        if path.stat().st_size > _MAX_STATE_BYTES:
+            raise ValueError("the state is too large")
+        data = json.loads(path.read_text("utf-8"))
+        state = _STATE.validate_python(data)
+        same = _shape_of(data) == _shape_of(asdict(state))
+    except (OSError, RecursionError) as error:
+        raise ValueError("the state is missing or not JSON") from error
+    if not same or not _in_range(state):
+        raise ValueError("the state has other fields than this version writes, or numbers that no run has")
+    return state
+
+
+def _shape_of(value: Any) -> Any:
+    """Names of fields, at every depth."""
+    if not isinstance(value, dict):
+        return None
+    return {name: _shape_of(each) for name, each in cast(dict[str, Any], value).items()}
+
+
+def _in_range(state: TrainState) -> bool:
+    fixed, best = state.fixed, state.best_checkpoint
+    counts = [state.step, state.tokens_seen, state.evaluated_step, state.best.step, state.curve_stride - 1]
+    counts += [] if best is None else [best.attempt, best.step]
+    return (
+        all(0 <= count < _MOST for count in counts)
+        and 1 <= fixed.batch_size <= _MOST
+        and 1 <= fixed.tokens_per_pass <= _MOST
+        and 1 <= fixed.threads <= _MOST_THREADS
+        and math.isfinite(state.seconds + state.train_seconds)
     )
 
 
@@ -92,15 +124,28 @@ def write_optimiser(folder: Path, optimiser: AdamW, parameters: Mapping[str, Par
 
 
 def read_optimiser(folder: Path, optimiser: AdamW, parameters: Mapping[str, Parameter]) -> None:
-    """Put the moments back, bit by bit. Raises: KeyError if they belong to other parameters."""
+    """Put the moments back, bit by bit. Raises: ValueError if they belong to other parameters."""
+    from safetensors import SafetensorError
     from safetensors.torch import load_file
 
-    tensors = load_file(folder / _OPTIMISER_FILE)
+    try:
+        tensors = load_file(folder / _OPTIMISER_FILE)
+    except (OSError, SafetensorError) as error:
+        raise ValueError("the optimiser's moments are missing or no safetensors file") from error
     state: dict[int, dict[str, Tensor]] = {index: {} for index in range(len(parameters))}
     places = {name: index for index, name in enumerate(parameters)}
     for key, value in tensors.items():
         kind, _, name = key.partition(":")
+        if name not in places or kind not in _MOMENTS or not _fits(kind, value, parameters[name]):
+            raise ValueError("the optimiser's moments belong to other weights")
         state[places[name]][kind] = value.clone()
+    if any(slots and slots.keys() != _MOMENTS for slots in state.values()):
+        raise ValueError("some of the optimiser's moments are missing")
     groups = optimiser.state_dict()["param_groups"]
     filled = {index: slots for index, slots in state.items() if slots}
     optimiser.load_state_dict({"state": filled, "param_groups": groups})
+
+
+def _fits(kind: str, value: Tensor, parameter: Parameter) -> bool:
+    # The fused optimiser does not look: moments of another shape would be read beyond their end.
+    return value.is_floating_point() and value.shape == (() if kind == "step" else parameter.shape)

@@ -18,12 +18,15 @@ are drawn by the decoder that serves, which also tells how likely each token was
 from __future__ import annotations
 
 import json
+import math
 import statistics
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from pydantic import TypeAdapter
 
 from luthier.graders import grade
 from luthier.jobs.spec import GrpoSpec
@@ -61,6 +64,17 @@ class Answer:
     base_logps: Sequence[float] = ()
     """The reference's; only where the divergence counts."""
 
+    def is_whole(self, spec: GrpoSpec, context: int) -> bool:
+        """Whether a checkpoint's answer is one that could be learned from."""
+        count = len(self.ids) - self.answer_at
+        numbers = [*self.old_logps, *self.base_logps, self.reward, self.advantage]
+        return (
+            1 <= self.answer_at <= len(self.ids) <= context
+            and len(self.old_logps) == count
+            and len(self.base_logps) == (count if spec.beta else 0)
+            and all(map(math.isfinite, numbers))
+        )
+
     @property
     def row(self) -> Row:
         return Row(self.ids, range(self.answer_at - 1, len(self.ids) - 1))
@@ -72,6 +86,9 @@ class _Round:
 
     first_step: int
     answers: Sequence[Answer]
+
+
+_ROUND_OF = TypeAdapter[_Round | None](_Round | None)
 
 
 @dataclass
@@ -141,9 +158,18 @@ class Grpo(Method):
         (folder / _STATE_FILE).write_text(json.dumps(None if self._round is None else asdict(self._round)), "utf-8")
 
     def load(self, folder: Path) -> None:
-        read = json.loads((folder / _STATE_FILE).read_text("utf-8"))
-        if read is not None:
-            self._round = _Round(read["first_step"], [Answer(**answer) for answer in read["answers"]])
+        """Raises: ValueError for answers that no run of this method gave."""
+        try:
+            read = _ROUND_OF.validate_python(json.loads((folder / _STATE_FILE).read_text("utf-8")))
+        except (OSError, RecursionError) as error:
+            raise ValueError("the sampled answers are missing or not JSON") from error
+        if read is not None and not self._is_whole(read):
+            raise ValueError("the sampled answers do not belong to this run")
+        self._round = read
+
+    def _is_whole(self, read: _Round) -> bool:
+        groups, rest = divmod(len(read.answers), self.spec.group_size)
+        return groups > 0 and rest == 0 and all(answer.is_whole(self.spec, self.context) for answer in read.answers)
 
     # -- sampling --------------------------------------------------------------------------------------------------
 
