@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 app = new_app("Upload, look at and remove training data.")
 
 FileArgument = Annotated[
-    str | None, typer.Argument(metavar="[FILE]", help="A .jsonl or .json file; - is stdin.", show_default=False)
+    str | None, typer.Argument(metavar="[FILE]", help="A .jsonl, .json or .csv file; - is stdin.", show_default=False)
 ]
 FileOption = Annotated[str | None, typer.Option("--file", help="The same, as a flag.")]
 Name = Annotated[str | None, typer.Option("--name", help="Versions of a name are numbered; the file's name by default.")]
