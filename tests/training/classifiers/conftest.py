@@ -21,6 +21,7 @@ from luthier.backends.storage.local import LocalStorage
 from luthier.jobs.directory import AttemptStatus, Control, JobDirectory
 from luthier.jobs.spec import RunSpec
 from luthier.training.attempt import Run, run_attempt
+from luthier.training.checkpoints import fetch_checkpoint
 from luthier.training.classifiers.data import Samples, classes_of
 from luthier.training.fitting import LoadedBases
 from luthier.training.gang import train_together
@@ -132,11 +133,14 @@ class Submitted:
         self.claim()
         attempt = self.job.attempt(self.number)
         journal = Journal(attempt, lambda: datetime.now(UTC), keep_log=True, say=False)
-        journal.begin(None)
         workspace = self.folder / "attempts" / str(self.number) / "work"
         workspace.mkdir(parents=True)
+        control = self.job.control()
+        ref = control.resume_from if control else None
+        journal.begin(ref)
+        resumed = (ref, workspace / "resume") if ref and fetch_checkpoint(self.job, ref, workspace / "resume") else None
         spec, watch = RunSpec.model_validate_json(self.job.read_spec()), Watch(self.job.control, self.number)
-        run = Run(spec, attempt, watch, journal, workspace, workspace, _fetch, LoadedBases(), None)
+        run = Run(spec, attempt, watch, journal, workspace, workspace, _fetch, LoadedBases(), resumed)
         return train_together([run_attempt(run)])[0]
 
     @property

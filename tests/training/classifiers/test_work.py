@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 
 import numpy as np
 import pytest
@@ -44,6 +45,18 @@ def test_a_model_that_is_no_better_than_the_most_frequent_class_is_warned_about(
     assert job.run_here() == 0
     assert job.status.state == "succeeded"
     assert any("no better than always giving the most frequent class" in said for said in job.said("warning"))
+
+
+def test_a_checkpoint_of_another_model_ends_with_its_code(submitted):
+    rows = shades(30)
+    folder = submitted(rows=rows, classifier={"model": "mlp", "hidden_size": 4}, train={"max_steps": 3, **HERE})
+    assert folder.run_here() == 0
+    other = submitted(rows=rows, classifier={"model": "mlp", "hidden_size": 5}, train={"max_steps": 6, **HERE})
+    shutil.copytree(folder.folder / "attempts", other.folder / "attempts")
+    other.number = 1
+    assert other.run_here() == 0
+    assert (other.status.state, other.status.failure.code) == ("failed", "storage")
+    assert "other weights than the model has" in other.status.failure.message
 
 
 TWO = [{"image": [0, 0, 0, 0], "label": 1}, {"image": [9, 9, 9, 9], "label": 2}]

@@ -134,14 +134,14 @@ def save_weights(module: nn.Module, folder: Path) -> None:
 
 
 def load_weights(module: nn.Module, folder: Path) -> None:
-    """Put saved weights in. Raises: ArtifactCorrupt where they are not exactly those of the module."""
+    """Put saved weights in. Raises: ValueError where they are not exactly those of the module."""
     try:
         found = load_file(folder / TORCH_FILE)
     except (OSError, SafetensorError):
-        raise _corrupt(f"{TORCH_FILE} cannot be read") from None
+        raise ValueError(f"{TORCH_FILE} cannot be read") from None
     wanted = {name: (tensor.shape, tensor.dtype) for name, tensor in module.state_dict().items()}
     if {name: (tensor.shape, tensor.dtype) for name, tensor in found.items()} != wanted:
-        raise _corrupt(f"{TORCH_FILE} holds other weights than the model has")
+        raise ValueError(f"{TORCH_FILE} holds other weights than the model has")
     module.load_state_dict(found)
 
 
@@ -158,6 +158,8 @@ def load(folder: Path) -> Classifier:
             return classifier
     except FieldInvalid as error:
         raise _corrupt(f"{ABOUT} names what the registry does not have ({error.message})") from None
+    except ValueError as error:
+        raise _corrupt(str(error)) from None
     return SklearnClassifier(about, _load_estimator(folder, about, entry))
 
 

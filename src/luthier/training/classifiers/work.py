@@ -14,7 +14,7 @@ from luthier.jobs import automatic
 from luthier.jobs.directory import CheckpointRef
 from luthier.jobs.spec import RunSpec
 from luthier.training import export, machine
-from luthier.training.checkpoints import Checkpoints, fetch_checkpoint
+from luthier.training.checkpoints import Checkpoints, fetch_checkpoint, used
 from luthier.training.classifiers import saving, sklearn_fit
 from luthier.training.classifiers.data import Samples, read_samples
 from luthier.training.classifiers.extra import needs_sklearn
@@ -122,7 +122,7 @@ def _learn_torch(run: Run, entry: TorchEntry, about: About, data: Data) -> Learn
     run.journal.state("running", f"{plan.total_steps} steps of {plan.rows_per_step} rows on {fixed.device}.")
     run.journal.phase("training", "Training begins." if state.step == 0 else f"Training goes on after step {state.step}.")
     desk = Desk(run.journal, Checkpoints(run.attempt, run.workspace), run.watch)
-    ClassifierLoop(Material(spec, plan, classifier, data.training, data.validation), desk, state, run.resumed).run()
+    _loop(run, Material(spec, plan, classifier, data.training, data.validation), desk, state).run()
     _take_best(run, classifier, state)
     config = resolved(spec, plan)
     config["train"]["max_seq_len"] = spec.train.max_seq_len  # there are no tokens
@@ -133,11 +133,25 @@ def _resumed_state(run: Run) -> TrainState | None:
     if run.resumed is None:
         return None
     ref, folder = run.resumed
-    state = read_state(folder)
+    with used(ref):
+        state = read_state(folder)
+        if state.step != ref.step:
+            raise ValueError(f"its state is that of step {state.step}")
     if state.best.eval_loss is not None and state.best.step == ref.step:
         # A checkpoint cannot name its own sha256: whoever reads it knows.
         state.best_checkpoint = BestCheckpoint(ref.attempt, ref.step, ref.sha256)
     return state
+
+
+def _loop(run: Run, material: Material, desk: Desk, state: TrainState) -> ClassifierLoop:
+    """Before its first step, or where the checkpoint stood. Raises: AttemptFailed for one that holds another model."""
+    if run.resumed is None:
+        return ClassifierLoop(material, desk, state, None)
+    with used(run.resumed[0]):
+        loop = ClassifierLoop(material, desk, state, run.resumed)
+        if not material.classifier.finite:
+            raise ValueError("it holds weights that are not finite")
+    return loop
 
 
 def _fixed(spec: RunSpec, module: torch.nn.Module, rows: int) -> Fixed:
@@ -175,8 +189,10 @@ def _take_best(run: Run, classifier: TorchClassifier, state: TrainState) -> None
     if best is None or best.step == state.step:
         return
     folder = run.workspace / "best"
-    if fetch_checkpoint(run.attempt.job, CheckpointRef(attempt=best.attempt, step=best.step, sha256=best.sha256), folder):
-        load_weights(classifier.module, folder)
+    ref = CheckpointRef(attempt=best.attempt, step=best.step, sha256=best.sha256)
+    if fetch_checkpoint(run.attempt.job, ref, folder):
+        with used(ref):
+            load_weights(classifier.module, folder)
         message = f"The weights of step {best.step} are the result: their validation loss was the lowest."
         run.journal.event("checkpoint", message)
     else:
