@@ -36,7 +36,7 @@ from luthier.training.materials import FetchUrl, base_source, fetch_data, rows_o
 from luthier.training.method import Engine, Method
 from luthier.training.methods.opening import READS, Lengths, open_method
 from luthier.training.plan import Fixed, Plan, plan_of, resolved
-from luthier.training.state import BestCheckpoint, TrainState, read_state
+from luthier.training.state import TrainState, resumed_state
 from luthier.training.watch import Watch
 from luthier.values import BaseSource
 
@@ -160,7 +160,7 @@ def _work(run: Run) -> Work[None]:
 
 def make(run: Run, base: Path, data: Data) -> Trained:
     """The base in memory with the run's adapter, as it is now, and the run's plan. From here on the job is running."""
-    state = _resumed_state(run)
+    state = resumed_state(run.resumed)
     if run.spec.train.deterministic:
         machine.be_deterministic()
     run.watch.check()
@@ -228,20 +228,6 @@ def _tokenised(run: Run, renderer: Renderer, lengths: Lengths, path: Path, name:
         )
         run.journal.event("warning", lost, facts, level="warning")
     return method
-
-
-def _resumed_state(run: Run) -> TrainState | None:
-    if run.resumed is None:
-        return None
-    ref, folder = run.resumed
-    with used(ref):
-        state = read_state(folder)
-        if state.step != ref.step:
-            raise ValueError(f"its state is that of step {state.step}")
-    if state.best.eval_loss is not None and state.best.step == ref.step:
-        # A checkpoint cannot name its own sha256: whoever reads it knows.
-        state.best_checkpoint = BestCheckpoint(ref.attempt, ref.step, ref.sha256)
-    return state
 
 
 def _take_over(engine: Engine, ref: CheckpointRef, folder: Path) -> None:

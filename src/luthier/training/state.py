@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any, cast
 
 from pydantic import TypeAdapter
 
+from luthier.jobs.directory import CheckpointRef
+from luthier.training.checkpoints import used
 from luthier.training.health import Best, LossWatch
 from luthier.training.plan import Fixed
 
@@ -89,6 +91,24 @@ def read_state(folder: Path) -> TrainState:
         raise ValueError("the state is missing or not JSON") from error
     if not same or not _in_range(state):
         raise ValueError("the state has other fields than this version writes, or numbers that no run has")
+    return state
+
+
+def resumed_state(resumed: tuple[CheckpointRef, Path] | None) -> TrainState | None:
+    """Where the checkpoint that a run goes on from stands, None for none.
+
+    Raises: AttemptFailed for a checkpoint whose state is none, or another step's.
+    """
+    if resumed is None:
+        return None
+    ref, folder = resumed
+    with used(ref):
+        state = read_state(folder)
+        if state.step != ref.step:
+            raise ValueError(f"its state is that of step {state.step}")
+    if state.best.eval_loss is not None and state.best.step == ref.step:
+        # A checkpoint cannot name its own sha256: whoever reads it knows.
+        state.best_checkpoint = BestCheckpoint(ref.attempt, ref.step, ref.sha256)
     return state
 
 

@@ -26,7 +26,7 @@ from luthier.training.failures import AttemptFailed
 from luthier.training.loop import Desk
 from luthier.training.materials import fetch_data
 from luthier.training.plan import Fixed, Plan, resolved
-from luthier.training.state import BestCheckpoint, TrainState, read_state
+from luthier.training.state import TrainState, resumed_state
 
 if TYPE_CHECKING:
     from luthier.training.attempt import Run
@@ -108,7 +108,7 @@ def _read_data(run: Run, entry: Entry) -> Data:
 
 def _learn_torch(run: Run, entry: TorchEntry, about: About, data: Data) -> Learned:
     spec = run.spec
-    state = _resumed_state(run)
+    state = resumed_state(run.resumed)
     if spec.train.deterministic:
         machine.be_deterministic()
     torch.manual_seed(spec.seed)
@@ -127,20 +127,6 @@ def _learn_torch(run: Run, entry: TorchEntry, about: About, data: Data) -> Learn
     config = resolved(spec, plan)
     config["train"]["max_seq_len"] = spec.train.max_seq_len  # there are no tokens
     return Learned(classifier, config, export.metrics_of(state, plan.steps_per_epoch, machine.peak_bytes(fixed.device)))
-
-
-def _resumed_state(run: Run) -> TrainState | None:
-    if run.resumed is None:
-        return None
-    ref, folder = run.resumed
-    with used(ref):
-        state = read_state(folder)
-        if state.step != ref.step:
-            raise ValueError(f"its state is that of step {state.step}")
-    if state.best.eval_loss is not None and state.best.step == ref.step:
-        # A checkpoint cannot name its own sha256: whoever reads it knows.
-        state.best_checkpoint = BestCheckpoint(ref.attempt, ref.step, ref.sha256)
-    return state
 
 
 def _loop(run: Run, material: Material, desk: Desk, state: TrainState) -> ClassifierLoop:
