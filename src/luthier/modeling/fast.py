@@ -81,9 +81,9 @@ class FastEngine(PlainEngine):
         whole = kept + blocks * block.out.weight_OI.shape[0] if self.recompute else blocks * kept
         return self.base.dtype.itemsize * (whole + passing)
 
-    def share(self, start: int, end: int, *, training: bool) -> Share | None:
+    def share(self, start: int, end: int, packed: Packed, *, training: bool) -> Share | None:
         """This adapter on those tokens of a pass; None while the bare base answers."""
-        drop = self._dropout.take(end - start) if training else None
+        drop = self._dropout.take(len(packed.ids_T)) if training else None
         if self._bare:
             return None
         self._working.refresh()
@@ -103,7 +103,7 @@ def logprobs_together(seats: Sequence[tuple[FastEngine, Packed]], *, training: b
     at_N = torch.tensor([start + at for start, (_, packed) in zip(starts, seats, strict=False) for at in packed.loss_at_N])
     at_N = at_N.to(base.device, torch.long)
     shares = [
-        engine.share(start, start + len(packed.ids_T), training=training)
+        engine.share(start, start + len(packed.ids_T), packed, training=training)
         for start, (engine, packed) in zip(starts, seats, strict=False)
     ]
     lengths = [length for _, packed in seats for length in packed.lengths]
