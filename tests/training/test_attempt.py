@@ -63,9 +63,11 @@ def test_the_same_seed_twice_is_the_same_adapter_bit_by_bit(submitted):
     assert adapter(first) != adapter(third)
 
 
-def test_accumulating_eight_passes_is_one_pass_of_eight(submitted):
-    whole = submitted(train={**SHORT, "batch_size": 8})
-    parts = submitted(train={**SHORT, "batch_size": 1, "gradient_accumulation": 8})
+@pytest.mark.parametrize("dropout", [0.0, 0.2])
+def test_accumulating_eight_passes_is_one_pass_of_eight(submitted, dropout):
+    more = {"lora": {"dropout": dropout}}
+    whole = submitted(train={**SHORT, "batch_size": 8}, more=more)
+    parts = submitted(train={**SHORT, "batch_size": 1, "gradient_accumulation": 8}, more=more)
     assert [run(job) for job in (whole, parts)] == ["succeeded"] * 2
     assert [loss for _, loss in parts.losses()] == pytest.approx([loss for _, loss in whole.losses()], abs=2e-5)
 
