@@ -229,3 +229,20 @@ def test_each_seat_of_a_gang_has_its_own_temperature(random_base):
     together = gang.logprobs([(ours, warm), (other, packed)], training=False)
     assert all(torch.allclose(one, two, atol=1e-5) for one, two in zip(alone, together, strict=True))
     assert not torch.allclose(alone[0], ours.logprobs(packed, training=False), atol=1e-2)
+
+
+def test_ragged_packs_have_few_sizes(random_base):
+    """A library that compiles code for each shape would compile in every step."""
+    sizes = {len(fast._seated(Packed([1] * tokens, [tokens], [0]), context=96)[0]) for tokens in range(1, 2049)}
+    assert len(sizes) <= 8 * 7
+    assert all(len(fast._seated(Packed([1] * n, [n], [0]), 96)[0]) <= max(16, n + n / 8 + 1) for n in range(1, 2049))
+
+
+def test_more_tokens_stand_where_nothing_sees_them(random_base):
+    ids, lengths = fast._seated(Packed(list(range(2, 42)), [15, 25], [0]), context=96)
+    assert (len(ids), lengths) == (48, [15, 33])
+    ids, lengths = fast._seated(Packed([3] * 97, [1, 96], [0]), context=96)  # no room in the last row
+    assert (len(ids), lengths) == (112, [1, 96, 15])
+    ours, oracle = pair(random_base)
+    full = Packed([number % 61 for number in range(97)], [1, 96], list(range(1, 96)))
+    assert_same_gradients(gradients(ours, full), gradients(oracle, full))

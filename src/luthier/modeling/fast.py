@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Literal
 from weakref import WeakKeyDictionary
 
@@ -23,6 +24,7 @@ from luthier.modeling.fast_weights import FastWeights, recognise
 from luthier.modeling.head import chunk_of
 from luthier.modeling.load import LoadedBase
 from luthier.modeling.plain import PlainEngine, check_pack
+from luthier.modeling.shapes import bounded
 from luthier.modeling.types import LoraShape, Packed
 
 _Keep = Literal["nothing", "inputs", "all"]
@@ -96,26 +98,42 @@ def logprobs_together(seats: Sequence[tuple[FastEngine, Packed]], *, training: b
     base, weights = seats[0][0].base, seats[0][0].weights
     for _, packed in seats:
         check_pack(packed, base)
-    ids_T = torch.tensor([token for _, packed in seats for token in packed.ids_T], device=base.device)
+    seated = [_seated(packed, base.context) for _, packed in seats]
+    ids = [token for own, _ in seated for token in own]
+    lengths = [length for _, own in seated for length in own]
+    if len(ids) < bounded(len(ids)):  # seats of many sizes: what is left belongs to nobody
+        lengths.append(bounded(len(ids)) - len(ids))
+        ids += [0] * lengths[-1]
+    ids_T = torch.tensor(ids, device=base.device)
     starts = [0]
-    for _, packed in seats:
-        starts.append(starts[-1] + len(packed.ids_T))
-    at_N = torch.tensor([start + at for start, (_, packed) in zip(starts, seats, strict=False) for at in packed.loss_at_N])
-    at_N = at_N.to(base.device, torch.long)
+    for own, _ in seated:
+        starts.append(starts[-1] + len(own))
+    at = [start + place for start, (_, packed) in zip(starts, seats, strict=False) for place in packed.loss_at_N]
+    at_N = torch.tensor(at + [0] * (bounded(len(at)) - len(at)), device=base.device, dtype=torch.long)
     shares = [
-        engine.share(start, start + len(packed.ids_T), packed, training=training)
-        for start, (engine, packed) in zip(starts, seats, strict=False)
+        engine.share(*ends, packed, training=training) for ends, (engine, packed) in zip(pairwise(starts), seats, strict=True)
     ]
-    lengths = [length for _, packed in seats for length in packed.lengths]
     setting = fast_blocks.Setting(weights, Attention(lengths, weights), [share for share in shares if share is not None])
     counts = [len(packed.loss_at_N) for _, packed in seats]
     keep: _Keep = "nothing" if not training else "inputs" if any(engine.recompute for engine, _ in seats) else "all"
     warm = [packed.temperature for _, packed in seats for _ in packed.loss_at_N]
+    warm += [1.0] * (len(at_N) - len(at))
     cool_N1 = None if all(one == 1.0 for one in warm) else 1 / torch.tensor(warm, device=base.device)[:, None]
     logp_N, done = _there(setting, ids_T, at_N, cool_N1, keep)
     for engine, _ in seats:
         engine._done = done  # pyright: ignore[reportPrivateUsage]  # one unit with its engines
-    return list(logp_N.split(counts))
+    return list(logp_N[: len(at)].split(counts))
+
+
+def _seated(packed: Packed, context: int) -> tuple[list[int], list[int]]:
+    """Token ids and lengths of rows, with some more tokens at the end of the last row, where nothing sees them."""
+    ids, lengths = list(packed.ids_T), list(packed.lengths)
+    more = bounded(len(ids)) - len(ids)
+    if lengths and lengths[-1] + more <= context:
+        lengths[-1] += more
+    elif more:
+        lengths.append(more)
+    return [*ids, *[0] * more], lengths
 
 
 @torch.no_grad()
@@ -129,11 +147,12 @@ def backward_together(engines: Sequence[FastEngine], grads: Sequence[Tensor]) ->
     if done is None:
         return
     weights = done.setting.weights
-    grad_N = torch.cat([grad.to(done.slope_ND.device) for grad in grads])
+    real_N = torch.cat([grad.to(done.slope_ND.device) for grad in grads])
+    grad_N = functional.pad(real_N, (0, len(done.at_N) - len(real_N)))
     dnormed_ND = done.slope_ND * grad_N[:, None].to(done.slope_ND.dtype)
     dlast_ND = kernels.rms_norm_backward(dnormed_ND, done.last_ND, weights.norm_D, weights.eps, None)
     dx_TD = dlast_ND.new_zeros(done.tokens, dlast_ND.shape[1])
-    dx_TD.index_copy_(0, done.at_N, dlast_ND)
+    dx_TD.index_copy_(0, done.at_N[: len(real_N)], dlast_ND[: len(real_N)])
     for number in reversed(range(len(weights.blocks))):
         kept = done.kept.pop()
         if isinstance(kept, Tensor):

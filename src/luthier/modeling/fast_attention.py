@@ -19,6 +19,7 @@ from torch.nn import functional
 
 from luthier.modeling import kernels
 from luthier.modeling.fast_weights import FastWeights
+from luthier.modeling.shapes import bounded
 
 _SPREAD = 0.6
 """A bucket's shortest row is at least this share of its longest."""
@@ -41,7 +42,7 @@ class Attention:
 
     def __init__(self, lengths: Sequence[int], weights: FastWeights) -> None:
         self._weights = weights
-        self._buckets = [kernels.Bucket(starts, sizes, weights.embed_VD.device) for starts, sizes in _grouped(lengths)]
+        self._buckets = [_bucket(starts, sizes, weights) for starts, sizes in _grouped(lengths)]
 
     def forward(self, qkv_TX: Tensor) -> tuple[Tensor, list[Kept]]:
         """Returns the heads' answers side by side, shape (T, queries x width), and what `backward` needs."""
@@ -83,6 +84,10 @@ class Attention:
             kernels.softmax_backward_(probs, dscores, heads.scale)
             dquery, dkey = torch.bmm(dscores, kept.key), torch.bmm(dscores.transpose(1, 2), kept.query)
         kernels.heads_back((dquery, dkey, dvalue), bucket, (weights.cos_LE, weights.sin_LE), heads, dqkv_TX)
+
+
+def _bucket(starts: Sequence[int], lengths: Sequence[int], weights: FastWeights) -> kernels.Bucket:
+    return kernels.Bucket(starts, lengths, weights.embed_VD.device, min(bounded(max(lengths)), len(weights.cos_LE)))
 
 
 def _fused(leaves: tuple[Tensor, Tensor, Tensor], group: int, scale: float, window: int) -> Tensor:

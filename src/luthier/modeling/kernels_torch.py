@@ -31,10 +31,10 @@ class Heads(Protocol):
 
 
 class Bucket:
-    """Rows of similar length: where each starts among the packed tokens, and how long it is."""
+    """Rows of similar length: where each starts among the packed tokens, and how long it is. room: places for each."""
 
-    def __init__(self, starts: Sequence[int], lengths: Sequence[int], device: torch.device) -> None:
-        self.count, self.longest = len(lengths), max(lengths)
+    def __init__(self, starts: Sequence[int], lengths: Sequence[int], device: torch.device, room: int = 0) -> None:
+        self.count, self.longest = len(lengths), max(room, *lengths)
         self.starts, self.lengths = torch.tensor(starts), torch.tensor(lengths)
         self._device = device
         self._places: tuple[Tensor, Tensor] | None = None
