@@ -7,6 +7,7 @@ import runpy
 from pathlib import Path
 
 import pytest
+import torch
 
 from luthier.datasets.formats import Example
 from luthier.datasets.rendering import Renderer
@@ -23,6 +24,15 @@ ROWS = [
     for index, (question, answer) in enumerate([("What broke", "the app"), ("Who pays", "billing"), ("Why", "no reason")] * 5)
 ]
 STEPS = 12
+
+
+@pytest.fixture(autouse=True)
+def _one_thread():
+    """Steps this small are slower on more, and stand still on more than a busy machine has free."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.mark.parametrize("prefer", ["fast", "plain"])
