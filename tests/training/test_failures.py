@@ -14,6 +14,7 @@ from luthier.training.failures import AttemptFailed, failure_of
         (MemoryError(), "out_of_memory"),
         (torch.OutOfMemoryError("CUDA out of memory"), "out_of_memory"),
         (RuntimeError("[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: can't allocate memory: you tried"), "out_of_memory"),
+        (RuntimeError("could not create a primitive"), "out_of_memory"),  # oneDNN, where it finds no room
         (OSError(errno.ENOMEM, "Cannot allocate memory"), "out_of_memory"),
         (StorageFull(), "storage"),
         (OSError(errno.EIO, "Input/output error"), "storage"),

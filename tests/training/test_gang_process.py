@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import json
+import os
 import random
+import resource
+import shutil
 import signal
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import psutil
 import pytest
 from tests.training.conftest import SUPPORT, Submitted, few_threads, until
 
 from luthier.jobs.directory import Control
 from luthier.training.__main__ import main
+from luthier.training.batches import Order
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 
@@ -264,3 +270,42 @@ def test_p6_a_method_with_a_memory_of_its_own_that_was_killed_and_resumed_is_the
     assert job.losses() == undisturbed[name].losses()
     weights = "final_model/adapter_model.safetensors"
     assert job.result(weights) == undisturbed[name].result(weights)
+
+
+# -- memory ------------------------------------------------------------------------------------------------------------
+
+SHORT_ROWS = 200
+LONG_ROW = ("Say all.", "one two three four five six seven eight nine ten " * 3000)
+
+
+@pytest.fixture(scope="module")
+def wide_bases(bases, tmp_path_factory) -> Path:
+    """The base of the others, with room for a long row."""
+    wide = tmp_path_factory.mktemp("wide") / "bases"
+    shutil.copytree(bases, wide)
+    config = wide / "luthier--tiny" / "1" / "config.json"
+    config.write_text(json.dumps({**json.loads(config.read_text("utf-8")), "max_position_embeddings": 65536}), "utf-8")
+    return wide
+
+
+@pytest.mark.prove
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux takes memory from a process that runs")
+def test_a_job_whose_row_does_not_fit_into_memory_fails_alone(wide_bases, tmp_path):
+    rows = [*((f"Say {number}.", "yes") for number in range(SHORT_ROWS)), LONG_ROW]
+    late = SHORT_ROWS - 5
+    seed = next(seed for seed in range(10_000) if SHORT_ROWS in Order(seed, len(rows), 1).of_step(late))
+    train = {"learning_rate": 0.005, "batch_size": 1, "max_steps": SHORT_ROWS, "save_steps": 20}
+    heavy = Submitted(tmp_path / "heavy" / "job", wide_bases, train, rows=rows, more={"seed": seed})
+    other, reference = (Submitted(tmp_path / name / "job", wide_bases, train) for name in ("other", "reference"))
+    process = start([other, heavy])
+    until(reaches(heavy, 1), process)
+    os.kill(process.pid, signal.SIGSTOP)
+    held = psutil.Process(process.pid).memory_info().vms
+    assert heavy.status.step < late
+    resource.prlimit(process.pid, resource.RLIMIT_AS, (held + 2**29, held + 2**29))
+    os.kill(process.pid, signal.SIGCONT)
+    assert process.wait(300) == 0
+    assert (states([heavy]), codes([heavy]), heavy.status.step) == (["failed"], ["out_of_memory"], late)
+    assert "max_seq_len" in heavy.status.failure.hint
+    assert states([other]) == ["succeeded"], (other.status, log_of([other]).read_text("utf-8"))
+    assert widest_gap([other], [alone(reference)]) < GAP

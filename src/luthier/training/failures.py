@@ -12,7 +12,7 @@ from luthier.seams import BadName
 _STORAGE_ERRNOS = frozenset(
     {errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS, errno.EACCES, errno.EPERM, errno.ESTALE, errno.ENOENT, errno.EMFILE}
 )
-_MEMORY_WORDS = ("out of memory", "can't allocate memory", "cannot allocate memory", "not enough memory")
+_MEMORY_WORDS = ("out of memory", "can't allocate memory", "cannot allocate memory", "not enough memory", "create a primitive")
 _DEVICE_WORDS = ("cuda error", "cudnn error", "cublas", "hip error", "no kernel image", "nvidia driver", "mps backend")
 
 Wish = Literal["stopped", "preempted"]
