@@ -16,32 +16,26 @@ its chosen answers. The reference is measured once, before the first step.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from typing import TYPE_CHECKING
 
 from luthier.jobs.spec import DpoSpec
-from luthier.training.batches import PassLimits, Rows
-from luthier.training.method import Batch, Engine, Method, OnPass, Step, Tally
-from luthier.training.methods.pairs import PairPass, pair_passes, wins
+from luthier.training.batches import PassLimits
+from luthier.training.method import Engine, OnPass
+from luthier.training.methods.pairs import OfStep, PairMethod, PairPass, pair_passes, wins
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 
 @dataclass
-class Dpo(Method):
-    """A unit is a pair."""
+class Dpo(PairMethod):
+    """Pairs beside what the base thinks of them."""
 
-    rows: Rows
     spec: DpoSpec
     reference: dict[int, tuple[float, float]] = field(default_factory=dict[int, tuple[float, float]])
     """log ref(w|x) and log ref(l|x) by pair."""
-    _told: Tally = field(default_factory=Tally)
-
-    def __len__(self) -> int:
-        return len(self.rows) // 2
 
     def prepare(self, engine: Engine, numbers: Sequence[int], limits: PassLimits, on_pass: OnPass) -> None:
         missing = [number for number in numbers if number not in self.reference]
@@ -53,18 +47,7 @@ class Dpo(Method):
                 self.reference |= zip(part.numbers, zip(chosen_P.tolist(), rejected_P.tolist(), strict=True), strict=True)
                 done += len(part.numbers)
 
-    def batches(self, engine: Engine, step: Step, limits: PassLimits) -> Iterator[Batch]:
-        del engine
-        self._told = Tally()
-        chosen_tokens = sum(len(self.rows[2 * number].loss_at) for number in step.numbers)
-        for part in pair_passes(self.rows, step.numbers, limits):
-            yield Batch(part.packed, partial(self._loss, part, len(step.numbers), chosen_tokens))
-
-    def metrics(self) -> Mapping[str, float]:
-        """Rewards in nats; `accuracy` is the share of pairs whose chosen answer has the higher one."""
-        return self._told.means()
-
-    def _loss(self, part: PairPass, pairs_of_step: int, chosen_tokens_of_step: int, logp_N: Tensor) -> Tensor:
+    def loss(self, part: PairPass, of_step: OfStep, logp_N: Tensor) -> Tensor:
         chosen_P, rejected_P = part.sums(logp_N)
         reference_P2 = logp_N.new_tensor([self.reference[number] for number in part.numbers])
         ratio_chosen_P, ratio_rejected_P = chosen_P - reference_P2[:, 0], rejected_P - reference_P2[:, 1]
@@ -72,9 +55,9 @@ class Dpo(Method):
         if self.spec.loss == "ipo":
             tokens_chosen_P, tokens_rejected_P = part.lengths(logp_N)
             ratio_chosen_P, ratio_rejected_P = ratio_chosen_P / tokens_chosen_P, ratio_rejected_P / tokens_rejected_P
-        total = pair_losses(ratio_chosen_P - ratio_rejected_P, self.spec).sum() / pairs_of_step
+        total = pair_losses(ratio_chosen_P - ratio_rejected_P, self.spec).sum() / of_step.pairs
         if self.spec.sft_weight:
-            total = total - self.spec.sft_weight * chosen_P.sum() / chosen_tokens_of_step
+            total = total - self.spec.sft_weight * chosen_P.sum() / of_step.chosen_tokens
         return total
 
     def _tell(self, chosen_P: Tensor, rejected_P: Tensor) -> None:

@@ -8,43 +8,23 @@ L_SFT is the mean over the tokens of all chosen answers of the step, as in `sft.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
-from functools import partial
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from luthier.jobs.spec import OrpoSpec
-from luthier.training.batches import PassLimits, Rows
-from luthier.training.method import Batch, Engine, Method, Step, Tally
-from luthier.training.methods.pairs import PairPass, pair_passes, wins
+from luthier.training.methods.pairs import OfStep, PairMethod, PairPass, wins
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 
 @dataclass
-class Orpo(Method):
-    """A unit is a pair."""
+class Orpo(PairMethod):
+    """Pairs alone."""
 
-    rows: Rows
     spec: OrpoSpec
-    _told: Tally = field(default_factory=Tally)
 
-    def __len__(self) -> int:
-        return len(self.rows) // 2
-
-    def batches(self, engine: Engine, step: Step, limits: PassLimits) -> Iterator[Batch]:
-        del engine
-        self._told = Tally()
-        chosen_tokens = sum(len(self.rows[2 * number].loss_at) for number in step.numbers)
-        for part in pair_passes(self.rows, step.numbers, limits):
-            yield Batch(part.packed, partial(self._loss, part, len(step.numbers), chosen_tokens))
-
-    def metrics(self) -> Mapping[str, float]:
-        """`accuracy` is the share of pairs whose chosen answer has the higher likelihood a token."""
-        return self._told.means()
-
-    def _loss(self, part: PairPass, pairs_of_step: int, chosen_tokens_of_step: int, logp_N: Tensor) -> Tensor:
+    def loss(self, part: PairPass, of_step: OfStep, logp_N: Tensor) -> Tensor:
         chosen_P, rejected_P = part.sums(logp_N)
         tokens_chosen_P, tokens_rejected_P = part.lengths(logp_N)
         log_odds_P = log_odds_ratio(chosen_P / tokens_chosen_P, rejected_P / tokens_rejected_P)
@@ -52,7 +32,7 @@ class Orpo(Method):
         self._told.add("accuracy", wins(log_odds_P))
         from torch.nn.functional import logsigmoid
 
-        return -chosen_P.sum() / chosen_tokens_of_step - self.spec.beta * logsigmoid(log_odds_P).sum() / pairs_of_step
+        return -chosen_P.sum() / of_step.chosen_tokens - self.spec.beta * logsigmoid(log_odds_P).sum() / of_step.pairs
 
 
 def log_odds_ratio(chosen_P: Tensor, rejected_P: Tensor) -> Tensor:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from abc import abstractmethod
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING
 
 from luthier.modeling.types import Packed
 from luthier.training.batches import PassLimits, Row, Rows, grouped, pack
+from luthier.training.method import Batch, Engine, Method, Step, Tally
 from luthier.training.methods.groups import in_groups, row_sums
 
 _TIE = 1e-4
@@ -38,6 +41,41 @@ class PairPass:
         """Loss tokens of the chosen and of the rejected answers, shape (P,) each."""
         chosen_P, rejected_P = like.new_tensor(self.counts).view(-1, 2).unbind(1)
         return chosen_P, rejected_P
+
+
+@dataclass
+class PairMethod(Method):
+    """A unit is a pair. What its loss is, subclasses say."""
+
+    rows: Rows
+    _told: Tally = field(default_factory=Tally, kw_only=True)
+
+    def __len__(self) -> int:
+        return len(self.rows) // 2
+
+    def batches(self, engine: Engine, step: Step, limits: PassLimits) -> Iterator[Batch]:
+        del engine
+        self._told = Tally()
+        chosen_tokens = sum(len(self.rows[2 * number].loss_at) for number in step.numbers)
+        of_step = OfStep(len(step.numbers), chosen_tokens)
+        for part in pair_passes(self.rows, step.numbers, limits):
+            yield Batch(part.packed, partial(self.loss, part, of_step))
+
+    def metrics(self) -> Mapping[str, float]:
+        """Rewards in nats; `accuracy` is the share of pairs whose chosen answer is ahead."""
+        return self._told.means()
+
+    @abstractmethod
+    def loss(self, part: PairPass, of_step: OfStep, logp_N: Tensor) -> Tensor:
+        """The share, shape (), that these pairs have in the step's loss."""
+
+
+@dataclass(frozen=True)
+class OfStep:
+    """What a whole step holds."""
+
+    pairs: int
+    chosen_tokens: int
 
 
 def rows_of(pairs: Iterable[Pair], renderer: Renderer, max_seq_len: int) -> Rows:
