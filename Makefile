@@ -24,6 +24,8 @@ $(INSTALLED): pyproject.toml constraints.txt
 	@$(PIP) -e '.[train,test]'
 	@touch $@
 
+# Two processes: the slow tests wait for trainers and servers of their own.
+PYTEST_ARGS ?= -n 2
 TORCH_INDEX ?= $(shell command -v nvidia-smi >/dev/null 2>&1 || echo https://download.pytorch.org/whl/cpu)
 
 demo: $(INSTALLED) ## From an empty folder to a fine-tuned, served model (4 minutes)
@@ -51,7 +53,7 @@ bench-train: $(INSTALLED) ## Training beside TRL and LLaMA-Factory (an hour on a
 	@$(BIN)/python benchmarks/train.py
 
 prove: $(INSTALLED) ## The full figures of every promise, recorded in docs/proofs
-	@$(BIN)/pytest -m prove $(PYTEST_ARGS)
+	@$(BIN)/pytest -m prove $(PROVE_ARGS)
 
 clean: ## Remove the environment and caches (not your data)
 	@rm -rf $(VENV) .pytest_cache .ruff_cache .import_linter_cache build
