@@ -118,11 +118,11 @@ def in_full(*values):
 @pytest.mark.parametrize(
     ("call", "number", "place"),
     [
-        ("write", errno.ENOSPC, "/work/checkpoint-"),
-        in_full("write", errno.EDQUOT, "/work/checkpoint-"),
+        ("write", errno.ENOSPC, "work/checkpoint-"),
+        in_full("write", errno.EDQUOT, "work/checkpoint-"),
         in_full("rename", errno.EDQUOT, "/optimizer.safetensors"),
         in_full("write", errno.EIO, "/trainer_state.json"),
-        in_full("make", errno.ENOSPC, "/work/checkpoint-"),
+        in_full("make", errno.ENOSPC, "work/checkpoint-"),
         in_full("fsync", errno.EIO, "/checkpoints/step-"),
         in_full("rename", errno.ENOSPC, "/checkpoints/step-"),
     ],

@@ -202,7 +202,7 @@ def test_p4_a_frozen_trainer_that_was_replaced_writes_nothing_when_it_thaws(subm
 
 def published(job) -> dict[str, bytes]:
     """All that others can see of the attempts; the working folder is the trainer's own, and it tidies up."""
-    return {name: job.job.storage.read(name) for name in job.job.storage.names("attempts") if "/work/" not in name}
+    return {name: job.job.storage.read(name) for name in job.job.storage.names("attempts") if "work" not in name.split("/")}
 
 
 def _after(seconds: float):
