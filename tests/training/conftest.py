@@ -31,9 +31,10 @@ from luthier.training.batches import Rows
 from luthier.training.checkpoints import Checkpoints, fetch_checkpoint
 from luthier.training.gang import train_together
 from luthier.training.journal import Journal
-from luthier.training.loop import Desk, Loop, Material
+from luthier.training.loop import Loop, Material
 from luthier.training.method import Method
 from luthier.training.methods import sft
+from luthier.training.milestones import Desk
 from luthier.training.plan import Fixed, plan_of
 from luthier.training.state import BestCheckpoint, TrainState, read_state
 from luthier.training.watch import FencedStorage, Watch

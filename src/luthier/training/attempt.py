@@ -31,10 +31,11 @@ from luthier.training.failures import AttemptFailed, Fenced, Stopping, failure_o
 from luthier.training.fitting import LoadedBases, fit, load_once
 from luthier.training.gang import Work
 from luthier.training.journal import Journal
-from luthier.training.loop import Desk, Loop, Material
+from luthier.training.loop import Loop, Material
 from luthier.training.materials import FetchUrl, base_source, fetch_data, rows_of_file
 from luthier.training.method import Engine, Method
 from luthier.training.methods.opening import READS, Lengths, open_method
+from luthier.training.milestones import Desk
 from luthier.training.plan import Fixed, Plan, plan_of, resolved
 from luthier.training.state import TrainState, resumed_state
 from luthier.training.watch import Watch

@@ -8,8 +8,7 @@ checkpoint; rows and random numbers are functions of (seed, step). So a resume i
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -22,19 +21,15 @@ from torch.optim import AdamW
 from luthier.jobs.directory import CheckpointRef
 from luthier.jobs.spec import RunSpec
 from luthier.modeling.flops import peak_flops
-from luthier.training import machine
 from luthier.training.batches import Order, PassLimits
-from luthier.training.checkpoints import Checkpoints, used
-from luthier.training.failures import Stopping, is_out_of_memory
+from luthier.training.checkpoints import used
+from luthier.training.failures import is_out_of_memory
 from luthier.training.gang import Pass, Repeat, Work
-from luthier.training.journal import Journal, StepReport
 from luthier.training.method import Batch, Engine, Method, Step
+from luthier.training.milestones import Desk, Evaluated, Made, Milestones
 from luthier.training.plan import Plan
 from luthier.training.schedules import Schedule
-from luthier.training.state import BestCheckpoint, TrainState, read_optimiser, write_optimiser, write_state
-from luthier.training.watch import Watch
-
-SAVE_EVERY_S = 300.0
+from luthier.training.state import TrainState, read_optimiser, write_optimiser
 
 
 @dataclass(frozen=True)
@@ -46,16 +41,6 @@ class Material:
     engine: Engine
     method: Method
     validation: Method | None
-
-
-@dataclass(frozen=True)
-class Desk:
-    """Where the loop writes, and who may interrupt it."""
-
-    journal: Journal
-    checkpoints: Checkpoints
-    watch: Watch
-    monotonic: Callable[[], float] = time.monotonic
 
 
 @dataclass
@@ -101,12 +86,9 @@ class Loop:
             with used(resumed[0]):
                 read_optimiser(resumed[1], self.optimiser, self.named)
                 material.method.load(resumed[1])
-        self._resumed = None if resumed is None else resumed[0]
-        self._began = self._saved_at = desk.monotonic()
-        self._seconds_before = state.seconds
+        self.milestones = Milestones(material.spec, self.plan, desk, state, self._fill)
         fixed = self.plan.fixed
         self._peak_flops = peak_flops(fixed.device, torch.bfloat16 if fixed.precision == "bf16" else torch.float32, fixed.threads)
-        self._kept: list[int] = []
 
     def run(self) -> Work[None]:
         """Train until all steps are done or patience ran out.
@@ -114,18 +96,11 @@ class Loop:
         Raises: Stopping, after a save (also when time is over); AttemptFailed; Fenced.
         """
         self._prepare()
+        evaluate = None if self.material.validation is None else partial(self._evaluate, self.material.validation)
         while not self.state.finished:
-            self._evaluate_if_due()
-            self._finish_if_due()
-            self._save_if_due()
-            self._stop_if_wished()
+            self.milestones.between_steps(evaluate)
             if not self.state.finished:
                 yield from self._step()
-
-    @property
-    def seconds(self) -> float:
-        """Wall time of all attempts so far."""
-        return self._seconds_before + self.desk.monotonic() - self._began
 
     def _prepare(self) -> None:
         first_epoch = range(min(self.plan.total_steps, self.plan.steps_per_epoch))
@@ -156,20 +131,13 @@ class Loop:
         self.optimiser.zero_grad(set_to_none=True)
 
         seconds = self.desk.monotonic() - began
-        state.step += 1
-        state.tokens_seen += made.tokens
-        state.train_seconds += seconds
-        state.see_loss(made.loss)
-        self.desk.journal.step(
-            StepReport(
-                step=state.step,
-                epoch=round(state.step / self.plan.steps_per_epoch, 4),
+        self.milestones.stepped(
+            Made(
                 loss=made.loss,
                 learning_rate=rate,
                 grad_norm=norm,
-                tokens_seen=state.tokens_seen,
-                tokens_per_second=round(made.tokens / max(seconds, 1e-9), 1),
-                memory_bytes=machine.peak_bytes(self.plan.fixed.device),
+                tokens=made.tokens,
+                seconds=seconds,
                 mfu=round(made.flops / max(seconds, 1e-9) / self._peak_flops, 4),
                 metrics=dict(self.material.method.metrics()),
             )
@@ -208,81 +176,13 @@ class Loop:
 
     # -- between two steps -----------------------------------------------------------------------------------------
 
-    def _evaluate_if_due(self) -> None:
-        state, every, validation = self.state, self.plan.eval_steps, self.material.validation
-        if validation is None or every is None or state.step in (0, state.evaluated_step):
-            return
-        if state.step % every and state.step != self.plan.total_steps:
-            return
-        try:
-            eval_loss = validation.validation_loss(self.material.engine, self.limits, lambda _: self.desk.watch.check())
-        except Stopping:
-            return  # saved and left in a moment; whoever goes on evaluates first
-        state.evaluated_step, state.eval_loss = state.step, eval_loss
-        better = state.best.see(state.step, eval_loss)
-        self.desk.journal.facts(eval_loss=eval_loss)
-        data = {"eval_loss": eval_loss, "best": better, **validation.metrics()}
-        self.desk.journal.event(
-            "eval", f"Step {state.step}: validation loss {eval_loss:.4f}{', the best so far' if better else ''}.", data
-        )
-        if better:
-            self._save()
+    def _evaluate(self, validation: Method) -> Evaluated:
+        loss = validation.validation_loss(self.material.engine, self.limits, lambda _: self.desk.watch.check())
+        return Evaluated(loss, metrics=dict(validation.metrics()))
 
-    def _finish_if_due(self) -> None:
-        train, limit = self.material.spec.train, self.material.spec.limits.max_seconds
-        if self.state.step >= self.plan.total_steps:
-            self._finish(None)
-        elif train.early_stopping_patience is not None and self.state.best.since >= train.early_stopping_patience:
-            self._finish(f"No better validation loss in {self.state.best.since} evaluations: training ends early.")
-        elif limit is not None and self.seconds >= limit and self.desk.watch.wish is None:
-            # As the supervisor would: a stop, with a checkpoint to go on from once the limit is raised.
-            message = f"limits.max_seconds ({limit} s) is reached at step {self.state.step} of {self.plan.total_steps}."
-            self.desk.journal.event("warning", message, level="warning")
-            self.desk.watch.ask("stopped")
-
-    def _finish(self, reason: str | None) -> None:
-        # An interrupted evaluation of the last step comes first.
-        if self.desk.watch.wish is not None:
-            return
-        self.state.finished = True
-        if reason is not None:
-            self.desk.journal.event("warning", reason, level="warning")
-        self._save()
-
-    def _save_if_due(self) -> None:
-        step = self.state.step
-        timely = self.desk.monotonic() - self._saved_at >= SAVE_EVERY_S
-        on_step = step > 0 and step % self.material.spec.train.save_steps == 0
-        if not self.state.finished and (on_step or timely):
-            self._save()
-
-    def _stop_if_wished(self) -> None:
-        wish = self.desk.watch.wish
-        if wish is not None and not self.state.finished:
-            if self.state.step > 0:
-                self._save()
-            raise Stopping(wish)
-
-    def _save(self) -> None:
-        """Publish a checkpoint of this very step, and remove those that nobody needs any more."""
-        state, spec = self.state, self.material.spec
-        state.seconds = round(self.seconds, 3)
-        self.desk.journal.flush()  # no event may carry steps from both sides of a checkpoint
-
-        def fill(folder: Path) -> None:
-            base = spec.sources.base if spec.sources else None
-            self.material.engine.save_adapter(folder, base_model=spec.base_model, revision=base.revision if base else "")
-            write_optimiser(folder, self.optimiser, self.named)
-            write_state(folder, state)
-            self.material.method.save(folder)
-
-        ref = self.desk.checkpoints.save(state.step, fill)
-        self._saved_at = self.desk.monotonic()
-        if state.best.eval_loss is not None and state.best.step == state.step:
-            state.best_checkpoint = BestCheckpoint(ref.attempt, ref.step, ref.sha256)
-        if state.step not in self._kept:
-            self._kept.append(state.step)
-            self.desk.journal.facts(last_checkpoint_step=state.step)
-            self.desk.journal.event("checkpoint", f"Checkpoint of step {state.step} is complete.", {"sha256": ref.sha256})
-        # The one before the last stays too: if a byte of the last one rots, not everything is lost.
-        self.desk.checkpoints.keep_only({*self._kept[-2:], state.best.step})
+    def _fill(self, folder: Path) -> None:
+        spec = self.material.spec
+        base = spec.sources.base if spec.sources else None
+        self.material.engine.save_adapter(folder, base_model=spec.base_model, revision=base.revision if base else "")
+        write_optimiser(folder, self.optimiser, self.named)
+        self.material.method.save(folder)

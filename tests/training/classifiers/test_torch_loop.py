@@ -16,7 +16,7 @@ from luthier.training.classifiers.torch_loop import ClassifierLoop, Material
 from luthier.training.classifiers.work import plan_of
 from luthier.training.failures import AttemptFailed, Stopping
 from luthier.training.journal import Journal
-from luthier.training.loop import Desk
+from luthier.training.milestones import Desk
 from luthier.training.plan import Fixed
 from luthier.training.state import BestCheckpoint, TrainState, read_state
 from luthier.training.watch import Watch

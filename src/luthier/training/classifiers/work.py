@@ -23,8 +23,8 @@ from luthier.training.classifiers.saving import About, Classifier, SklearnClassi
 from luthier.training.classifiers.scores import Scores, evaluation, majority, scores_of
 from luthier.training.classifiers.torch_loop import ClassifierLoop, Material
 from luthier.training.failures import AttemptFailed
-from luthier.training.loop import Desk
 from luthier.training.materials import fetch_data
+from luthier.training.milestones import Desk
 from luthier.training.plan import Fixed, Plan, resolved
 from luthier.training.state import TrainState, resumed_state
 
