@@ -60,7 +60,7 @@ def main() -> int:
     for name in asked(given.peers, known, given.ours):
         chosen = best_of(BEST[name], given.ours, work, record["tuning"]) if name in BEST else name
         row = row_of(race(work, {each: known[each] for each in (given.ours, chosen)}, given.rounds, given.sessions))
-        record["rows"].append(row | {"variant": name, "setting": chosen})
+        record["rows"].append(row | {"variant": name, "setting": chosen, "at": datetime.now(UTC).isoformat(timespec="seconds")})
         print(table(record["rows"]), flush=True)
     record["matrix_peak_gflops"] = use.put_into(record["rows"])
     print(table(record["rows"]))
@@ -186,8 +186,26 @@ def save(record: dict[str, Any], name: str, *, final: bool) -> None:
     folder = (RESULTS if recorded else BENCH / "results") / facts.machine_name()
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{name}-{datetime.now(UTC):%Y-%m-%d}.json"
+    if path.is_file():
+        record = with_rows_of(json.loads(path.read_text("utf-8")), record)
     path.write_text(json.dumps(record, indent=2) + "\n", "utf-8")
     print(f"{'recorded' if recorded else 'a sample, not for the record'}: {path}")
+
+
+def with_rows_of(earlier: dict[str, Any], record: dict[str, Any]) -> dict[str, Any]:
+    """A day's peers may be measured in several runs of one setting: each row is of the run that measured it last.
+
+    >>> with_rows_of({"work": 1, "rows": [{"variant": "a"}]}, {"work": 1, "rows": [{"variant": "b"}]})["rows"]
+    [{'variant': 'a'}, {'variant': 'b'}]
+    """
+    if earlier["work"] != record["work"]:
+        return record
+    again = {row["variant"] for row in record["rows"]}
+    return record | {
+        "rows": [row for row in earlier["rows"] if row["variant"] not in again] + record["rows"],
+        "tuning": earlier.get("tuning", []) + record.get("tuning", []),
+        "versions": earlier.get("versions", {}) | record.get("versions", {}),
+    }
 
 
 if __name__ == "__main__":
