@@ -65,6 +65,26 @@ class BaseSource(Frozen):
     url: str = Field(description="`luthier:tiny` is built on the spot, `hub:<id>` is fetched from the hub.")
 
 
+class ModelFile(Frozen):
+    """One file of a model's weights folder, or of what was exported from it."""
+
+    name: str
+    bytes: int
+    sha256: str
+
+
+class ModelSource(Frozen):
+    """A tuned model, each of its files pinned by its content. Filled in by the platform at submit."""
+
+    id: str
+    name: str = Field(description="As people write it: `name@3`.")
+    job_id: str = Field(description="The job that made it.")
+    method: str
+    base: BaseSource
+    url: str = Field(description="The folder that holds the files.")
+    files: Annotated[tuple[ModelFile, ...], Field(strict=False)]
+
+
 class Page(BaseModel, Generic[T]):
     """One page of a list, newest first. Pass `next_cursor` back as `after` for the next one."""
 

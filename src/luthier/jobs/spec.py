@@ -5,14 +5,24 @@ Imports only values, because a trainer on another machine reads it too.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from decimal import Decimal
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, ValidationInfo, model_validator
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationInfo,
+    ValidatorFunctionWrapHandler,
+    WrapValidator,
+    model_validator,
+)
 from pydantic_core import PydanticCustomError
 
 from luthier.graders import Grader
-from luthier.values import BaseSource, Frozen, Name, Source, Text, Usd, Whole, plain_text
+from luthier.values import BaseSource, Frozen, ModelSource, Name, Source, Text, Usd, Whole, plain_text
 
 
 class TrainSpec(Frozen):
@@ -169,11 +179,29 @@ class ClassifierSpec(Frozen):
 
 
 class EvaluateSpec(Frozen):
-    """What is measured at the end on `validation_dataset`, for the base and for the tuned model."""
+    """What is measured at the end on `validation_dataset`, for the base and for the tuned model; all of it in a run of the
+    kind evaluate."""
 
     rows: Whole = Field(default=200, ge=0, le=10_000, description="Rows that both models answer, for exact match; 0 skips it.")
     max_new_tokens: Whole = Field(default=256, ge=1, le=8192, description="Longest answer.")
     samples: Whole = Field(default=3, ge=0, le=100, description="Answers kept side by side.")
+
+
+class ExportSpec(Frozen):
+    """What a model is made into."""
+
+    format: Literal["adapter", "merged"] = Field(
+        description="adapter: PEFT's files, for use beside the base. merged: the base with the adapter added to its weights."
+    )
+    precision: Literal["base", "bf16", "fp32"] = Field(
+        default="base", description="Of merged weights; `base`: as the base's own files have them."
+    )
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Self:
+        if self.format == "adapter" and self.precision != "base":
+            raise ValueError("an adapter is exported as it was trained: `precision` is for the format merged")
+        return self
 
 
 class Limits(Frozen):
@@ -183,21 +211,48 @@ class Limits(Frozen):
     max_seconds: Whole | None = Field(default=None, ge=1, le=31_536_000)
 
 
-class Sources(Frozen):
-    """What the names in a spec stood for when it was submitted."""
-
-    dataset: Source
-    validation_dataset: Source | None = None
-    base: BaseSource
-
-
 def _absent(section: object) -> bool:
     # A section that is not there is not written either: a run.yaml looks, and hashes, as it did before there were sections.
     return section is None
 
 
+class Sources(Frozen):
+    """What the names in a spec stood for when it was submitted."""
+
+    dataset: Source | None = Field(default=None, description="An export has none.")
+    validation_dataset: Source | None = None
+    base: BaseSource
+    model: ModelSource | None = Field(default=None, exclude_if=_absent)
+    against: ModelSource | None = Field(default=None, exclude_if=_absent)
+
+
 def _left_out() -> Any:
     return None
+
+
+def _is_of_model(info: ValidationInfo) -> bool:
+    return info.data.get("kind") in OF_MODELS
+
+
+def _of_model_or_given(value: Any, given: ValidatorFunctionWrapHandler, info: ValidationInfo) -> Any:
+    """What is given. A run of a model may leave it to the platform: "" until submit, and in an export for ever."""
+    return "" if value in (None, "") and _is_of_model(info) else given(value)
+
+
+def _dataset_given(dataset: Any) -> Any:
+    if dataset is None:
+        raise PydanticCustomError("missing", "Field required")
+    return dataset
+
+
+def _model_of_kind(model: Any, info: ValidationInfo) -> Any:
+    if model is None and _is_of_model(info):
+        raise PydanticCustomError("missing", "Field required")
+    return model
+
+
+def _empty(text: str) -> bool:
+    return text == ""
 
 
 def _base_or_model(base_model: Any, info: ValidationInfo) -> Any:
@@ -210,12 +265,34 @@ def _base_or_model(base_model: Any, info: ValidationInfo) -> Any:
     return section.model if section else DEFAULT_CLASSIFIER
 
 
+Kind = Literal["train", "fit_test", "evaluate", "export"]
+SHORT_KINDS: tuple[Kind, ...] = ("fit_test", "evaluate", "export")
+"""They have a slot of their own, and do not wait for what trains."""
+OF_MODELS: tuple[Kind, ...] = ("evaluate", "export")
+"""They are about a model of the registry, and train nothing."""
+_OF_EVALUATION = frozenset({"batch_size", "max_seq_len", "packing", "precision", "device", "deterministic"})
+"""Fields of `train` that say how rows go through a model."""
+_OF_TRAINING: Mapping[str, object] = {"lora": LoraSpec(), "validation_dataset": None, "name": None}
+"""Fields that say something only where a model comes out, and what they are when nobody said anything."""
+
+ModelRef = Annotated[str, Field(min_length=1, max_length=300), AfterValidator(plain_text)]
+
+
 class RunSpec(Frozen):
     """The frozen request that went in."""
 
-    kind: Literal["train", "fit_test"] = Field(
-        default="train", description="fit_test measures memory and speed on the longest rows, and trains nothing."
+    kind: Kind = Field(
+        default="train",
+        description="fit_test measures memory and speed on the longest rows; evaluate measures a model of the registry on a "
+        "dataset; export makes its files. They train nothing.",
     )
+    model: Annotated[ModelRef | None, BeforeValidator(_model_of_kind)] = Field(
+        default=None, exclude_if=_absent, description="evaluate, export: a model id, a name (its Production), or `name@3`."
+    )
+    against: ModelRef | None = Field(
+        default=None, exclude_if=_absent, description="evaluate: another model on the same base, measured on the same rows."
+    )
+    export: ExportSpec | None = Field(default=None, exclude_if=_absent, description="Only with the kind export, which needs it.")
     method: Method = Field(
         default="sft",
         description="How it learns: sft from answers, dpo and orpo from pairs, kto from rated answers, grpo from a grader, "
@@ -223,13 +300,28 @@ class RunSpec(Frozen):
     )
     classifier: ClassifierSpec | None = Field(default=None, exclude_if=_absent, description="Only with the method classifier.")
     base_model: Annotated[
-        str, Field(min_length=1, max_length=200), AfterValidator(plain_text), BeforeValidator(_base_or_model)
+        str,
+        Field(min_length=1, max_length=200),
+        AfterValidator(plain_text),
+        BeforeValidator(_base_or_model),
+        WrapValidator(_of_model_or_given),
     ] = Field(
         default_factory=_left_out,
-        description="Id of an allowed base model, e.g. `luthier/tiny`. A classifier has none: leave it out.",
+        exclude_if=_empty,
+        description="Id of an allowed base model, e.g. `luthier/tiny`. A classifier has none, a `model` brings its own: leave it "
+        "out.",
     )
-    dataset: Annotated[str, Field(min_length=1, max_length=4096), AfterValidator(plain_text)] = Field(
-        description="A dataset id (`ds_...`). In a run by hand: a path beside `run.yaml`."
+    dataset: Annotated[
+        str,
+        Field(min_length=1, max_length=4096),
+        AfterValidator(plain_text),
+        BeforeValidator(_dataset_given),
+        WrapValidator(_of_model_or_given),
+    ] = Field(
+        default_factory=_left_out,
+        exclude_if=_empty,
+        description="A dataset id (`ds_...`). In a run by hand: a path beside `run.yaml`. evaluate: if it is left out, the "
+        "validation dataset of the job that made the model. export: none.",
     )
     validation_dataset: Annotated[str, Field(min_length=1, max_length=4096), AfterValidator(plain_text)] | None = Field(
         default=None, description="Held-out rows: validation loss while training, base against tuned at the end."
@@ -251,6 +343,30 @@ class RunSpec(Frozen):
         dict[Annotated[str, Field(max_length=64)], Annotated[Text, Field(max_length=512)]], Field(max_length=16)
     ] = Field(default_factory=dict)
     sources: Sources | None = Field(default=None, description="Set by the platform at submit; refused in a request.")
+
+    @model_validator(mode="after")
+    def _has_what_its_kind_needs(self) -> Self:
+        given = {"model": self.model, "against": self.against, "export": self.export}
+        may = {"evaluate": ("model", "against"), "export": ("model", "export")}.get(self.kind, ())
+        for name, value in given.items():
+            if value is not None and name not in may:
+                raise ValueError(f"`{name}` is no field of a run of the kind {self.kind}")
+        if self.kind == "export" and self.export is None:
+            raise ValueError("the kind export needs the section `export` with a `format`: adapter or merged")
+        if self.kind in OF_MODELS:
+            self._trains_nothing()
+        return self
+
+    def _trains_nothing(self) -> None:
+        """Raises: ValueError for a field that would change nothing in a run of a model."""
+        said = {name for name, default in _OF_TRAINING.items() if getattr(self, name) != default}
+        steps, usual = self.train.model_dump(), TrainSpec().model_dump()
+        reads = _OF_EVALUATION if self.kind == "evaluate" else frozenset[str]()
+        said |= {f"train.{name}" for name in usual if name not in reads and steps[name] != usual[name]}
+        if self.kind == "export":
+            said |= {name for name, given in (("dataset", self.dataset), ("evaluate", self.evaluate != EvaluateSpec())) if given}
+        if said:
+            raise ValueError(f"`{min(said)}` is no field of a run of the kind {self.kind}: leave it out")
 
     @model_validator(mode="after")
     def _has_the_section_of_its_method(self) -> Self:

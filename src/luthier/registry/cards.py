@@ -12,7 +12,8 @@ from pydantic import ValidationError
 from luthier.errors import ArtifactCorrupt
 from luthier.jobs.spec import RunSpec
 from luthier.registry import rules
-from luthier.registry.types import Evaluation, Finished, ModelCard, ModelFile
+from luthier.registry.types import Evaluation, Finished, ModelCard
+from luthier.values import ModelFile
 
 
 @dataclass(frozen=True)

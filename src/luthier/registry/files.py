@@ -14,8 +14,9 @@ from typing import Any, BinaryIO
 
 from luthier.errors import ArtifactCorrupt
 from luthier.registry import rules
-from luthier.registry.types import Archive, ModelFile, StoredModel
+from luthier.registry.types import Archive, StoredModel
 from luthier.seams import NotStored, Storage
+from luthier.values import ModelFile
 
 _CHUNK = 1024 * 1024
 _BLOCK = tarfile.BLOCKSIZE

@@ -5,7 +5,8 @@ from __future__ import annotations
 from pydantic import TypeAdapter
 
 from luthier.registry import store
-from luthier.registry.types import Model, ModelCard, ModelFile, Stage, StoredModel
+from luthier.registry.types import Model, ModelCard, Stage, StoredModel
+from luthier.values import ModelFile
 
 _FILES = TypeAdapter(list[ModelFile])
 

@@ -11,7 +11,8 @@ from luthier import ids
 from luthier.errors import EvaluationNeeded, ModelNotReady
 from luthier.jobs.spec import RunSpec
 from luthier.jobs.types import Job, JobState
-from luthier.registry.types import Evaluation, Lineage, ModelFile
+from luthier.registry.types import Evaluation, Lineage
+from luthier.values import ModelFile
 
 ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors")
 """Without these there is no model."""
@@ -174,8 +175,8 @@ def flat_metrics(metrics: Mapping[str, Any], evaluation: Evaluation | None) -> d
 
 def lineage(job_id: str, spec: RunSpec, files: Iterable[ModelFile]) -> Lineage:
     """From what the model was made. Raises: ValueError for a spec that was never submitted."""
-    if spec.sources is None:
-        raise ValueError("a finished job has its sources")
+    if spec.sources is None or spec.sources.dataset is None:
+        raise ValueError("a job that trained has its sources")
     held_out = spec.sources.validation_dataset
     return Lineage(
         job_id=job_id,

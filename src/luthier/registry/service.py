@@ -19,9 +19,9 @@ from luthier.registry import rules, store
 from luthier.registry.cards import Results, card_of, config_of
 from luthier.registry.files import ModelFiles, root_of
 from luthier.registry.rows import files_of, model_of, row_of, stored_of
-from luthier.registry.types import Archive, Finished, Model, ModelFile, Stage, StoredModel
+from luthier.registry.types import Archive, Finished, Model, Stage, StoredModel
 from luthier.seams import Clock, Storage
-from luthier.values import Page
+from luthier.values import ModelFile, Page
 
 _TRIES = 5
 

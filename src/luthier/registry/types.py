@@ -10,7 +10,7 @@ from enum import StrEnum
 from pydantic import BaseModel, ConfigDict, Field
 
 from luthier.jobs.spec import RunSpec
-from luthier.values import Frozen
+from luthier.values import Frozen, ModelFile
 
 
 class Stage(StrEnum):
@@ -87,14 +87,6 @@ class ModelCard(Frozen):
     evaluation: Evaluation | None = None
     warnings: tuple[str, ...] = Field(default=(), description="What to know before it is used, e.g. worse than its base.")
     created_at: datetime
-
-
-class ModelFile(Frozen):
-    """One file of a model's weights folder."""
-
-    name: str
-    bytes: int
-    sha256: str
 
 
 class Model(Frozen):

@@ -22,8 +22,8 @@ from luthier.faces.rest.body import Json
 from luthier.faces.rest.errors import problems
 from luthier.faces.rest.streaming import Stream, attachment, file_answer, in_thread
 from luthier.faces.rest.wire import After, ChangingActor, CurrentActor, CurrentPlatform, Limit, router
-from luthier.registry.types import Model, ModelFile, Stage
-from luthier.values import Frozen, Name, Page, Whole
+from luthier.registry.types import Model, Stage
+from luthier.values import Frozen, ModelFile, Name, Page, Whole
 
 routes = router("/api/models", "models")
 
