@@ -192,7 +192,7 @@ def test_in_a_gang_each_drops_what_it_would_alone(random_base):
     alone = [learned(engine, [pack], [torch.ones(len(pack.loss_at_N))]) for engine, pack in zip(members(), packs, strict=True)]
     together = members()
     seats = list(zip(together, packs, strict=True))[::-1]
-    logp = gang.logprobs(seats, training=True)
+    logp = gang.forward(seats, training=True)
     gang.backward(seats, [torch.ones_like(logp_N) for logp_N in logp])
     for engine, expected in zip(together, alone, strict=True):
         assert_same_gradients({name: parameter.grad for name, parameter in engine.parameters.items()}, expected, 1e-5)

@@ -148,7 +148,7 @@ def test_a_gang_gives_each_what_it_gets_alone(random_base):
     engines = [trained(open_engine(base, shape, n, "fast"), n) for n, shape in enumerate(shapes)]
     seats = list(zip(engines, packs, strict=True))
     grads = []
-    for number, logp_N in enumerate(gang.logprobs(seats, training=True)):
+    for number, logp_N in enumerate(gang.forward(seats, training=True)):
         grads.append(torch.randn(len(logp_N), generator=torch.Generator().manual_seed(number)))
     gang.backward(seats, grads)
     for engine, expected in zip(engines, alone, strict=True):
@@ -158,7 +158,7 @@ def test_a_gang_gives_each_what_it_gets_alone(random_base):
 def test_a_gang_of_plain_and_fast_engines_takes_turns(random_base):
     ours, oracle = pair(random_base)
     seats = [(ours, a_pack()), (oracle, a_pack())]
-    mine, theirs = gang.logprobs(seats, training=True)
+    mine, theirs = gang.forward(seats, training=True)
     assert torch.allclose(mine, theirs, atol=1e-5, rtol=0)
     gang.backward(seats, [torch.ones_like(mine), torch.ones_like(theirs)])
     assert_same_gradients(
@@ -226,7 +226,7 @@ def test_each_seat_of_a_gang_has_its_own_temperature(random_base):
     assert_same_gradients(gradients(ours, warm), gradients(oracle, warm))
     other = trained(open_engine(ours.base, SHAPE, 1, "fast"))
     alone = [ours.logprobs(warm, training=False), other.logprobs(packed, training=False)]
-    together = gang.logprobs([(ours, warm), (other, packed)], training=False)
+    together = gang.forward([(ours, warm), (other, packed)], training=False)
     assert all(torch.allclose(one, two, atol=1e-5) for one, two in zip(alone, together, strict=True))
     assert not torch.allclose(alone[0], ours.logprobs(packed, training=False), atol=1e-2)
 

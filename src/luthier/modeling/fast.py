@@ -25,7 +25,7 @@ from luthier.modeling.head import chunk_of
 from luthier.modeling.load import LoadedBase
 from luthier.modeling.plain import PlainEngine, check_pack
 from luthier.modeling.shapes import bounded
-from luthier.modeling.types import LoraShape, Packed
+from luthier.modeling.types import LoraShape, Packed, Wants
 
 _Keep = Literal["nothing", "inputs", "all"]
 
@@ -48,9 +48,10 @@ class _Done:
     """Of each block: what its way back needs, or its input alone, to go through it once more."""
     tokens: int
     at_N: Tensor
+    """Positions that are read: of L loss tokens, then those whose hidden states are wanted; both padded with position 0."""
     last_ND: Tensor
-    """Hidden states of the loss tokens before the last norm."""
-    slope_ND: Tensor
+    """Their hidden states before the last norm."""
+    slope_LD: Tensor
     """Of each log-probability with respect to its normed hidden state."""
 
 
@@ -68,11 +69,17 @@ class FastEngine(PlainEngine):
 
     def logprobs(self, packed: Packed, *, training: bool) -> Tensor:
         """See `types.TrainingEngine`."""
-        return logprobs_together([(self, packed)], training=training)[0]
+        check_pack(packed, self.base, "logprobs")
+        return forward_together([(self, packed)], training=training)[0]
 
-    def backward(self, grad_N: Tensor) -> None:
+    def hidden(self, packed: Packed, *, training: bool) -> Tensor:
         """See `types.TrainingEngine`."""
-        backward_together([self], [grad_N])
+        check_pack(packed, self.base, "hidden")
+        return forward_together([(self, packed)], training=training)[0]
+
+    def backward(self, grad: Tensor) -> None:
+        """See `types.TrainingEngine`."""
+        backward_together([self], [grad])
 
     def bytes_per_token(self, longest: int) -> int:
         heads, block = self.weights.heads, self.weights.blocks[0]
@@ -93,11 +100,11 @@ class FastEngine(PlainEngine):
 
 
 @torch.no_grad()
-def logprobs_together(seats: Sequence[tuple[FastEngine, Packed]], *, training: bool) -> list[Tensor]:
-    """What `TrainingEngine.logprobs` gives for each seat, in one pass over their common base."""
+def forward_together(seats: Sequence[tuple[FastEngine, Packed]], *, training: bool) -> list[Tensor]:
+    """What each seat wants, in one pass over their common base."""
     base, weights = seats[0][0].base, seats[0][0].weights
     for _, packed in seats:
-        check_pack(packed, base)
+        check_pack(packed, base, packed.wants)
     seated = [_seated(packed, base.context) for _, packed in seats]
     ids = [token for own, _ in seated for token in own]
     lengths = [length for _, own in seated for length in own]
@@ -108,21 +115,47 @@ def logprobs_together(seats: Sequence[tuple[FastEngine, Packed]], *, training: b
     starts = [0]
     for own, _ in seated:
         starts.append(starts[-1] + len(own))
-    at = [start + place for start, (_, packed) in zip(starts, seats, strict=False) for place in packed.loss_at_N]
-    at_N = torch.tensor(at + [0] * (bounded(len(at)) - len(at)), device=base.device, dtype=torch.long)
     shares = [
         engine.share(*ends, packed, training=training) for ends, (engine, packed) in zip(pairwise(starts), seats, strict=True)
     ]
     setting = fast_blocks.Setting(weights, Attention(lengths, weights), [share for share in shares if share is not None])
-    counts = [len(packed.loss_at_N) for _, packed in seats]
+    reads = _reads([packed for _, packed in seats], starts, base.device)
     keep: _Keep = "nothing" if not training else "inputs" if any(engine.recompute for engine, _ in seats) else "all"
-    warm = [packed.temperature for _, packed in seats for _ in packed.loss_at_N]
-    warm += [1.0] * (len(at_N) - len(at))
-    cool_N1 = None if all(one == 1.0 for one in warm) else 1 / torch.tensor(warm, device=base.device)[:, None]
-    logp_N, done = _there(setting, ids_T, at_N, cool_N1, keep)
+    logp_L, hidden_MD, done = _there(setting, ids_T, reads, keep)
     for engine, _ in seats:
         engine._done = done  # pyright: ignore[reportPrivateUsage]  # one unit with its engines
-    return list(logp_N[: len(at)].split(counts))
+    parts = {"logprobs": iter(_split(logp_L, seats, "logprobs")), "hidden": iter(_split(hidden_MD, seats, "hidden"))}
+    return [next(parts[packed.wants]) for _, packed in seats]
+
+
+def _split(read: Tensor, seats: Sequence[tuple[FastEngine, Packed]], wants: Wants) -> Sequence[Tensor]:
+    counts = [len(packed.loss_at_N) for _, packed in seats if packed.wants == wants]
+    return read[: sum(counts)].split(counts)
+
+
+@dataclass(frozen=True)
+class _Reads:
+    """What is read of a pass: see `_Done.at_N`."""
+
+    at_N: Tensor
+    losses: int
+    """L."""
+    cool_L1: Tensor | None
+    """What logits are multiplied by, or None for 1."""
+
+
+def _reads(packs: Sequence[Packed], starts: Sequence[int], device: torch.device) -> _Reads:
+    at: dict[Wants, list[int]] = {"logprobs": [], "hidden": []}
+    warm: list[float] = []
+    for start, packed in zip(starts, packs, strict=False):
+        at[packed.wants].extend(start + place for place in packed.loss_at_N)
+        if packed.wants == "logprobs":
+            warm.extend([packed.temperature] * len(packed.loss_at_N))
+    padded = [places + [0] * (bounded(len(places)) - len(places)) for places in at.values()]
+    losses = len(padded[0])
+    warm += [1.0] * (losses - len(warm))
+    cool_L1 = None if all(one == 1.0 for one in warm) else 1 / torch.tensor(warm, device=device)[:, None]
+    return _Reads(torch.tensor(padded[0] + padded[1], device=device, dtype=torch.long), losses, cool_L1)
 
 
 def _seated(packed: Packed, context: int) -> tuple[list[int], list[int]]:
@@ -138,21 +171,19 @@ def _seated(packed: Packed, context: int) -> tuple[list[int], list[int]]:
 
 @torch.no_grad()
 def backward_together(engines: Sequence[FastEngine], grads: Sequence[Tensor]) -> None:
-    """What `TrainingEngine.backward` does for each engine of the last pass, in the order of its seats."""
+    """What `TrainingEngine.backward` does for each engine of the last pass, in the order of its seats.
+
+    A gradient of log-probabilities is a vector, one of hidden states a matrix.
+    """
     done = engines[0]._done  # pyright: ignore[reportPrivateUsage]
     for engine in engines:
         if done is None or engine._done is not done:  # pyright: ignore[reportPrivateUsage]
-            raise RuntimeError("backward follows logprobs(training=True), once")
+            raise RuntimeError("backward follows a pass with training, once")
         engine._done = None  # pyright: ignore[reportPrivateUsage]
     if done is None:
         return
     weights = done.setting.weights
-    real_N = torch.cat([grad.to(done.slope_ND.device) for grad in grads])
-    grad_N = functional.pad(real_N, (0, len(done.at_N) - len(real_N)))
-    dnormed_ND = done.slope_ND * grad_N[:, None].to(done.slope_ND.dtype)
-    dlast_ND = kernels.rms_norm_backward(dnormed_ND, done.last_ND, weights.norm_D, weights.eps, None)
-    dx_TD = dlast_ND.new_zeros(done.tokens, dlast_ND.shape[1])
-    dx_TD.index_copy_(0, done.at_N[: len(real_N)], dlast_ND[: len(real_N)])
+    dx_TD = _read_back(done, grads)
     for number in reversed(range(len(weights.blocks))):
         kept = done.kept.pop()
         if isinstance(kept, Tensor):
@@ -162,9 +193,26 @@ def backward_together(engines: Sequence[FastEngine], grads: Sequence[Tensor]) ->
             dx_TD = slope
 
 
-def _there(
-    setting: fast_blocks.Setting, ids_T: Tensor, at_N: Tensor, cool_N1: Tensor | None, keep: _Keep
-) -> tuple[Tensor, _Done | None]:
+def _read_back(done: _Done, grads: Sequence[Tensor]) -> Tensor:
+    """From gradients of what was read to those of the last block's outputs, shape (T, D)."""
+    slope_LD, weights = done.slope_LD, done.setting.weights
+    losses, wanted = len(slope_LD), len(done.at_N) - len(slope_LD)
+    of_losses = [grad.to(slope_LD.device) for grad in grads if grad.dim() == 1]
+    of_hidden = [grad.to(slope_LD) for grad in grads if grad.dim() == 2]
+    real_L = torch.cat([slope_LD.new_zeros(0, dtype=torch.float32), *of_losses])
+    dnormed_ND = slope_LD * functional.pad(real_L, (0, losses - len(real_L)))[:, None].to(slope_LD.dtype)
+    real_MD = torch.cat([slope_LD.new_zeros(0, slope_LD.shape[1]), *of_hidden])
+    if wanted:
+        dnormed_ND = torch.cat([dnormed_ND, functional.pad(real_MD, (0, 0, 0, wanted - len(real_MD)))])
+    dlast_ND = kernels.rms_norm_backward(dnormed_ND, done.last_ND, weights.norm_D, weights.eps, None)
+    dx_TD = dlast_ND.new_zeros(done.tokens, dlast_ND.shape[1])
+    for start, real in ((0, len(real_L)), (losses, len(real_MD))):
+        dx_TD.index_copy_(0, done.at_N[start : start + real], dlast_ND[start : start + real])
+    return dx_TD
+
+
+def _there(setting: fast_blocks.Setting, ids_T: Tensor, reads: _Reads, keep: _Keep) -> tuple[Tensor, Tensor, _Done | None]:
+    """Log-probabilities (L,), hidden states (M, D) after the last norm, fp32, and what the way back needs."""
     weights = setting.weights
     x_TD = functional.embedding(ids_T, weights.embed_VD)
     if weights.embed_scale != 1.0:
@@ -175,10 +223,13 @@ def _there(
         x_TD, kept = fast_blocks.forward(setting, number, before_TD)
         if keep != "nothing":
             all_kept.append(kept if keep == "all" else before_TD)
-    last_ND = x_TD.index_select(0, at_N)
-    logp_N, slope_ND = _head(weights, last_ND, ids_T[at_N + 1], cool_N1, training=keep != "nothing")
-    done = _Done(setting, all_kept, len(ids_T), at_N, last_ND, slope_ND) if slope_ND is not None else None
-    return logp_N, done
+    last_ND = x_TD.index_select(0, reads.at_N)
+    loss_LD, hidden_MD = last_ND.split([reads.losses, len(last_ND) - reads.losses])
+    target_L = ids_T[reads.at_N[: reads.losses] + 1]
+    logp_L, slope_LD = _head(weights, loss_LD, target_L, reads.cool_L1, training=keep != "nothing")
+    normed_MD = kernels.rms_norm(hidden_MD, weights.norm_D, weights.eps).float()
+    done = _Done(setting, all_kept, len(ids_T), reads.at_N, last_ND, slope_LD) if slope_LD is not None else None
+    return logp_L, normed_MD, done
 
 
 def _head(

@@ -32,7 +32,7 @@ def training_flops(base: LoadedBase, learning: int, packed: Packed) -> int:
     )
     pairs = sum(length * (length + 1) // 2 for length in packed.lengths)
     attention = 3 * 4 * width * int(config.num_hidden_layers) * pairs
-    head = 4 * int(config.hidden_size) * base.vocab * len(packed.loss_at_N)
+    head = 4 * int(config.hidden_size) * base.vocab * len(packed.loss_at_N) if packed.wants == "logprobs" else 0
     return 4 * frozen * tokens + 6 * learning * tokens + attention + head
 
 

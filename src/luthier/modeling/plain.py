@@ -21,7 +21,7 @@ from luthier.modeling.dropout import Drop, Dropout
 from luthier.modeling.flops import training_flops
 from luthier.modeling.head import chunk_of, head_of, tempered, token_logprobs
 from luthier.modeling.load import LoadedBase
-from luthier.modeling.types import Completion, LoraShape, Packed, Sampling
+from luthier.modeling.types import Completion, LoraShape, Packed, Sampling, Wants
 
 _SAME = 1e-3
 """Largest difference of a logit, relative to the largest, at which the fast path counts as the model's own."""
@@ -50,7 +50,7 @@ class PlainEngine:
 
     def logprobs(self, packed: Packed, *, training: bool) -> Tensor:
         """See `types.TrainingEngine`. Raises: ValueError for a pack that is none."""
-        check_pack(packed, self.base)
+        check_pack(packed, self.base, "logprobs")
         drop = self._dropout.take(len(packed.ids_T)) if training else None
         self._carry(drop)
         with torch.set_grad_enabled(training):
@@ -58,13 +58,23 @@ class PlainEngine:
         self._pending = logprob_N if training else None
         return logprob_N.detach()
 
-    def backward(self, grad_N: Tensor) -> None:
-        """See `types.TrainingEngine`. Once for each `logprobs(training=True)`. Raises: RuntimeError without one."""
+    def hidden(self, packed: Packed, *, training: bool) -> Tensor:
+        """See `types.TrainingEngine`. Raises: ValueError for a pack that is none."""
+        check_pack(packed, self.base, "hidden")
+        drop = self._dropout.take(len(packed.ids_T)) if training else None
+        self._carry(drop)
+        with torch.set_grad_enabled(training):
+            hidden_ND = self._read(packed, drop).float()
+        self._pending = hidden_ND if training else None
+        return hidden_ND.detach()
+
+    def backward(self, grad: Tensor) -> None:
+        """See `types.TrainingEngine`. Once for each pass with `training`. Raises: RuntimeError without one."""
         pending, self._pending = self._pending, None
         if pending is None:
-            raise RuntimeError("backward follows logprobs(training=True), once")
+            raise RuntimeError("backward follows a pass with training, once")
         if pending.requires_grad:
-            torch.autograd.backward([pending], [grad_N.to(pending)])
+            torch.autograd.backward([pending], [grad.to(pending)])
 
     def bytes_per_token(self, longest: int) -> int:
         """About how much a pass holds for each of its tokens, where the longest row has so many."""
@@ -149,6 +159,24 @@ class PlainEngine:
             output = self.base.model.base_model(input_ids=ids_T[None], position_ids=rows.positions_1T, use_cache=False, rows=rows)
         return output.last_hidden_state[0]
 
+    def _read(self, packed: Packed, drop: Drop | None) -> Tensor:
+        """Last hidden states at the positions of a pack, in the base's own type."""
+        ids_T = torch.tensor(packed.ids_T, device=self.base.device)
+        at_N = torch.tensor(packed.loss_at_N, device=self.base.device, dtype=torch.long)
+        if self._packs:
+            try:
+                return self._hidden(ids_T, packed.lengths).index_select(0, at_N)
+            except RowsUnsupported:  # as in `_logprobs`
+                pass
+        rows: list[Tensor] = []
+        start = 0
+        for row_T in ids_T.split(list(packed.lengths)):
+            if drop is not None:
+                self._carry(drop.after(start))
+            start += len(row_T)
+            rows.append(self.base.model.base_model(input_ids=row_T[None], use_cache=False).last_hidden_state[0])
+        return torch.cat(rows).index_select(0, at_N)
+
     def _row_logprobs(self, packed: Packed, drop: Drop | None) -> Tensor:
         """Each row alone through the model's own forward, head included."""
         parts: list[Tensor] = []
@@ -201,8 +229,10 @@ class _AdapterOff:
         self._engine._bare = self._before  # pyright: ignore[reportPrivateUsage]
 
 
-def check_pack(packed: Packed, base: LoadedBase) -> None:
+def check_pack(packed: Packed, base: LoadedBase, wants: Wants) -> None:
     """What would give wrong numbers in silence is refused."""
+    if packed.wants != wants:
+        raise ValueError(f"this pack wants {packed.wants}, not {wants}")
     if not packed.lengths or min(packed.lengths) < 1 or sum(packed.lengths) != len(packed.ids_T):
         raise ValueError("the lengths of a pack are at least 1 each and sum to its tokens")
     if max(packed.lengths) > base.context:
@@ -215,5 +245,6 @@ def check_pack(packed: Packed, base: LoadedBase) -> None:
         ends.add(end - 1)
     at = packed.loss_at_N
     ascending = all(a < b for a, b in pairwise(at))
-    if at and (at[0] < 0 or at[-1] >= end or not ascending or not ends.isdisjoint(at)):
-        raise ValueError("loss positions ascend, and none is the last of its row")
+    last = wants == "logprobs" and not ends.isdisjoint(at)
+    if at and (at[0] < 0 or at[-1] >= end or not ascending or last):
+        raise ValueError("the positions of a pack ascend and lie in it; of its loss positions none is the last of its row")

@@ -1,4 +1,5 @@
-"""What crosses the border of the engine: packed tokens in, log-probabilities of the loss tokens out, gradients back.
+"""What crosses the border of the engine: packed tokens in, log-probabilities of the loss tokens (or hidden states) out,
+gradients back.
 
 Nothing here imports torch at run time, so that batches can be made and tested without it.
 """
@@ -8,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -31,23 +32,29 @@ class LoraShape:
         return self.alpha / (self.rank**0.5 if self.rslora else self.rank)
 
 
+Wants = Literal["logprobs", "hidden"]
+
+
 @dataclass(frozen=True)
 class Packed:
     """Rows laid end to end; attention never crosses from one to the next.
 
     ids_T: T token ids. lengths: tokens of each row, their sum is T. loss_at_N: positions t (ascending) whose NEXT token,
     `ids_T[t + 1]`, carries loss; never a row's last position. All plain ints. temperature: logits are divided by it, so that
-    answers drawn at a temperature can be judged at that one.
+    answers drawn at a temperature can be judged at that one. wants: with `hidden`, what is read at those positions is the
+    tokens' own last hidden states, after the final norm; then the last of a row may be among them.
     """
 
     ids_T: Sequence[int]
     lengths: Sequence[int]
     loss_at_N: Sequence[int]
     temperature: float = 1.0
+    wants: Wants = "logprobs"
 
 
 class TrainingEngine(Protocol):
-    """A frozen base and one adapter. `logprobs` then `backward`, once a micro-batch; the caller owns the optimiser."""
+    """A frozen base and one adapter. A pass (`logprobs`, `hidden`), then `backward`, once a micro-batch; the caller owns the
+    optimiser."""
 
     @property
     def parameters(self) -> dict[str, Parameter]:
@@ -59,8 +66,12 @@ class TrainingEngine(Protocol):
         `backward` needs is kept; the result is detached from the graph either way."""
         ...
 
-    def backward(self, grad_N: Tensor) -> None:
-        """Add to each parameter's `.grad` the gradient of sum(grad_N * logprobs) of the last `logprobs(training=True)`."""
+    def hidden(self, packed: Packed, *, training: bool) -> Tensor:
+        """For a pack that wants them: last hidden states at its positions, shape (N, D), fp32. Else as `logprobs`."""
+        ...
+
+    def backward(self, grad: Tensor) -> None:
+        """Add to each parameter's `.grad` the gradient of sum(grad * what the last pass with `training` gave), of its shape."""
         ...
 
     def flops(self, packed: Packed) -> int:

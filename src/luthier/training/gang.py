@@ -24,7 +24,7 @@ class Pass:
     engine: TrainingEngine
     packed: Packed
     slope: Callable[[Tensor], Tensor]
-    """Log-probabilities, shape (N,) -> the gradient of the loss with respect to each, shape (N,)."""
+    """What the pack wants (log-probabilities, hidden states) -> the gradient of the loss with respect to it, of its shape."""
     most_tokens: int
     """How many tokens may go through the model at once, those of others included."""
 
@@ -90,12 +90,12 @@ class _Gang(Generic[Result]):
         seats = [(each.engine, each.packed) for each in passes]
         failed: dict[int, Exception] = {}
         grads: list[Tensor] = []
-        for place, (each, logp_N) in enumerate(zip(passes, gang.logprobs(seats, training=True), strict=True)):
+        for place, (each, given) in enumerate(zip(passes, gang.forward(seats, training=True), strict=True)):
             try:
-                grads.append(each.slope(logp_N))
+                grads.append(each.slope(given))
             except Exception as error:  # noqa: BLE001  # one member's surprise goes to that member
                 failed[place] = error
-                grads.append(logp_N.new_zeros(logp_N.shape))
+                grads.append(given.new_zeros(given.shape))
         gang.backward(seats, grads)
         return failed
 
