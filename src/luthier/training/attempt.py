@@ -212,7 +212,8 @@ def read_data(run: Run, base: Path) -> Data:
 
 
 def _tokenised(run: Run, renderer: Renderer, lengths: Lengths, path: Path, name: str) -> Method:
-    method = open_method(run.spec, rows_of_file(path, READS[run.spec.method], run.progress), renderer, lengths)
+    found = rows_of_file(path, READS[run.spec.method], run.progress)
+    method = open_method(run.spec, found, renderer, lengths, run.workspace)
     rows, max_seq_len = method.rows, lengths.max_seq_len
     facts = {
         "rows": len(method),

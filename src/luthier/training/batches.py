@@ -8,11 +8,15 @@ from __future__ import annotations
 
 import random
 from array import array
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import pairwise
+from pathlib import Path
+from typing import TypeVar
 
 from luthier.modeling.types import Packed
+from luthier.training.columns import Column
+
+Unit = TypeVar("Unit")
 
 
 @dataclass(frozen=True)
@@ -25,19 +29,22 @@ class Row:
     """What its loss tokens count beside those of other rows."""
 
 
-@dataclass
 class Rows:
-    """Many rows in two flat arrays: 4 bytes a token, not the 36 of a list of ints."""
+    """Many rows, whose numbers lie on disk: what a data file holds is not held in memory."""
 
-    truncated: int = 0
-    """Rows that were cut to the longest length."""
-    dropped: int = 0
-    """Rows that were left out because no token of theirs carries loss."""
-    _ids: array[int] = field(default_factory=lambda: array("i"))
-    _loss_at: array[int] = field(default_factory=lambda: array("i"))
-    _ends: array[int] = field(default_factory=lambda: array("q", [0]))
-    _loss_ends: array[int] = field(default_factory=lambda: array("q", [0]))
-    _weights: array[float] = field(default_factory=lambda: array("d"))
+    def __init__(self, folder: Path | None = None) -> None:
+        """folder: where the numbers lie; by default where temporary files do. Raises: OSError."""
+        self.truncated = 0
+        """Rows that were cut to the longest length."""
+        self.dropped = 0
+        """Rows that were left out because no token of theirs carries loss."""
+        self.longest = 0
+        """Tokens of the longest row."""
+        self._ids = Column("i", folder)
+        self._loss_at = Column("i", folder)
+        self._ends = Column("q", folder)
+        self._loss_ends = Column("q", folder)
+        self._weights = Column("d", folder)
 
     def add(self, ids: Sequence[int], carries_loss: Sequence[bool], weight: float = 1.0) -> None:
         """Append a row, or count it as dropped. `carries_loss[t]` says whether token t itself is learned."""
@@ -55,37 +62,50 @@ class Rows:
         self._ends.append(len(self._ids))
         self._loss_ends.append(len(self._loss_at))
         self._weights.append(row.weight)
+        self.longest = max(self.longest, len(row.ids))
 
     def __len__(self) -> int:
-        return len(self._ends) - 1
+        return len(self._ends)
 
     def __getitem__(self, index: int) -> Row:
         if not 0 <= index < len(self):
             raise IndexError(index)
-        ids = self._ids[self._ends[index] : self._ends[index + 1]]
-        return Row(ids, self._loss_at[self._loss_ends[index] : self._loss_ends[index + 1]], self._weights[index])
+        ids = self._ids.part(*_span(self._ends, index))
+        return Row(ids, self._loss_at.part(*_span(self._loss_ends, index)), self._weights[index])
+
+    def length(self, index: int) -> int:
+        """Tokens of a row."""
+        start, end = _span(self._ends, index)
+        return end - start
+
+    def learned(self, index: int) -> int:
+        """Loss tokens of a row."""
+        start, end = _span(self._loss_ends, index)
+        return end - start
+
+    def weight(self, index: int) -> float:
+        return self._weights[index]
 
     @property
     def tokens(self) -> int:
         return len(self._ids)
 
     @property
-    def longest(self) -> int:
-        """Tokens of the longest row."""
-        return max((end - start for start, end in pairwise(self._ends)), default=0)
-
-    @property
     def loss_tokens(self) -> int:
         return len(self._loss_at)
 
 
-def order_of(seed: int, epoch: int, rows: int) -> list[int]:
+def _span(ends: Column[int], index: int) -> tuple[int, int]:
+    return ends[index - 1] if index else 0, ends[index]
+
+
+def order_of(seed: int, epoch: int, rows: int) -> array[int]:
     """The order of one epoch (counted from 0). A string seeds the same on every Python and machine.
 
-    >>> order_of(42, 0, 5) == order_of(42, 0, 5), sorted(order_of(42, 1, 5))
+    >>> list(order_of(42, 0, 5)) == list(order_of(42, 0, 5)), sorted(order_of(42, 1, 5))
     (True, [0, 1, 2, 3, 4])
     """
-    order = list(range(rows))
+    order = array("q", range(rows))
     random.Random(f"luthier:{seed}:{epoch}").shuffle(order)
     return order
 
@@ -98,7 +118,7 @@ class Order:
     rows: int
     rows_per_step: int
     _epoch: int = -1
-    _order: list[int] = field(default_factory=list[int])
+    _order: array[int] = field(default_factory=lambda: array("q"))
 
     @property
     def steps_per_epoch(self) -> int:
@@ -109,7 +129,7 @@ class Order:
         epoch, place = divmod(step, self.steps_per_epoch)
         if epoch != self._epoch:
             self._epoch, self._order = epoch, order_of(self.seed, epoch, self.rows)
-        return self._order[place * self.rows_per_step : (place + 1) * self.rows_per_step]
+        return self._order[place * self.rows_per_step : (place + 1) * self.rows_per_step].tolist()
 
 
 @dataclass(frozen=True)
@@ -121,27 +141,21 @@ class PassLimits:
     """A row that is longer goes alone."""
 
 
-def passes(rows: Sequence[Row], limits: PassLimits) -> Iterator[Packed]:
-    """The rows, in their order, laid end to end in as few passes as the limits allow."""
-    for group in grouped([[row] for row in rows], limits):
-        yield pack([rows[place] for place in group])
+def grouped(units: Iterable[Unit], size: Callable[[Unit], int], limits: PassLimits) -> Iterator[list[Unit]]:
+    """The units, in their order, in as few passes as the limits allow. size: tokens of a unit, which stays together.
 
-
-def grouped(units: Sequence[Sequence[Row]], limits: PassLimits) -> Iterator[list[int]]:
-    """Places of the units, in their order, in as few passes as the limits allow. The rows of a unit stay together.
-
-    >>> list(grouped([[Row([1, 2], [0])]] * 3, PassLimits(rows=8, tokens=4)))
-    [[0, 1], [2]]
+    >>> list(grouped(["ab", "cd", "ef"], len, PassLimits(rows=8, tokens=4)))
+    [['ab', 'cd'], ['ef']]
     """
-    group: list[int] = []
+    group: list[Unit] = []
     tokens = 0
-    for place, unit in enumerate(units):
-        size = sum(len(row.ids) for row in unit)
-        if group and (len(group) == limits.rows or tokens + size > limits.tokens):
+    for unit in units:
+        more = size(unit)
+        if group and (len(group) == limits.rows or tokens + more > limits.tokens):
             yield group
             group, tokens = [], 0
-        group.append(place)
-        tokens += size
+        group.append(unit)
+        tokens += more
     if group:
         yield group
 
@@ -149,8 +163,9 @@ def grouped(units: Sequence[Sequence[Row]], limits: PassLimits) -> Iterator[list
 def pack(rows: Sequence[Row]) -> Packed:
     """Rows laid end to end.
 
-    >>> pack([Row([1, 2, 3], [1]), Row([4, 5], [0])])
-    Packed(ids_T=[1, 2, 3, 4, 5], lengths=[3, 2], loss_at_N=[1, 3], temperature=1.0)
+    >>> packed = pack([Row([1, 2, 3], [1]), Row([4, 5], [0])])
+    >>> packed.ids_T, packed.lengths, packed.loss_at_N
+    ([1, 2, 3, 4, 5], [3, 2], [1, 3])
     """
     ids: list[int] = []
     loss_at: list[int] = []
@@ -158,8 +173,3 @@ def pack(rows: Sequence[Row]) -> Packed:
         loss_at.extend(len(ids) + at for at in row.loss_at)
         ids.extend(row.ids)
     return Packed(ids_T=ids, lengths=[len(row.ids) for row in rows], loss_at_N=loss_at)
-
-
-def loss_tokens(rows: Sequence[Row]) -> int:
-    """How many tokens of these rows carry loss."""
-    return sum(len(row.loss_at) for row in rows)

@@ -74,7 +74,11 @@ class _Measured:
 def longest_units(method: Method, most: int) -> list[list[Row]]:
     """The rows of the units with the most tokens, as many units as a step has."""
     units = (method.unit(number) for number in range(len(method)))
-    return heapq.nlargest(most, units, key=lambda unit: sum(len(row.ids) for row in unit))
+    return heapq.nlargest(most, units, key=_tokens)
+
+
+def _tokens(unit: Sequence[Row]) -> int:
+    return sum(len(row.ids) for row in unit)
 
 
 def _smallest_that_fits(run: Run, made: Trained, units: Sequence[Sequence[Row]]) -> Work[_Measured]:
@@ -95,7 +99,7 @@ def _smallest_that_fits(run: Run, made: Trained, units: Sequence[Sequence[Row]])
 
 
 def _measured(run: Run, made: Trained, units: Sequence[Sequence[Row]], limits: PassLimits) -> Work[_Measured]:
-    packs = [pack([row for place in group for row in units[place]]) for group in grouped(units, limits)]
+    packs = [pack([row for unit in group for row in unit]) for group in grouped(units, _tokens, limits)]
     best = float("inf")
     for number in range(_STEPS):
         run.progress(number / _STEPS)

@@ -103,9 +103,10 @@ class Loop:
                 yield from self._step()
 
     def _prepare(self) -> None:
-        first_epoch = range(min(self.plan.total_steps, self.plan.steps_per_epoch))
-        visited = {number for step in first_epoch for number in self._numbers(step)}
-        self.material.method.prepare(self.material.engine, sorted(visited), self.limits, self._tell)
+        visited: Sequence[int] = range(len(self.material.method))
+        if self.plan.total_steps < self.plan.steps_per_epoch:
+            visited = sorted({number for step in range(self.plan.total_steps) for number in self._numbers(step)})
+        self.material.method.prepare(self.material.engine, visited, self.limits, self._tell)
 
     def _numbers(self, step: int) -> list[int]:
         """The units of the optimiser step after `step` others."""

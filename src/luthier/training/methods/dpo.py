@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING
 from luthier.jobs.spec import DpoSpec
 from luthier.training.batches import PassLimits
 from luthier.training.method import Engine, OnPass
+from luthier.training.methods.groups import Measured
 from luthier.training.methods.pairs import OfStep, PairMethod, PairPass, pair_passes, wins
 
 if TYPE_CHECKING:
@@ -34,17 +35,18 @@ class Dpo(PairMethod):
     """Pairs beside what the base thinks of them."""
 
     spec: DpoSpec
-    reference: dict[int, tuple[float, float]] = field(default_factory=dict[int, tuple[float, float]])
+    reference: Measured = field(default_factory=Measured)
     """log ref(w|x) and log ref(l|x) by pair."""
 
     def prepare(self, engine: Engine, numbers: Sequence[int], limits: PassLimits, on_pass: OnPass) -> None:
-        missing = [number for number in numbers if number not in self.reference]
+        missing = self.reference.missing(numbers)
         done = 0
         with engine.adapter_off():
             for part in pair_passes(self.rows, missing, limits):
                 on_pass(done / len(missing))
                 chosen_P, rejected_P = part.sums(engine.logprobs(part.packed, training=False))
-                self.reference |= zip(part.numbers, zip(chosen_P.tolist(), rejected_P.tolist(), strict=True), strict=True)
+                for number, chosen, rejected in zip(part.numbers, chosen_P.tolist(), rejected_P.tolist(), strict=True):
+                    self.reference.put(number, chosen, rejected)
                 done += len(part.numbers)
 
     def loss(self, part: PairPass, of_step: OfStep, logp_N: Tensor) -> Tensor:

@@ -128,11 +128,9 @@ class Grpo(Method):
         weights = token_weights([len(answer.old_logps) for answer in answers], self.spec)
         # Without an advantage and without a divergence an answer has no gradient, but its tokens count in the mean.
         useful = [place for place, answer in enumerate(answers) if answer.advantage or self.spec.beta]
-        rows = [answers[place].row for place in useful]
-        for group in grouped([[row] for row in rows], limits):
-            places = [useful[number] for number in group]
-            packed = self._packed([rows[number] for number in group])
+        for places in grouped(useful, lambda place: len(answers[place].ids), limits):
             part = [answers[place] for place in places]
+            packed = self._packed([answer.row for answer in part])
             yield Batch(packed, partial(self._loss, part, [weights[place] for place in places]))
 
     def metrics(self) -> Mapping[str, float]:
@@ -201,8 +199,7 @@ class Grpo(Method):
     def _with_base(self, engine: Engine, answers: Sequence[Answer], limits: PassLimits) -> list[Answer]:
         found: list[Answer] = []
         with engine.adapter_off():
-            for group in grouped([[answer.row] for answer in answers], limits):
-                part = [answers[place] for place in group]
+            for part in grouped(answers, lambda answer: len(answer.ids), limits):
                 logp_N = engine.logprobs(self._packed([answer.row for answer in part]), training=False)
                 each = logp_N.split([len(answer.old_logps) for answer in part])
                 found += [replace(answer, base_logps=logp_A.tolist()) for answer, logp_A in zip(part, each, strict=True)]
@@ -250,12 +247,14 @@ class Grpo(Method):
             )
 
 
-def rows_of(prompts: Iterable[Prompt], renderer: Renderer, most_tokens: int) -> tuple[Rows, list[Mapping[str, Any]]]:
+def rows_of(
+    prompts: Iterable[Prompt], renderer: Renderer, most_tokens: int, folder: Path | None = None
+) -> tuple[Rows, list[Mapping[str, Any]]]:
     """Every question up to where the answer starts, and what its grader may look at.
 
     Questions that leave no room for an answer within `most_tokens` are left out and counted.
     """
-    rows, items = Rows(), list[Mapping[str, Any]]()
+    rows, items = Rows(folder), list[Mapping[str, Any]]()
     for prompt in prompts:
         ids = renderer.prompt_of(prompt)
         if len(ids) < most_tokens:

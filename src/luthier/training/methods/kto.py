@@ -11,15 +11,17 @@ both is measured once.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from array import array
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from luthier.jobs.spec import KtoSpec
 from luthier.training.batches import PassLimits, Row, Rows, grouped, pack
 from luthier.training.method import Batch, Engine, Method, OnPass, Step, Tally
-from luthier.training.methods.groups import in_groups, row_sums
+from luthier.training.methods.groups import Measured, in_groups, row_sums
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -36,7 +38,7 @@ class Kto(Method):
     good: Sequence[bool]
     """Of each row."""
     spec: KtoSpec
-    reference: dict[int, tuple[float, float]] = field(default_factory=dict[int, tuple[float, float]])
+    reference: Measured = field(default_factory=Measured)
     """By row: log ref of its answer, and of the other question's answer."""
     _told: Tally = field(default_factory=Tally)
 
@@ -44,32 +46,31 @@ class Kto(Method):
         return len(self.rows)
 
     def prepare(self, engine: Engine, numbers: Sequence[int], limits: PassLimits, on_pass: OnPass) -> None:
-        missing = [number for number in numbers if number not in self.reference]
+        missing = self.reference.missing(numbers)
         with engine.adapter_off():
-            own = self._sums(engine, [self.rows[number] for number in missing], limits, lambda done: on_pass(done / 2))
-            others = self._sums(engine, [self._mixed(n) for n in missing], limits, lambda done: on_pass(0.5 + done / 2))
-        self.reference |= zip(missing, zip(own, others, strict=True), strict=True)
+            own = array("d", self._sums(engine, map(self.rows.__getitem__, missing), limits, _half(on_pass, 0, len(missing))))
+            others = self._sums(engine, map(self._mixed, missing), limits, _half(on_pass, 1, len(missing)))
+            for number, ours, theirs in zip(missing, own, others, strict=True):
+                self.reference.put(number, ours, theirs)
 
     def batches(self, engine: Engine, step: Step, limits: PassLimits) -> Iterator[Batch]:
         self._told = Tally()
         divergence = self._divergence(engine, step.numbers, limits)
-        rows = [self.rows[number] for number in step.numbers]
-        for group in grouped([[row] for row in rows], limits):
-            numbers = [step.numbers[place] for place in group]
-            packed = pack([rows[place] for place in group])
-            yield Batch(packed, partial(self._loss, numbers, divergence, len(rows)))
+        for numbers in grouped(step.numbers, self.rows.length, limits):
+            packed = pack([self.rows[number] for number in numbers])
+            yield Batch(packed, partial(self._loss, numbers, divergence, len(step.numbers)))
 
     def metrics(self) -> Mapping[str, float]:
         """Rewards in nats, and the divergence z0 that they are held against."""
         return self._told.means()
 
     def _divergence(self, engine: Engine, numbers: Sequence[int], limits: PassLimits) -> float:
-        others = self._sums(engine, [self._mixed(number) for number in numbers], limits, lambda _: None)
+        others = self._sums(engine, map(self._mixed, numbers), limits, lambda _: None)
         ratios = [ours - self.reference[number][1] for number, ours in zip(numbers, others, strict=True)]
         return max(0.0, sum(ratios) / len(ratios))
 
     def _loss(self, numbers: Sequence[int], divergence: float, answers_of_step: int, logp_N: Tensor) -> Tensor:
-        counts = [len(self.rows[number].loss_at) for number in numbers]
+        counts = [self.rows.learned(number) for number in numbers]
         ratio_R = row_sums(logp_N, counts) - logp_N.new_tensor([self.reference[number][0] for number in numbers])
         good_R = logp_N.new_tensor([self.good[number] for number in numbers]).bool()
         self._told.add("reward_good", self.spec.beta * ratio_R[good_R])
@@ -87,23 +88,27 @@ class Kto(Method):
         return Row(ids[:room], [at - begin + start for at in other.loss_at if at - begin + start < min(room, len(ids)) - 1])
 
     @staticmethod
-    def _sums(engine: Engine, rows: Sequence[Row], limits: PassLimits, on_pass: OnPass) -> list[float]:
-        """log p of the answer of each row, as the engine is now."""
-        found: list[float] = []
-        for group in grouped([[row] for row in rows], limits):
-            on_pass(len(found) / len(rows))
-            part = [rows[place] for place in group]
+    def _sums(engine: Engine, rows: Iterable[Row], limits: PassLimits, on_pass: Callable[[int], None]) -> Iterator[float]:
+        """log p of the answer of each row, as the engine is now. on_pass: told before each pass how many rows are done."""
+        done = 0
+        for part in grouped(rows, lambda row: len(row.ids), limits):
+            on_pass(done)
             logp_N = engine.logprobs(pack(part), training=False)
-            found.extend(row_sums(logp_N, [len(row.loss_at) for row in part]).tolist())
-        return found
+            yield from row_sums(logp_N, [len(row.loss_at) for row in part]).tolist()
+            done += len(part)
 
 
-def rows_of(rated: Iterable[Rated], renderer: Renderer, max_seq_len: int) -> tuple[Rows, list[bool]]:
+def _half(on_pass: OnPass, half: int, rows: int) -> Callable[[int], None]:
+    """Tell the share of a whole whose first or second half these rows are."""
+    return lambda done: on_pass((half + done / rows) / 2)
+
+
+def rows_of(rated: Iterable[Rated], renderer: Renderer, max_seq_len: int, folder: Path | None = None) -> tuple[Rows, list[bool]]:
     """Every rated answer with its question, and whether it is good.
 
     Rows longer than `max_seq_len` are cut and counted; rows that then lack an answer are left out and counted.
     """
-    rows, good = Rows(), list[bool]()
+    rows, good = Rows(folder), list[bool]()
     for group in in_groups(rated):
         for each, rendered in zip(group, renderer.render_batch([one.example for one in group], max_seq_len), strict=True):
             rows.truncated += rendered.truncated

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from luthier.datasets.formats import Example, Pair, Prompt, Rated
@@ -31,9 +32,12 @@ class Lengths:
     context: int
 
 
-def open_method(spec: RunSpec, rows: Iterable[Any], renderer: Renderer, lengths: Lengths) -> Method:
-    """Tokenise the rows, of the kind that `READS` names. Raises: AttemptFailed (`bad_data`) when nothing is left to learn."""
-    method = _METHODS[spec.method](spec, rows, renderer, lengths)
+def open_method(spec: RunSpec, rows: Iterable[Any], renderer: Renderer, lengths: Lengths, folder: Path | None = None) -> Method:
+    """Tokenise the rows, of the kind that `READS` names; the tokens lie in `folder`, in files without a name.
+
+    Raises: AttemptFailed (`bad_data`) when nothing is left to learn; OSError.
+    """
+    method = _METHODS[spec.method](spec, rows, renderer, lengths, folder)
     if not len(method):
         found = method.rows
         lost = f"None of the {found.dropped} rows has a token to learn from"
@@ -45,27 +49,27 @@ def open_method(spec: RunSpec, rows: Iterable[Any], renderer: Renderer, lengths:
     return method
 
 
-def _sft(spec: RunSpec, rows: Iterable[Example], renderer: Renderer, lengths: Lengths) -> Method:
+def _sft(spec: RunSpec, rows: Iterable[Example], renderer: Renderer, lengths: Lengths, folder: Path | None) -> Method:
     del spec
-    return sft.Sft(sft.rows_of(rows, renderer, lengths.max_seq_len))
+    return sft.Sft(sft.rows_of(rows, renderer, lengths.max_seq_len, folder))
 
 
-def _dpo(spec: RunSpec, rows: Iterable[Pair], renderer: Renderer, lengths: Lengths) -> Method:
-    return Dpo(pairs.rows_of(rows, renderer, lengths.max_seq_len), spec.dpo or DpoSpec())
+def _dpo(spec: RunSpec, rows: Iterable[Pair], renderer: Renderer, lengths: Lengths, folder: Path | None) -> Method:
+    return Dpo(pairs.rows_of(rows, renderer, lengths.max_seq_len, folder), spec.dpo or DpoSpec())
 
 
-def _orpo(spec: RunSpec, rows: Iterable[Pair], renderer: Renderer, lengths: Lengths) -> Method:
-    return Orpo(pairs.rows_of(rows, renderer, lengths.max_seq_len), spec.orpo or OrpoSpec())
+def _orpo(spec: RunSpec, rows: Iterable[Pair], renderer: Renderer, lengths: Lengths, folder: Path | None) -> Method:
+    return Orpo(pairs.rows_of(rows, renderer, lengths.max_seq_len, folder), spec.orpo or OrpoSpec())
 
 
-def _kto(spec: RunSpec, rows: Iterable[Rated], renderer: Renderer, lengths: Lengths) -> Method:
-    return kto.Kto(*kto.rows_of(rows, renderer, lengths.max_seq_len), spec.kto or KtoSpec())
+def _kto(spec: RunSpec, rows: Iterable[Rated], renderer: Renderer, lengths: Lengths, folder: Path | None) -> Method:
+    return kto.Kto(*kto.rows_of(rows, renderer, lengths.max_seq_len, folder), spec.kto or KtoSpec())
 
 
-def _grpo(spec: RunSpec, rows: Iterable[Prompt], renderer: Renderer, lengths: Lengths) -> Method:
+def _grpo(spec: RunSpec, rows: Iterable[Prompt], renderer: Renderer, lengths: Lengths, folder: Path | None) -> Method:
     if spec.grpo is None:
         raise AttemptFailed("bad_data", "The method grpo needs a grader.", "Give the run a section `grpo` with a `grader`.")
-    read, items = grpo.rows_of(rows, renderer, lengths.max_seq_len)
+    read, items = grpo.rows_of(rows, renderer, lengths.max_seq_len, folder)
     return grpo.Grpo(read, items, spec.grpo, renderer.decode, frozenset(renderer.stop_ids), lengths.context)
 
 

@@ -6,10 +6,11 @@ from abc import abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from luthier.modeling.types import Packed
-from luthier.training.batches import PassLimits, Row, Rows, grouped, pack
+from luthier.training.batches import PassLimits, Rows, grouped, pack
 from luthier.training.method import Batch, Engine, Method, Step, Tally
 from luthier.training.methods.groups import in_groups, row_sums
 
@@ -56,7 +57,7 @@ class PairMethod(Method):
     def batches(self, engine: Engine, step: Step, limits: PassLimits) -> Iterator[Batch]:
         del engine
         self._told = Tally()
-        chosen_tokens = sum(len(self.rows[2 * number].loss_at) for number in step.numbers)
+        chosen_tokens = sum(self.rows.learned(2 * number) for number in step.numbers)
         of_step = OfStep(len(step.numbers), chosen_tokens)
         for part in pair_passes(self.rows, step.numbers, limits):
             yield Batch(part.packed, partial(self.loss, part, of_step))
@@ -78,12 +79,12 @@ class OfStep:
     chosen_tokens: int
 
 
-def rows_of(pairs: Iterable[Pair], renderer: Renderer, max_seq_len: int) -> Rows:
+def rows_of(pairs: Iterable[Pair], renderer: Renderer, max_seq_len: int, folder: Path | None = None) -> Rows:
     """Row 2i is the question of pair i with its chosen answer, row 2i + 1 with its rejected one.
 
     Rows longer than `max_seq_len` are cut and counted; pairs that then lack an answer are left out and counted.
     """
-    rows = Rows()
+    rows = Rows(folder)
     for group in in_groups(pairs):
         for rendered in renderer.render_pairs(group, max_seq_len):
             both = (rendered.chosen, rendered.rejected)
@@ -98,10 +99,9 @@ def rows_of(pairs: Iterable[Pair], renderer: Renderer, max_seq_len: int) -> Rows
 
 def pair_passes(rows: Rows, numbers: Sequence[int], limits: PassLimits) -> Iterator[PairPass]:
     """The pairs of these numbers in order; pair i is the rows 2i (chosen) and 2i + 1 (rejected)."""
-    pairs = [(rows[2 * number], rows[2 * number + 1]) for number in numbers]
-    for group in grouped(pairs, limits):
-        both: list[Row] = [row for place in group for row in pairs[place]]
-        yield PairPass([numbers[place] for place in group], pack(both), [len(row.loss_at) for row in both])
+    for of_pass in grouped(numbers, lambda pair: rows.length(2 * pair) + rows.length(2 * pair + 1), limits):
+        both = [rows[number] for pair in of_pass for number in (2 * pair, 2 * pair + 1)]
+        yield PairPass(of_pass, pack(both), [len(row.loss_at) for row in both])
 
 
 def wins(margin_P: Tensor) -> Tensor:

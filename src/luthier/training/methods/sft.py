@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from luthier.training.batches import PassLimits, Row, Rows, grouped, pack
@@ -37,19 +38,19 @@ class Sft(Method):
 
     def batches(self, engine: Engine, step: Step, limits: PassLimits) -> Iterator[Batch]:
         del engine
-        rows = [self.rows[number] for number in step.numbers]
-        weight = sum(row.weight * len(row.loss_at) for row in rows)
-        for group in grouped([[row] for row in rows], limits):
-            part = [rows[place] for place in group]
+        rows = self.rows
+        weight = sum(rows.weight(number) * rows.learned(number) for number in step.numbers)
+        for numbers in grouped(step.numbers, rows.length, limits):
+            part = [rows[number] for number in numbers]
             yield Batch(pack(part), partial(loss, weights=weights_of(part), weight_of_step=weight))
 
 
-def rows_of(examples: Iterable[Example], renderer: Renderer, max_seq_len: int) -> Rows:
+def rows_of(examples: Iterable[Example], renderer: Renderer, max_seq_len: int, folder: Path | None = None) -> Rows:
     """Every example as token ids and the positions that carry loss.
 
     Rows longer than `max_seq_len` are cut and counted; rows that then have no loss token, or no weight, are left out and counted.
     """
-    rows = Rows()
+    rows = Rows(folder)
     for group in in_groups(examples):
         for rendered in renderer.render_batch(group, max_seq_len):
             rows.truncated += rendered.truncated

@@ -1,0 +1,78 @@
+"""Numbers that lie on disk: appended to a file, and read from it through the memory map.
+
+The file has no name. It is gone with the last who reads it, however the process ends; and what is in memory of it are pages
+that the system takes back when it needs them.
+"""
+
+from __future__ import annotations
+
+import mmap
+import weakref
+from array import array
+from collections.abc import Iterable
+from pathlib import Path
+from tempfile import TemporaryFile
+from typing import Generic, Literal, TypeVar, overload
+
+_BLOCK = 1 << 16
+"""Numbers that wait in memory for those with which they are written."""
+
+N = TypeVar("N", int, float)
+
+
+class Column(Generic[N]):
+    """A long list of numbers of one type, by its code in `array`: in the order and the bytes of this machine."""
+
+    @overload
+    def __init__(self: Column[int], code: Literal["i", "q"], folder: Path | None = None) -> None: ...
+    @overload
+    def __init__(self: Column[float], code: Literal["d"], folder: Path | None = None) -> None: ...
+    def __init__(self, code: Literal["i", "q", "d"], folder: Path | None = None) -> None:
+        """folder: where the file lies; by default where temporary files do. Raises: OSError."""
+        self._code: Literal["i", "q", "d"] = code
+        self._file = TemporaryFile(dir=folder, buffering=0)  # noqa: SIM115  # it is open for as long as this is read
+        weakref.finalize(self, self._file.close)
+        self._waiting: array[N] = self._none()
+        self._count = 0
+        self._read: memoryview | None = None
+
+    def __len__(self) -> int:
+        return self._count
+
+    def append(self, number: N) -> None:
+        self.extend((number,))
+
+    def extend(self, numbers: Iterable[N]) -> None:
+        """Raises: OSError, e.g. on a full disk."""
+        before = len(self._waiting)
+        self._waiting.extend(numbers)
+        self._count += len(self._waiting) - before
+        if len(self._waiting) >= _BLOCK:
+            self._write()
+
+    def __getitem__(self, place: int) -> N:
+        return self.part(place, place + 1)[0]
+
+    def part(self, start: int, end: int) -> array[N]:
+        """A copy of some."""
+        found = self._none()
+        found.frombytes(self._mapped()[start * found.itemsize : end * found.itemsize])
+        return found
+
+    def _none(self) -> array[N]:
+        return array(self._code)  # pyright: ignore[reportReturnType, reportCallIssue, reportArgumentType]  # the code says which
+
+    def _mapped(self) -> memoryview:
+        if self._waiting:
+            self._write()
+        if self._read is None:
+            # An empty file cannot be mapped.
+            self._read = memoryview(mmap.mmap(self._file.fileno(), 0, access=mmap.ACCESS_READ) if self._count else b"")
+        return self._read
+
+    def _write(self) -> None:
+        left = memoryview(self._waiting).cast("B")
+        while left:
+            left = left[self._file.write(left) :]
+        self._waiting = self._none()
+        self._read = None
