@@ -25,6 +25,7 @@ from luthier.jobs.reaping import Stillness
 from luthier.jobs.resuming import newest_whole
 from luthier.jobs.rules import Outcome
 from luthier.jobs.sharing import Sharing
+from luthier.jobs.spec import SHORT_KINDS
 from luthier.jobs.types import JobState, Line
 from luthier.jobs.watching import Process, Watched
 from luthier.registry.types import Finished
@@ -115,8 +116,9 @@ class Supervisor:
             self._safely("reaping", self._reap)
         while self._spare_slots() > 0 and self._safely("claiming", self._start_next, Line(self._pace.hardware)):
             pass
-        if not any(_is_fit_test(watched) for watched in self._watched.values()):
-            self._safely("claiming", self._start_next, Line(self._pace.hardware, fit_tests=True))
+        if not any(_is_short(watched) for watched in self._watched.values()):
+            self._safely("claiming", self._start_next, Line(self._pace.hardware, short=True))
+        self._safely("keeping trainers ready", self._executor.tend)
 
     def close(self) -> None:
         """Tell all trainers to save, wait for them up to 60 s, and put their jobs back into the queue."""
@@ -173,8 +175,8 @@ class Supervisor:
         )
 
     def _spare_slots(self) -> int:
-        """Trainers that it may start now, beside a fit test."""
-        busy = {id(watched.process) for watched in self._watched.values() if not _is_fit_test(watched)}
+        """Trainers that it may start now, beside short work."""
+        busy = {id(watched.process) for watched in self._watched.values() if not _is_short(watched)}
         return self._pace.slots - len(busy)
 
     def _begun(self, held: Held, process: Process) -> Watched:
@@ -473,5 +475,5 @@ class Supervisor:
         return None
 
 
-def _is_fit_test(watched: Watched) -> bool:
-    return watched.held.spec.kind == "fit_test"
+def _is_short(watched: Watched) -> bool:
+    return watched.held.spec.kind in SHORT_KINDS

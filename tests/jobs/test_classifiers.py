@@ -70,7 +70,7 @@ def test_what_can_never_come_to_be_is_refused(bench, alice, images, changes, par
 
 def test_rows_that_memory_cannot_hold_are_refused(bench, alice, images):
     billing = Billing(bench.database, bench.times.now, Machine(memory_bytes=700_000_000, cores=4))
-    services = JobServices(bench.accounts, billing, bench.bases, bench.datasets)
+    services = JobServices(bench.accounts, billing, bench.bases, bench.datasets, bench.models)
     with pytest.raises(WillNotFit, match=r"needs about 0\.8 GB"):
         Jobs(bench.database, bench.storage, services, bench.times.now).submit(alice, asked(images))
 

@@ -47,7 +47,7 @@ def test_it_trains_with_nobody(bench, measures):
 
 def test_what_the_formula_finds_too_large_may_be_measured(bench, alice):
     billing = Billing(bench.database, bench.times.now, Machine(memory_bytes=400_000_000, cores=4))
-    services = JobServices(bench.accounts, billing, bench.bases, bench.datasets)
+    services = JobServices(bench.accounts, billing, bench.bases, bench.datasets, bench.models)
     jobs = Jobs(bench.database, bench.storage, services, bench.times.now)
     with pytest.raises(WillNotFit):
         jobs.submit(alice, bench.spec())

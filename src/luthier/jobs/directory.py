@@ -42,6 +42,8 @@ FailureCode = Literal[
     "budget",
     "spec_tampered",
     "base_unavailable",
+    "artifact_corrupt",
+    "export_differs",
 ]
 WORTH_RETRYING = frozenset[FailureCode]({"crashed", "storage", "device"})
 """Failures that may pass by themselves. Bad data stays bad, and what did not fit will not fit again."""

@@ -177,23 +177,23 @@ def adapter_parameters(base: BaseShape, lora: LoraSpec) -> int:
 
 
 def _time(facts: Facts, plan: Plan, tokens: int) -> tuple[float, int, Literal["measured", "assumed"], str]:
-    measured, arrival_s = facts.measured, _arrival_s(facts)
+    measured, until_it_is_here = facts.measured, arrival_s(facts.base, here=facts.base_is_here)
     if measured is not None:
-        seconds = measured.overhead_s + arrival_s + tokens / measured.tokens_per_second
+        seconds = measured.overhead_s + until_it_is_here + tokens / measured.tokens_per_second
         note = f"The median speed of {measured.jobs} earlier jobs with this base on this hardware."
         return measured.tokens_per_second, max(1, round(seconds)), "measured", note
     # Forward and backward through a frozen base: 2 + 2 operations a weight and token.
     rate = facts.price.assumed_flops / (4 * facts.base.parameters)
-    seconds = _START_S + arrival_s + (tokens + _evaluation_tokens(facts, plan)) / rate
+    seconds = _START_S + until_it_is_here + (tokens + _evaluation_tokens(facts, plan)) / rate
     note = f"Assumed: {facts.price.assumed_flops / 1e9:,.0f} GFLOP/s on this hardware; the first finished job replaces it."
     return rate, max(1, round(seconds)), "assumed", note
 
 
-def _arrival_s(facts: Facts) -> float:
+def arrival_s(base: Base, *, here: bool) -> float:
     """Until the base lies on the machine: the shipped one is built there, others come over the network in two bytes a weight."""
-    if facts.base_is_here:
+    if here:
         return 0
-    return _BUILD_S if facts.base.id == TINY else 2 * facts.base.parameters / _FETCH_BYTES_PER_S
+    return _BUILD_S if base.id == TINY else 2 * base.parameters / _FETCH_BYTES_PER_S
 
 
 def _evaluation_tokens(facts: Facts, plan: Plan) -> int:

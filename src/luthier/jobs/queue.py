@@ -32,7 +32,7 @@ class Fenced(Exception):
 
 
 class Releases(Protocol):
-    """What the queue needs of datasets: let go of what a job used."""
+    """What the queue needs of datasets and models: let go of what a job used."""
 
     def release(self, session: Session, by: str) -> None: ...
 
@@ -85,11 +85,11 @@ class Ending:
 class JobQueue:
     """Used by supervisors only; what users may do is in `Jobs`."""
 
-    def __init__(self, database: Database, storage: Storage, billing: Billing, datasets: Releases, now: Clock) -> None:
+    def __init__(self, database: Database, storage: Storage, billing: Billing, used: Sequence[Releases], now: Clock) -> None:
         self._database = database
         self._storage = storage
         self._billing = billing
-        self._datasets = datasets
+        self._used = used
         self._now = now
 
     def claim(self, owner: str, line: Line, allowed: Sharing = ALONE) -> tuple[Held, ...]:
@@ -176,7 +176,8 @@ class JobQueue:
                 values["not_before"] = self._now() + timedelta(seconds=outcome.delay_s) if outcome.delay_s else None
             else:
                 cost = self._billing.settle(session, row.tenant_id, row.id)
-                self._datasets.release(session, row.id)
+                for used in self._used:
+                    used.release(session, row.id)
                 values |= _result(ending)
             step = store.Step(outcome.state, self._now(), outcome.reason)
             _fenced_unless(store.move(session, row, step, **values, cost_micro_usd=cost))

@@ -31,7 +31,8 @@ def job_of(row: store.JobRow) -> Job:
         wish="stop" if row.wish == "stop" else "cancel" if row.wish == "cancel" else None,
         kind=spec.kind,
         method=spec.method,
-        dataset=row.dataset_id,
+        dataset=row.dataset_id or None,
+        model=spec.model,
         validation_dataset=row.validation_dataset_id,
         cost_usd=money.usd(row.cost_micro_usd),
         estimated_cost_usd=money.usd(row.estimated_micro_usd),
@@ -43,7 +44,7 @@ def job_of(row: store.JobRow) -> Job:
 def job_behind(session: Session, name_or_id: str) -> Job | None:
     """The job of this id, else the newest of this name, where it was not deleted: what a model comes out of."""
     row = store.get(session, name_or_id) or store.newest_named(session, name_or_id)
-    return None if row is None or row.deleted_at is not None else job_of(row)
+    return None if row is None or row.deleted_at is not None or row.kind != "train" else job_of(row)
 
 
 def projection_of(row: store.JobRow, used_ms: int) -> projection.Projection:
@@ -76,7 +77,7 @@ def row_of(found: projection.Projection, spec: str) -> store.JobRow:
         spec=spec,
         spec_sha256=found.spec_sha256,
         estimate=found.estimate.model_dump_json(),
-        dataset_id=job.dataset,
+        dataset_id=job.dataset or "",
         validation_dataset_id=job.validation_dataset,
         queued_at=job.created_at,
         cost_micro_usd=money.micro_usd(job.cost_usd),

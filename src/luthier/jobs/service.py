@@ -23,10 +23,11 @@ from luthier.datasets import kinds
 from luthier.datasets.service import Datasets
 from luthier.datasets.types import Dataset
 from luthier.errors import BudgetExceeded, CursorInvalid, FieldInvalid, ForbiddenField, Gone, NotFound, WillNotFit
-from luthier.jobs import classifiers, classifying, estimation, projection, rules, store
+from luthier.jobs import classifiers, classifying, estimation, of_models, projection, rules, store
 from luthier.jobs.directory import Event
+from luthier.jobs.of_models import Models, Named
 from luthier.jobs.rows import job_of, projection_of, row_of, spec_of
-from luthier.jobs.spec import RunSpec, Sources
+from luthier.jobs.spec import OF_MODELS, RunSpec, Sources
 from luthier.jobs.types import Estimate, Job, JobState, LogTail, Submitted, Transition
 from luthier.seams import Clock, Storage
 from luthier.values import BaseSource, Page
@@ -44,6 +45,7 @@ class JobServices:
     billing: Billing
     bases: Bases
     datasets: Datasets
+    models: Models
 
 
 class Jobs:
@@ -63,21 +65,22 @@ class Jobs:
         self._billing = services.billing
         self._bases = services.bases
         self._datasets = services.datasets
+        self._models = services.models
         self._now = now
         self._served = served
 
     def estimate(self, actor: Actor, spec: RunSpec) -> Estimate:
         """Time, memory and money of a run. Reserves nothing.
 
-        Raises: NotFound, Gone, DatasetNotReady, ModelNotAllowed, FieldInvalid, ForbiddenField.
+        Raises: NotFound, Gone, DatasetNotReady, ModelNotReady, ModelNotAllowed, FieldInvalid, ForbiddenField.
         """
         return self._examined(actor, spec)[1]
 
     def submit(self, actor: Actor, spec: RunSpec, idempotency: Idempotency | None = None) -> Submitted:
         """Freeze the request, hold its estimated cost, queue it, and return at once.
 
-        Raises: NotFound, Gone, DatasetNotReady, ModelNotAllowed, FieldInvalid, ForbiddenField, WillNotFit, BudgetExceeded,
-        KeyReused; nothing is left behind then.
+        Raises: NotFound, Gone, DatasetNotReady, ModelNotReady, ModelNotAllowed, FieldInvalid, ForbiddenField, WillNotFit,
+        BudgetExceeded, KeyReused; nothing is left behind then.
         """
         earlier = self._earlier(actor, idempotency)
         if earlier is not None:
@@ -172,8 +175,7 @@ class Jobs:
             if not rules.may(JobState(row.state), JobState.QUEUED) or row.state not in (JobState.STOPPED, JobState.FAILED):
                 raise rules.refusal("resumed", JobState(row.state), "Only a stopped or failed job can be resumed.")
             self._within_limits(session, row)
-            for dataset_id in filter(None, (row.dataset_id, row.validation_dataset_id)):
-                self._datasets.use(session, actor, dataset_id, row.id)
+            self._use(session, actor, row)
             left = 1 - row.step / row.total_steps if row.total_steps else 1.0
             hold = Hold(job_id=row.id, hardware=row.hardware, micro_usd=int(row.estimated_micro_usd * max(0.0, left)))
             self._billing.hold(session, actor, hold)
@@ -191,7 +193,7 @@ class Jobs:
             job = job_of(row)
             if not job.finished:
                 raise rules.refusal("deleted", job.state, "Cancel it first, and wait until it has ended.")
-            self._datasets.release(session, row.id)
+            self._release(session, row.id)
             row.deleted_at = self._now()
         # Row before directory: what is left of the directory after a crash is litter, not a job.
         self._storage.delete(projection.job_root(actor.tenant_id, job.id))
@@ -212,6 +214,8 @@ class Jobs:
     def _examined(self, actor: Actor, spec: RunSpec) -> tuple[RunSpec, Estimate]:
         if spec.sources is not None:
             raise ForbiddenField("`sources` is set by the platform.", hint="Leave it out: name datasets by id.", param="sources")
+        if spec.kind in OF_MODELS:
+            return self._examined_of_model(actor, spec)
         base = classifiers.source_of(spec.base_model) if spec.method == "classifier" else self._bases.get(spec.base_model)
         price = self._billing.price(spec.hardware)
         dataset = self._datasets.ready(actor, spec.dataset)
@@ -242,6 +246,35 @@ class Jobs:
         # The id, not the alias that was typed: the registry and the measured speeds look for it.
         frozen = spec.model_copy(update={"sources": sources, "base_model": base.id})
         return frozen, self._with_advice(estimate)
+
+    def _examined_of_model(self, actor: Actor, spec: RunSpec) -> tuple[RunSpec, Estimate]:
+        model = self._models.pinned(actor, spec.model or "")
+        against = self._models.pinned(actor, spec.against) if spec.against else None
+        named = Named(model, against, self._made_by(actor, model.job_id))
+        spec = of_models.completed(spec, named)
+        base, price = self._bases.get(model.base.id), self._billing.price(spec.hardware)
+        dataset = self._datasets.ready(actor, spec.dataset) if spec.dataset else None
+        if dataset is not None:
+            _check_serves(spec, dataset, "dataset")
+        facts = of_models.Facts(
+            spec=spec,
+            named=named,
+            base=base,
+            data=_size(dataset) if dataset else None,
+            price=price,
+            measured=self._measured(actor, base.id, price.hardware),
+            arrival_s=estimation.arrival_s(base, here=self._bases.ready(base)),
+        )
+        sources = Sources(
+            dataset=self._datasets.source(dataset) if dataset else None, base=model.base, model=model, against=against
+        )
+        return spec.model_copy(update={"sources": sources}), self._with_advice(of_models.estimate(facts))
+
+    def _made_by(self, actor: Actor, job_id: str) -> RunSpec | None:
+        """The run that made a model, also where its job was deleted since."""
+        with self._database.read(actor.tenant_id) as session:
+            row = store.get(session, job_id)
+            return None if row is None else spec_of(row)
 
     def _with_advice(self, estimate: Estimate) -> Estimate:
         if estimate.fits:
@@ -282,7 +315,7 @@ class Jobs:
             attempt=0,
             step=0,
             epoch=0.0,
-            total_steps=estimate.steps,
+            total_steps=estimate.steps or None,
             cost_micro_usd=0,
             estimated_micro_usd=money.micro_usd(estimate.cost_usd),
             queued_at=now,
@@ -299,10 +332,20 @@ class Jobs:
                     return earlier
                 self._accounts.remember(session, actor, idempotency, row.id)
             self._billing.hold(session, actor, Hold(row.id, row.hardware, row.estimated_micro_usd))
-            for dataset_id in filter(None, (row.dataset_id, row.validation_dataset_id)):
-                self._datasets.use(session, actor, dataset_id, row.id)
+            self._use(session, actor, row)
             store.add(session, row, "submitted")
         return row.id
+
+    def _use(self, session: Session, actor: Actor, row: store.JobRow) -> None:
+        """What the job needs cannot be deleted until `_release`."""
+        for dataset_id in filter(None, (row.dataset_id, row.validation_dataset_id)):
+            self._datasets.use(session, actor, dataset_id, row.id)
+        for model_id in of_models.models_of(spec_of(row)):
+            self._models.use(session, actor, model_id, row.id)
+
+    def _release(self, session: Session, job_id: str) -> None:
+        self._datasets.release(session, job_id)
+        self._models.release(session, job_id)
 
     def _earlier(self, actor: Actor, idempotency: Idempotency | None) -> Submitted | None:
         """What this key made before. Asked once more inside the transaction, where the answer is final."""
@@ -322,7 +365,7 @@ class Jobs:
             if row.state == JobState.QUEUED:
                 # Nobody runs it, so there is nobody to ask: it ends here.
                 cost = self._billing.settle(session, row.tenant_id, row.id)
-                self._datasets.release(session, row.id)
+                self._release(session, row.id)
                 store.move(session, row, store.Step(state, self._now(), f"{state} in the queue"), cost_micro_usd=cost)
             else:
                 store.wish(session, row, wish, self._now())

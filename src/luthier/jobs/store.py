@@ -12,6 +12,7 @@ from sqlalchemy.orm import Mapped, Session, mapped_column
 
 from luthier.database import Row, TenantOwned, UtcTime
 from luthier.jobs import rules
+from luthier.jobs.spec import SHORT_KINDS
 from luthier.jobs.types import FINISHED, JobState, Line
 
 _OWNED = (JobState.STARTING, JobState.RUNNING)
@@ -166,7 +167,7 @@ def in_line(session: Session, line: Line, now: datetime, most: int) -> Sequence[
         JobRow.not_before > now + timedelta(seconds=2 * rules.LONGEST_RETRY_S),
     )
     query = select(JobRow).where(JobRow.state == JobState.QUEUED, JobRow.hardware.in_(line.hardware), waits)
-    query = query.where(JobRow.kind == "fit_test" if line.fit_tests else JobRow.kind != "fit_test")
+    query = query.where(JobRow.kind.in_(SHORT_KINDS) if line.short else JobRow.kind.not_in(SHORT_KINDS))
     return session.scalars(query.order_by(JobRow.queued_at, JobRow.id).limit(most)).all()
 
 

@@ -30,7 +30,8 @@ class JobError(Frozen):
     """Why a job failed, and what to do about it."""
 
     code: str = Field(
-        description="`out_of_memory`, `diverged`, `bad_data`, `no_effect`, `crashed`, `storage`, `device`, `budget`, ..."
+        description="`out_of_memory`, `diverged`, `bad_data`, `no_effect`, `crashed`, `storage`, `device`, `budget`, "
+        "`artifact_corrupt`, ..."
     )
     message: str
     hint: str
@@ -82,7 +83,8 @@ class Job(Frozen):
     kind: str
     method: str
     base_model: str
-    dataset: str
+    dataset: str | None = Field(description="What it learns from, or is measured on; none in an export.")
+    model: str | None = Field(default=None, description="The model that is evaluated or exported.")
     validation_dataset: str | None = None
     hardware: str
     attempt: int = Field(description="0 until it is first started; each restart is one more.")
@@ -117,10 +119,11 @@ FINISHED = frozenset({JobState.SUCCEEDED, JobState.FAILED, JobState.STOPPED, Job
 
 @dataclass(frozen=True)
 class Line:
-    """Whom a supervisor looks for. Fit tests stand in a line of their own: who asks whether a job fits does not wait for one."""
+    """Whom a supervisor looks for. Short work stands in a line of its own: who asks whether a job fits, or how good a model is,
+    does not wait for one that trains."""
 
     hardware: Collection[str]
-    fit_tests: bool = False
+    short: bool = False
 
 
 class Submitted(Frozen):

@@ -79,6 +79,10 @@ class ModelFiles:
             self._storage.write(f"{root}/config.json", _json(config))
         self._storage.write(f"{root}/metadata.json", _json(stored.model_dump(mode="json")))
 
+    def url(self, root: str) -> str:
+        """Where the files of a model lie, for a trainer."""
+        return f"{self._storage.url}/{root}/weights"
+
     def found(self) -> Iterator[StoredModel]:
         """Every model whose folder is complete. A `metadata.json` that names another folder than its own does not count."""
         for name in self._storage.names("users"):

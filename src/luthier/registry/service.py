@@ -21,7 +21,7 @@ from luthier.registry.files import ModelFiles, root_of
 from luthier.registry.rows import files_of, model_of, row_of, stored_of
 from luthier.registry.types import Archive, Finished, Model, Stage, StoredModel
 from luthier.seams import Clock, Storage
-from luthier.values import ModelFile, Page
+from luthier.values import BaseSource, ModelFile, ModelSource, Page
 
 _TRIES = 5
 
@@ -83,6 +83,24 @@ class Registry:
         """The version that an id, a name (its Production) or `name@3` stands for. Raises: NotFound, Gone, ModelNotReady."""
         with self._database.read(actor.tenant_id) as session:
             return model_of(_meant(session, ref))
+
+    def pinned(self, actor: Actor, ref: str) -> ModelSource:
+        """A version as a run takes it: where its files lie, each pinned by its content, and its base.
+
+        Raises: NotFound, Gone, ModelNotReady, ModelNotAllowed.
+        """
+        with self._database.read(actor.tenant_id) as session:
+            row = _meant(session, ref)
+        model = model_of(row)
+        return ModelSource(
+            id=model.id,
+            name=f"{model.name}@{model.version}",
+            job_id=model.job_id,
+            method=model.card.lineage.method,
+            base=self._base_of(model),
+            url=self._files.url(root_of(row.tenant_id, row.id)),
+            files=tuple(files_of(row)),
+        )
 
     def delete(self, actor: Actor, ref: str) -> None:
         """Remove a version and its files. Raises: NotFound, Gone, ModelNotReady, InUse (Production, or something uses it)."""
@@ -211,6 +229,12 @@ class Registry:
             languages=base.languages if base else (),
             base_commit=self._bases.commit(base) if base else None,
         )
+
+    def _base_of(self, model: Model) -> BaseSource:
+        """At the revision that it was trained on. Raises: ModelNotAllowed for a base that was taken off the list."""
+        if model.card.lineage.method == "classifier":
+            return BaseSource(id=model.base_model, revision=model.base_revision, url=f"classifier:{model.base_model}")
+        return self._bases.fetchable(model.base_model).model_copy(update={"revision": model.base_revision})
 
     def _of_job(self, finished: Finished) -> Model | None:
         with self._database.read(finished.tenant_id) as session:
