@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from luthier.datasets import rules
 from luthier.datasets.rules import Allowance
-from luthier.datasets.sandbox import Ruler, Sandbox
+from luthier.datasets.sandbox import Ruler, Sandbox, Task
 from luthier.errors import DatasetRejected, Unavailable
 
 from .conftest import TINY, an_upload, chat, jsonl, rows
@@ -23,7 +23,8 @@ def check(tmp_path):
 
     def check(data: bytes, allowed: Allowance = PLENTY, ruler: Ruler = RULER):
         (tmp_path / "upload").write_bytes(data)
-        return Sandbox().check(tmp_path / "upload", tmp_path / "rows", ruler, allowed).report
+        task = Task(tmp_path / "upload", tmp_path / "rows", tmp_path)
+        return Sandbox().check(task, ruler, allowed).report
 
     return check
 

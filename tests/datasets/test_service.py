@@ -38,6 +38,8 @@ def test_an_upload_answers_with_its_report_and_can_be_trained_on(datasets, world
         assert hashlib.sha256(raw.read()).hexdigest() == dataset.sha256
     assert sorted(name.split(f"{dataset.id}/")[1] for name in world.files()) == [
         "metadata.json",
+        "processed/hashes",
+        "processed/index",
         "processed/rows.jsonl",
         "raw/upload",
     ]
@@ -213,3 +215,44 @@ def test_ten_uploads_of_one_name_at_once_get_ten_numbers(datasets, alice):
 
     with ThreadPoolExecutor(10) as pool:
         assert sorted(pool.map(once, range(10))) == list(range(1, 11))
+
+
+def test_rows_that_another_dataset_holds_are_told_with_their_lines(datasets, alice, bob):
+    held_out = datasets.upload(alice, an_upload(jsonl(*rows(5), chat("Other?")), name="val"))
+    dataset = datasets.upload(alice, an_upload(jsonl(chat("Question 2?", "Better."), *rows()[3:]), against=(held_out.id,)))
+    assert [each.model_dump() for each in dataset.report.against] == [{"name": "val@1", "rows": 2, "prompts": 1}]
+    assert dataset.report.counts["train_val_overlap"] == 3
+    told = {each.line: each.message for each in dataset.report.findings if each.code == "train_val_overlap"}
+    assert told == {
+        1: "Line 3 of val@1 asks the same.",
+        2: "The row is also line 4 of val@1.",
+        3: "The row is also line 5 of val@1.",
+    }
+    with pytest.raises(NotFound):
+        datasets.upload(bob, an_upload(against=(held_out.id,)))
+
+
+def test_bad_rows_are_dropped_where_that_is_asked_for(datasets, world, alice):
+    bad = jsonl(*rows(), {"messages": None}) + b"null\n" + jsonl(chat("Last?"))
+    dataset = datasets.upload(alice, an_upload(bad, drop_bad_rows=True))
+    assert (dataset.state, dataset.rows, dataset.report.rows, dataset.report.dropped_rows) == ("ready", 13, 15, 2)
+    assert dataset.report.counts == {"bad_type": 1, "row_not_object": 1}
+    assert (dataset.report.errors, {each.severity for each in dataset.report.findings}) == (0, {"warning"})
+    dropped = world.storage.read(f"users/team_a/data/{dataset.id}/processed/dropped.jsonl")
+    assert [json.loads(line)["line"] for line in dropped.splitlines()] == [13, 14]
+    with pytest.raises(DatasetRejected):
+        datasets.upload(alice, an_upload(b"null\n", drop_bad_rows=True))
+
+
+def test_a_large_file_is_checked_as_its_owner_wished(world, alice):
+    datasets = world.start(inline_upload_bytes=10)
+    held_out = datasets.upload(alice, an_upload(name="val"))
+    gone = datasets.upload(alice, an_upload(name="gone"))
+    datasets.settle(60)
+    large = datasets.upload(alice, an_upload(jsonl(*rows()) + b"null\n", against=(held_out.id, gone.id), drop_bad_rows=True))
+    datasets.delete(alice, gone.id)
+    datasets.settle(60)
+    report = datasets.ready(alice, large.id).report
+    assert report.dropped_rows == 1
+    assert ("val@1", 12) in [(each.name, each.rows) for each in report.against]
+    datasets.close()

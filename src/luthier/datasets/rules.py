@@ -14,9 +14,9 @@ SHOWN_A_CODE = 20
 SHOWN_FIELDS = 100
 FIELD = re.compile(r"[A-Za-z_][A-Za-z0-9_-]{0,63}", re.ASCII)
 """Names of fields that a grader can read."""
-TRACKED_ROWS = 1_000_000
-"""Duplicates are looked for among this many rows: what is remembered of each takes about 150 bytes."""
 FEW_ROWS = 10
+USELESS = frozenset({"no_preference", "zero_weight"})
+"""Rows with such a warning teach nothing: a cleaned version leaves them out."""
 MAX_LABELS = 1000
 """Classes of one dataset."""
 _MEASURED_BYTES = 32 * 1024 * 1024
@@ -36,7 +36,7 @@ class Allowance:
 
 def allowance(size_bytes: int) -> Allowance:
     """Enough for any honest file of this size. Memory does not grow with it; Alpaca rows grow when written as chat."""
-    return Allowance(memory_bytes=2048 * _MIB, cpu_s=120 + size_bytes // (2 * _MIB), file_bytes=4 * size_bytes + 16 * _MIB)
+    return Allowance(memory_bytes=2048 * _MIB, cpu_s=120 + size_bytes // (2 * _MIB), file_bytes=8 * size_bytes + 64 * _MIB)
 
 
 def measure_every(size_bytes: int) -> int:

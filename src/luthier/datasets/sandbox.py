@@ -7,7 +7,8 @@ import signal
 import subprocess
 import sys
 import threading
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,23 @@ class Ruler:
 
 
 @dataclass(frozen=True)
+class Task:
+    """What is to be checked, and where what is kept of it goes."""
+
+    source: Path
+    rows: Path
+    """Takes the canonical rows."""
+    side: Path
+    """A folder; takes what else is written: `index`, `hashes`."""
+    against: Mapping[str, Path] = field(default_factory=dict[str, Path])
+    """Hashes of other datasets, by what those are called."""
+    drop: bool = False
+    """Leave bad rows out, instead of rejecting the file; they are listed in `side/dropped`."""
+    distinct: bool = False
+    """Leave rows out that are there already. `index` and `hashes` do not know of that."""
+
+
+@dataclass(frozen=True)
 class Checked:
     """The report of a file, and the sha256 of the canonical rows that were written."""
 
@@ -43,16 +61,20 @@ class Sandbox:
         self._lock = threading.Lock()
         self._closed = False
 
-    def check(self, source: Path, rows: Path, ruler: Ruler, allowed: rules.Allowance | None = None) -> Checked | None:
-        """Check `source` and write its canonical rows to `rows`. A check that dies is a finding, too.
+    def check(self, task: Task, ruler: Ruler, allowed: rules.Allowance | None = None) -> Checked | None:
+        """Check a file and write its canonical rows. A check that dies is a finding, too.
 
         Raises: StorageFull where there is no room for the rows; that is not the file's fault.
         """
-        size = source.stat().st_size
+        size = task.source.stat().st_size
         allowed = allowed or rules.allowance(size)
         request: dict[str, Any] = {
-            "source": str(source.resolve()),
-            "rows": str(rows.resolve()),
+            "source": str(task.source.resolve()),
+            "rows": str(task.rows.resolve()),
+            "side": str(task.side.resolve()),
+            "against": [{"name": name, "hashes": str(path.resolve())} for name, path in task.against.items()],
+            "drop": task.drop,
+            "distinct": task.distinct,
             "tokenizer": str(ruler.tokenizer.resolve()) if ruler.tokenizer else None,
             "context": ruler.context,
             "every": rules.measure_every(size),

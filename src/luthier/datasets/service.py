@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import re
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO
 
-from pydantic import TypeAdapter, ValidationError
 from sqlalchemy.orm import Session
 
 from luthier import ids
@@ -18,26 +17,20 @@ from luthier.database import EVERY_TENANT, Database, page
 from luthier.datasets import rules, store
 from luthier.datasets.arrivals import Arrived, receive, sweep, workspace
 from luthier.datasets.background import Background
-from luthier.datasets.sandbox import Checked, Ruler, Sandbox
+from luthier.datasets.places import HASHES, METADATA, RAW, ROWS, WISHES, folder_of, kept_of
+from luthier.datasets.refusals import expected_sha256, name_of, not_ready, rejection
+from luthier.datasets.sandbox import Checked, Ruler, Sandbox, Task
 from luthier.datasets.types import Dataset, Report, Room, Upload
-from luthier.errors import (
-    DatasetNotReady,
-    DatasetRejected,
-    FieldInvalid,
-    Gone,
-    InUse,
-    Invalid,
-    LuthierError,
-    NotFound,
-    StorageFull,
-    TooLarge,
-    Unavailable,
-)
+from luthier.errors import DatasetNotReady, Gone, InUse, Invalid, NotFound, StorageFull, Unavailable
 from luthier.seams import Clock, NotStored, Storage
-from luthier.values import Name, Page, Source
+from luthier.values import Frozen, Page, Source
 
-_NAME: TypeAdapter[str] = TypeAdapter(Name)
-_SHA256 = re.compile(r"[0-9a-f]{64}")
+
+class Wishes(Frozen):
+    """What the owner of a large file asked for, until it is checked."""
+
+    against: tuple[str, ...] = ()
+    drop: bool = False
 
 
 class Datasets:
@@ -61,8 +54,8 @@ class Datasets:
         Raises: TooLarge (also `line_too_long`, `too_many_rows`), DatasetRejected (code = first error's, details = the report),
         FieldInvalid (name, sha256), ModelNotAllowed (base_model), Invalid `checksum_mismatch`, StorageFull.
         """
-        name, ruler = _name(upload), self._ruler(upload.base_model or TINY)
-        expected = _expected_sha256(upload.sha256)
+        name, ruler = name_of(upload), self._ruler(upload.base_model or TINY)
+        expected = expected_sha256(upload.sha256)
         dataset_id = ids.new(ids.DATASET)
         with workspace(self._room.scratch, dataset_id) as folder:
             arrived = receive(upload.chunks, folder, self._room.max_upload_bytes)
@@ -75,12 +68,16 @@ class Datasets:
                 )
             row = self._row(actor, dataset_id, upload, arrived)
             row.name, row.base_model = name, ruler.base_id
+            wishes = Wishes(against=upload.against, drop=upload.drop_bad_rows)
+            against = self._against(actor.tenant_id, wishes.against, folder, strict=True)
             if arrived.bytes > self._room.inline_upload_bytes:
-                return self._keep_for_later(row, arrived)
-            checked = self._check(arrived.path, folder / "rows", ruler)
+                return self._keep_for_later(row, arrived, wishes)
+            task = Task(arrived.path, folder / "rows", folder, against, drop=wishes.drop)
+            checked = self._check(task, ruler)
             if checked.report.errors:
-                raise _rejection(checked.report)
-            return self._keep(row, arrived, folder / "rows", checked)
+                raise rejection(checked.report)
+            _accept(row, checked)
+            return self._insert(row, {**kept_of(task), RAW: arrived.path})
 
     def list(self, actor: Actor, *, after: str | None = None, limit: int = 20) -> Page[Dataset]:
         """The tenant's datasets that are ready or on their way, newest first. Raises: CursorInvalid."""
@@ -118,16 +115,15 @@ class Datasets:
         with self._database.read(actor.tenant_id) as session:
             row = _found(session, dataset_id)
         try:
-            return self._storage.open(_folder(row) + "/raw/upload")
+            return self._storage.open(_folder(row) + RAW)
         except NotStored:
             raise Gone("dataset") from None
 
     def source(self, dataset: Dataset) -> Source:
         """What a trainer reads: url and sha256 of the canonical rows. Raises: DatasetNotReady."""
         if dataset.rows_sha256 is None:
-            raise _not_ready(dataset.state)
-        name = f"users/{dataset.tenant_id}/data/{dataset.id}/processed/rows.jsonl"
-        return Source(id=dataset.id, url=f"{self._storage.url}/{name}", sha256=dataset.rows_sha256)
+            raise not_ready(dataset.state)
+        return Source(id=dataset.id, url=f"{self._storage.url}/{_folder(dataset)}{ROWS}", sha256=dataset.rows_sha256)
 
     def use(self, session: Session, actor: Actor, dataset_id: str, by: str) -> None:
         """Keep a dataset from being deleted, in the transaction that makes its user `by` (a job or model id); twice is once.
@@ -180,28 +176,47 @@ class Datasets:
             created_at=self._now(),
         )
 
-    def _check(self, source: Path, rows: Path, ruler: Ruler) -> Checked:
-        checked = self._sandbox.check(source, rows, ruler)
+    def _check(self, task: Task, ruler: Ruler) -> Checked:
+        checked = self._sandbox.check(task, ruler)
         if checked is None:
             raise Unavailable("The server is shutting down.", hint="Send the file again in a moment.")
         return checked
 
-    def _keep_for_later(self, row: store.DatasetRow, arrived: Arrived) -> Dataset:
+    def _keep_for_later(self, row: store.DatasetRow, arrived: Arrived, wishes: Wishes) -> Dataset:
         row.state = store.VALIDATING
-        dataset = self._insert(row, arrived)
+        wished = arrived.path.with_name("wishes")
+        wished.write_text(wishes.model_dump_json())
+        dataset = self._insert(row, {RAW: arrived.path, WISHES: wished})
         self._background.add(row.id)
         return dataset
 
-    def _keep(self, row: store.DatasetRow, arrived: Arrived, rows: Path, checked: Checked) -> Dataset:
-        _accept(row, checked)
-        return self._insert(row, arrived, rows)
+    def _against(self, tenant_id: str, ids_: Sequence[str], folder: Path, *, strict: bool) -> dict[str, Path]:
+        """Local files of the hashes of other datasets, by what those are called. Raises, where `strict`: NotFound, Gone, ..."""
+        found: dict[str, Path] = {}
+        for number, other_id in enumerate(ids_):
+            path = folder / f"against-{number}"
+            try:
+                with self._database.read(tenant_id) as session:
+                    other = _value(_ready(session, other_id))
+                self._fetch(other, HASHES, path)
+            except (NotFound, Gone, DatasetNotReady):
+                if strict:
+                    raise
+                continue  # it was deleted since
+            found[f"{other.name}@{other.version}"] = path
+        return found
 
-    def _insert(self, row: store.DatasetRow, arrived: Arrived, rows: Path | None = None) -> Dataset:
+    def _fetch(self, dataset: Dataset, name: str, path: Path) -> None:
+        try:
+            self._storage.fetch_file(_folder(dataset) + name, path)
+        except NotStored:
+            raise Gone("dataset") from None
+
+    def _insert(self, row: store.DatasetRow, files: Mapping[str, Path]) -> Dataset:
         """Give the row its number and make it visible. The files come first: a folder without a row is only litter."""
         try:
-            self._storage.put_file(_folder(row) + "/raw/upload", arrived.path)
-            if rows is not None:
-                self._storage.put_file(_folder(row) + "/processed/rows.jsonl", rows)
+            for name, path in files.items():
+                self._storage.put_file(_folder(row) + name, path)
             with self._database.write(row.tenant_id) as session:
                 row.version = store.next_version(session, row.tenant_id, row.name)
                 session.add(row)
@@ -221,14 +236,24 @@ class Datasets:
         if row is None or row.state != store.VALIDATING:
             return
         with workspace(self._room.scratch, ids.new(ids.DATASET)) as folder:
-            source, rows = folder / "upload", folder / "rows"
-            self._storage.fetch_file(_folder(row) + "/raw/upload", source)
-            checked = self._sandbox.check(source, rows, self._ruler(row.base_model))
+            task = self._task(row, folder)
+            checked = self._sandbox.check(task, self._ruler(row.base_model))
             if checked is None:
                 return
             if not checked.report.errors:
-                self._storage.put_file(_folder(row) + "/processed/rows.jsonl", rows)
+                for name, path in kept_of(task).items():
+                    self._storage.put_file(_folder(row) + name, path)
         self._decide(row, checked)
+
+    def _task(self, row: store.DatasetRow, folder: Path) -> Task:
+        """The check of a file that waits in the storage, as its owner wished it."""
+        source = folder / "upload"
+        self._storage.fetch_file(_folder(row) + RAW, source)
+        wishes = Wishes()
+        with suppress(NotStored):
+            wishes = Wishes.model_validate_json(self._storage.read(_folder(row) + WISHES))
+        against = self._against(row.tenant_id, wishes.against, folder, strict=False)
+        return Task(source, folder / "rows", folder, against, drop=wishes.drop)
 
     def _decide(self, row: store.DatasetRow, checked: Checked) -> None:
         with self._database.write(row.tenant_id) as session:
@@ -247,7 +272,7 @@ class Datasets:
     def _describe(self, row: store.DatasetRow) -> None:
         # A projection for people and for `reindex`: the dataset exists, with or without it.
         with suppress(StorageFull):
-            self._storage.write(_folder(row) + "/metadata.json", _value(row).model_dump_json(indent=2).encode())
+            self._storage.write(_folder(row) + METADATA, _value(row).model_dump_json(indent=2).encode())
 
     def _remove(self, row: store.DatasetRow) -> None:
         self._storage.delete(_folder(row))
@@ -263,8 +288,8 @@ def _accept(row: store.DatasetRow, checked: Checked) -> None:
     row.rows, row.tokens = checked.report.usable_rows, checked.report.tokens
 
 
-def _folder(row: store.DatasetRow) -> str:
-    return f"users/{row.tenant_id}/data/{row.id}"
+def _folder(dataset: store.DatasetRow | Dataset) -> str:
+    return folder_of(dataset.tenant_id, dataset.id)
 
 
 def _value(row: store.DatasetRow) -> Dataset:
@@ -288,43 +313,5 @@ def _found(session: Session, dataset_id: str) -> store.DatasetRow:
 def _ready(session: Session, dataset_id: str) -> store.DatasetRow:
     row = _found(session, dataset_id)
     if row.state != store.READY:
-        raise _not_ready(row.state)
+        raise not_ready(row.state)
     return row
-
-
-def _not_ready(state: str) -> DatasetNotReady:
-    if state == store.REJECTED:
-        return DatasetNotReady("The dataset was rejected.", hint="Read its report, mend the file, upload it again.")
-    return DatasetNotReady(
-        "The dataset is still being validated.", hint="Ask again in a few seconds, until its state is `ready`."
-    )
-
-
-def _rejection(report: Report) -> LuthierError:
-    """The error of a file with errors: the first one leads, the report is in the details."""
-    first = next(finding for finding in report.findings if finding.severity == "error")
-    where = "" if first.line is None else f"Line {first.line}: "
-    more = f" ({report.errors - 1:,} more errors.)" if report.errors > 1 else ""
-    kind = TooLarge if first.code in {"line_too_long", "too_many_rows"} else DatasetRejected
-    return kind(
-        f"{where}{first.message}{more}", hint=first.fix, param="file", details=report.model_dump(mode="json"), code=first.code
-    )
-
-
-def _name(upload: Upload) -> str:
-    if upload.name is None:
-        return rules.name_of(upload.file_name)
-    try:
-        return _NAME.validate_python(upload.name)
-    except ValidationError as error:
-        raise FieldInvalid(
-            f"The name cannot be used: {error.errors()[0]['msg'].lower()}.",
-            hint=f"1 to {rules.MAX_NAME} characters in one line.",
-            param="name",
-        ) from None
-
-
-def _expected_sha256(given: str | None) -> str | None:
-    if given is not None and not _SHA256.fullmatch(given.lower()):
-        raise FieldInvalid("A sha256 is 64 hexadecimal digits.", hint="Run `sha256sum` on the file.", param="sha256")
-    return None if given is None else given.lower()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections import Counter
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -10,6 +9,7 @@ from typing import Any, NamedTuple
 from luthier.datasets import rules
 from luthier.datasets.examples import BadRow, Example, Labelled, Message, Parsed, Prompt, Rated
 from luthier.datasets.kinds import KINDS
+from luthier.datasets.row_hashes import Overlap, Repeats
 
 # Warnings that are an error when every row has them: (code, what is wrong then, what to do).
 _ALL_USELESS = (
@@ -31,7 +31,9 @@ class Counted(NamedTuple):
 class Tally:
     """Counts rows, roles, duplicates, lengths and findings."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, drop: bool = False) -> None:
+        self._drop = drop
+        self._dropped = 0
         self.rows = 0
         self.usable = 0
         self.schema_name: str | None = None
@@ -40,8 +42,9 @@ class Tally:
         self._counts: Counter[str] = Counter()
         self._shown: list[dict[str, Any]] = []
         self._roles: Counter[str] = Counter()
-        self._first_seen: dict[bytes, int] = {}
         self._duplicates = 0
+        self._conflicts = 0
+        self._against: list[dict[str, Any]] = []
         self._characters: Counter[int] = Counter()
         self._tokens: Counter[int] = Counter()
         self._measured = 0
@@ -55,9 +58,11 @@ class Tally:
     def bad(self, bad: BadRow) -> None:
         """A record that cannot be used."""
         self.rows += 1
-        self.note(bad.line, bad.code, "error", (bad.message, bad.hint))
+        leave_out = self._drop and not bad.fatal
+        self._dropped += leave_out
+        self.note(bad.line, bad.code, "warning" if leave_out else "error", (bad.message, bad.hint))
 
-    def good(self, parsed: Parsed, canonical: bytes) -> None:
+    def good(self, parsed: Parsed) -> None:
         """A record that can."""
         self.rows += 1
         self.usable += 1
@@ -75,7 +80,27 @@ class Tally:
             filled = {name for name, value in parsed.row.item.items() if value is not None and rules.FIELD.fullmatch(name)}
             self._item_fields = filled if self._item_fields is None else self._item_fields & filled
         self._characters.update(_characters(example.messages, _text(example)) for example in parsed.row.examples)
-        self._look_for_duplicate(parsed.line, canonical)
+
+    def repeats(self, found: Repeats) -> None:
+        """Rows that are there twice, and rows that contradict each other."""
+        self._duplicates, self._conflicts = found.duplicates.count, found.conflicts.count
+        for line, first in found.duplicates:
+            said = f"The row is the same as line {first}."
+            self._show(line, "duplicate", "warning", (said, "Remove it, unless it is meant."))
+        for line, first in found.conflicts:
+            said = f"The row asks the same as line {first}, with another answer."
+            self._show(line, "conflict", "warning", (said, "Keep the right one, unless several answers are meant."))
+        self._count("duplicate", found.duplicates.count)
+        self._count("conflict", found.conflicts.count)
+
+    def overlaps(self, name: str, found: Overlap) -> None:
+        """Rows that another dataset holds, too: of training and validation data none should be."""
+        self._against.append({"name": name, "rows": found.rows.count, "prompts": found.prompts.count})
+        fix = "Remove it from one of the two: what was trained on proves nothing."
+        for pairs, said in ((found.rows, "The row is also line {} of {}."), (found.prompts, "Line {} of {} asks the same.")):
+            for line, other in pairs:
+                self._show(line, "train_val_overlap", "warning", (said.format(other, name), fix))
+            self._count("train_val_overlap", pairs.count)
 
     def measured(self, line: int | None, counted: Counted, context: int | None) -> None:
         """A row was tokenised."""
@@ -106,13 +131,14 @@ class Tally:
         else:
             self._warnings += 1
         if self._counts[code] <= rules.SHOWN_A_CODE:
-            message, fix = said
-            self._shown.append({"line": line, "code": code, "severity": severity, "message": message, "fix": fix})
+            self._show(line, code, severity, said)
 
     def close(self) -> None:
         """What only the whole file can tell."""
         if not self.rows:
             self.note(None, "dataset_empty", "error", ("The file holds no rows.", "Write one JSON object a line."))
+        elif not self.usable and not self.errors:
+            self.note(None, "dataset_empty", "error", ("No row is left: all of them are bad.", "Mend the file."))
         different = self.usable - self._duplicates
         if self.usable and not self.errors and different < rules.FEW_ROWS:
             said = f"Only {different} of {self.usable} rows are different: a model learns little from so few."
@@ -149,6 +175,9 @@ class Tally:
             "lengths": rules.lengths(self._tokens, "tokens") or rules.lengths(self._characters, "characters"),
             "over_context": round(self._over_context * scale) if measured else None,
             "duplicates": self._duplicates,
+            "conflicts": self._conflicts,
+            "against": self._against,
+            "dropped_rows": self._dropped,
             "roles": dict(self._roles),
             "labels": dict(self._labels),
             "errors": self.errors,
@@ -171,14 +200,14 @@ class Tally:
                 said = f"The image has {len(row.pixels):,} pixels, the first one {self._pixels:,}."
                 self.note(row.line, "bad_value", "error", (said, "Give all images the same size."))
 
-    def _look_for_duplicate(self, line: int, canonical: bytes) -> None:
-        digest = hashlib.blake2b(canonical, digest_size=16).digest()
-        first = self._first_seen.get(digest)
-        if first is not None:
-            self._duplicates += 1
-            self.note(line, "duplicate", "warning", (f"The row is the same as line {first}.", "Remove it, unless it is meant."))
-        elif len(self._first_seen) < rules.TRACKED_ROWS:
-            self._first_seen[digest] = line
+    def _show(self, line: int | None, code: str, severity: str, said: tuple[str, str]) -> None:
+        message, fix = said
+        self._shown.append({"line": line, "code": code, "severity": severity, "message": message, "fix": fix})
+
+    def _count(self, code: str, warnings: int) -> None:
+        if warnings:
+            self._counts[code] += warnings
+            self._warnings += warnings
 
 
 def _characters(messages: Sequence[Message], text: str | None) -> int:

@@ -59,6 +59,14 @@ class Lengths(Frozen):
     histogram: tuple[Bin, ...] = ()
 
 
+class Overlap(Frozen):
+    """What a dataset shares with another that it was checked against."""
+
+    name: str
+    rows: int = Field(description="Rows that the other holds, too.")
+    prompts: int = Field(description="Rows that ask what a row of the other asks, with another answer.")
+
+
 class Report(Frozen):
     """What validation saw. Findings list at most 20 a code; `counts` counts them all."""
 
@@ -79,12 +87,49 @@ class Report(Frozen):
     context: int | None = Field(default=None, description="The base's context, in tokens.")
     over_context: int | None = Field(default=None, description="Rows longer than it: training would cut them.")
     duplicates: int = Field(default=0, description="Rows equal to an earlier one.")
+    conflicts: int = Field(default=0, description="Rows that ask the same as another, with another answer.")
+    against: tuple[Overlap, ...] = Field(default=(), description="What it shares with datasets that it was checked against.")
+    dropped_rows: int = Field(default=0, description="Bad rows that were left out, as was asked.")
     roles: dict[str, int] = Field(default_factory=dict, description="Messages by role.")
     labels: dict[str, int] = Field(default_factory=dict, description="Rows by their label; of rated answers `true` or `false`.")
     errors: int = 0
     warnings: int = 0
     counts: dict[str, int] = Field(default_factory=dict, description="Findings by code, all of them.")
     findings: tuple[Finding, ...] = ()
+
+
+class Changes(Frozen):
+    """What became of rows: how many, and the first lines."""
+
+    rows: int
+    lines: tuple[int, ...] = ()
+
+
+class Changed(Frozen):
+    """A row that asks the same in both versions, and is answered otherwise."""
+
+    line: int
+    was: int = Field(description="Its line in the other version.")
+
+
+class Shift(Frozen):
+    """How far a distribution moved. Below 0.1 is little, above 0.25 much."""
+
+    distribution: str
+    stability_index: float = Field(description="Population stability index.")
+
+
+class Difference(Frozen):
+    """From one version to another. Lines are those of the uploaded files, the first 20 of each."""
+
+    old: str
+    new: str
+    same: int = Field(description="Rows that both hold.")
+    added: Changes
+    dropped: Changes = Field(description="Lines of the old one.")
+    changed_rows: int = Field(description="Rows that ask the same and are answered otherwise.")
+    changed: tuple[Changed, ...] = ()
+    shifts: tuple[Shift, ...] = ()
 
 
 class Dataset(Frozen):
@@ -117,6 +162,10 @@ class Upload:
     """What the sender says that the bytes hash to; checked."""
     base_model: str | None = None
     """Whose tokenizer and context the report is measured with; the shipped base by default."""
+    against: tuple[str, ...] = ()
+    """Ids of datasets that it should share no row with, e.g. its validation data."""
+    drop_bad_rows: bool = False
+    """Leave bad rows out, instead of refusing the file."""
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,6 @@ parsers, the process that serves requests goes on. It starts light (no pydantic,
 from __future__ import annotations
 
 import errno
-import hashlib
 import json
 import resource
 import sys
@@ -17,9 +16,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from luthier.datasets import rules
-from luthier.datasets.examples import MAX_RECORD_BYTES, BadRow, Labelled, Prompt, Row
+from luthier.datasets.examples import MAX_RECORD_BYTES, BadRow, Labelled, Parsed, Prompt, Row
 from luthier.datasets.formats import records
+from luthier.datasets.keeping import Kept
 from luthier.datasets.lines import format_of
+from luthier.datasets.row_hashes import Repeats, overlap
 from luthier.datasets.strict_json import dump
 from luthier.datasets.tally import Counted, Tally
 from luthier.errors import LuthierError
@@ -93,32 +94,59 @@ class Measure:
         return self._renderer
 
 
-def validate(source: BinaryIO, rows: BinaryIO, measure: Measure) -> tuple[Tally, str]:
-    """Check all of `source`, write its canonical rows to `rows`, and return the tally with the sha256 of what was written."""
-    tally, digest = Tally(), hashlib.sha256()
+def validate(source: BinaryIO, kept: Kept, measure: Measure, *, drop: bool = False) -> Tally:
+    """Check all of `source`, keep its canonical rows, and return the tally. With `drop` bad rows are left out and remarked."""
+    tally = Tally(drop=drop)
     for record in _limited(source):
-        if isinstance(record, BadRow):
-            tally.bad(record)
+        read = _stored(record, drop=drop)
+        if isinstance(read, BadRow):
+            tally.bad(read)
+            if drop:
+                kept.drop(read.line, read.code, read.message)
             continue
-        canonical = dump(record.row.canonical()) + b"\n"
-        if len(canonical) > MAX_RECORD_BYTES:
-            # Some rows grow in their one form, and a trainer could then not read them.
-            said = f"The row has {len(canonical):,} bytes as it is stored; {MAX_RECORD_BYTES:,} are allowed."
-            tally.bad(BadRow(record.line, "line_too_long", said, "Split it, or shorten its texts."))
-            continue
-        tally.good(record, canonical)
+        parsed, canonical = read
+        tally.good(parsed)
+        kept.seen(parsed.row, canonical, parsed.line)
         if not tally.errors:  # a rejected file needs no rows, and no tokens
-            rows.write(canonical)
-            digest.update(canonical)
-            if not isinstance(record.row, Labelled):  # no tokens: a classifier reads it in its own way
-                measure.add(tally, record.row)
+            kept.keep(canonical, parsed.line)
+            if not isinstance(parsed.row, Labelled):  # no tokens: a classifier reads it in its own way
+                measure.add(tally, parsed.row)
     if not tally.errors:
         measure.flush(tally)
+    return tally
+
+
+def _stored(record: Parsed | BadRow, *, drop: bool) -> tuple[Parsed, bytes] | BadRow:
+    """A record with the bytes that are kept of it, or why it is not kept."""
+    if isinstance(record, BadRow):
+        return record
+    canonical = dump(record.row.canonical()) + b"\n"
+    if len(canonical) > MAX_RECORD_BYTES:
+        # Some rows grow in their one form, and a trainer could then not read them.
+        said = f"The row has {len(canonical):,} bytes as it is stored; {MAX_RECORD_BYTES:,} are allowed."
+        return BadRow(record.line, "line_too_long", said, "Split it, or shorten its texts.")
+    for remark in record.remarks if drop else ():
+        if remark.code in rules.USELESS:
+            return BadRow(record.line, remark.code, remark.message, remark.fix)
+    return record, canonical
+
+
+def _compare(tally: Tally, kept: Kept, request: dict[str, Any]) -> None:
+    """What the sorted hashes tell, of this file and beside others."""
+    kept.close()
+    repeats = Repeats(rules.SHOWN_A_CODE)
+    repeats.look(kept.hashes_path)
+    tally.repeats(repeats)
+    for other in request["against"]:
+        tally.overlaps(other["name"], overlap(kept.hashes_path, Path(other["hashes"]), rules.SHOWN_A_CODE))
     tally.close()
-    return tally, digest.hexdigest()
+    if request["distinct"] and not tally.errors:
+        for line in repeats.again:
+            kept.drop(line, "duplicate", "The row is the same as an earlier one.")
+        kept.remove(repeats.again)
 
 
-def _limited(source: BinaryIO) -> Iterator[Any]:
+def _limited(source: BinaryIO) -> Iterator[Parsed | BadRow]:
     for number, record in enumerate(records(source), 1):
         if number > rules.MAX_ROWS:
             yield BadRow(None, "too_many_rows", f"More than {rules.MAX_ROWS:,} rows.", "Split the file.", fatal=True)
@@ -143,11 +171,12 @@ def main() -> int:
     """Check the file that the request names. Exit 0 with a report whatever the file holds; 3 out of memory, 4 out of disk."""
     request: dict[str, Any] = json.loads(sys.argv[1])
     _limit(request)
-    path, rows_path = Path(request["source"]), Path(request["rows"])
+    path = Path(request["source"])
     measure = Measure(request["tokenizer"], request["context"], request["every"])
     try:
-        with path.open("rb") as source, rows_path.open("wb") as rows:
-            tally, digest = validate(source, rows, measure)
+        with path.open("rb") as source, Kept(Path(request["rows"]), Path(request["side"])) as kept:
+            tally = validate(source, kept, measure, drop=request["drop"])
+            _compare(tally, kept, request)
         with path.open("rb") as source:
             format_name = format_of(source.read(4096))
         if format_name == "json" and not tally.errors:
@@ -160,7 +189,7 @@ def main() -> int:
         if error.errno in _FULL:
             return EXIT_FULL
         raise
-    sys.stdout.write(json.dumps({"report": report, "rows_sha256": digest}))
+    sys.stdout.write(json.dumps({"report": report, "rows_sha256": kept.sha256}))
     return 0
 
 

@@ -1,0 +1,85 @@
+"""What is kept of the rows of a file while they go by: the canonical rows, where each lies, and their hashes."""
+
+from __future__ import annotations
+
+import hashlib
+import struct
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from types import TracebackType
+
+from luthier.datasets.examples import Row
+from luthier.datasets.row_hashes import Spill, hashes
+from luthier.datasets.strict_json import dump
+
+_PLACE = struct.Struct("<QQ")
+
+
+class Kept:
+    """Writes `rows`, and into the folder `side` an index of them and their sorted hashes."""
+
+    def __init__(self, rows: Path, side: Path) -> None:
+        self.rows_path, self.side = rows, side
+        self._rows = rows.open("wb")
+        self._index = (side / "index").open("wb")
+        self._spill = Spill(side)
+        self._dropped = (side / "dropped").open("wb")
+        self._digest = hashlib.sha256()
+        self._offset = 0
+
+    @property
+    def hashes_path(self) -> Path:
+        return self.side / "hashes"
+
+    @property
+    def sha256(self) -> str:
+        """Of the rows so far."""
+        return self._digest.hexdigest()
+
+    def seen(self, row: Row, canonical: bytes, line: int) -> None:
+        """A row that can be used, whether it is kept or not."""
+        self._spill.add(hashes(row, canonical, line))
+
+    def keep(self, canonical: bytes, line: int) -> None:
+        self._rows.write(canonical)
+        self._digest.update(canonical)
+        self._index.write(_PLACE.pack(line, self._offset))
+        self._offset += len(canonical)
+
+    def drop(self, line: int | None, code: str, message: str) -> None:
+        """A row that is left out, as was asked."""
+        self._dropped.write(dump({"line": line, "code": code, "message": message}) + b"\n")
+
+    def close(self) -> None:
+        """All is written; the hashes are sorted now."""
+        self._rows.close()
+        self._index.close()
+        self._spill.close(self.hashes_path)
+
+    def remove(self, lines: Sequence[int]) -> None:
+        """Take these lines out again: what is left is `rows`, without index and hashes of its own."""
+        unwanted, digest = iter(sorted(lines)), hashlib.sha256()
+        left, next_one = self.side / "left", next(unwanted, None)
+        with self.rows_path.open("rb") as rows, left.open("wb") as file:
+            for (line, _), row in zip(places(self.side / "index"), rows, strict=True):
+                if line == next_one:
+                    next_one = next(unwanted, None)
+                else:
+                    file.write(row)
+                    digest.update(row)
+        left.replace(self.rows_path)
+        self._digest = digest
+
+    def __enter__(self) -> Kept:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        for file in (self._rows, self._index, self._dropped):
+            file.close()
+
+
+def places(index: Path) -> Iterator[tuple[int, int]]:
+    """Line and place in `rows` of each row that was kept."""
+    with index.open("rb") as file:
+        while block := file.read(_PLACE.size * 4096):
+            yield from _PLACE.iter_unpack(block)

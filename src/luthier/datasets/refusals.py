@@ -1,0 +1,56 @@
+"""What an upload is refused with."""
+
+from __future__ import annotations
+
+import re
+
+from pydantic import TypeAdapter, ValidationError
+
+from luthier.datasets import rules
+from luthier.datasets.types import Report, Upload
+from luthier.errors import DatasetNotReady, DatasetRejected, FieldInvalid, LuthierError, TooLarge
+from luthier.values import Name
+
+_NAME: TypeAdapter[str] = TypeAdapter(Name)
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+
+
+def not_ready(state: str) -> DatasetNotReady:
+    """Why a dataset in this state cannot be used yet, or ever."""
+    if state == "rejected":
+        return DatasetNotReady("The dataset was rejected.", hint="Read its report, mend the file, upload it again.")
+    return DatasetNotReady(
+        "The dataset is still being validated.", hint="Ask again in a few seconds, until its state is `ready`."
+    )
+
+
+def rejection(report: Report) -> LuthierError:
+    """The error of a file with errors: the first one leads, the report is in the details."""
+    first = next(finding for finding in report.findings if finding.severity == "error")
+    where = "" if first.line is None else f"Line {first.line}: "
+    more = f" ({report.errors - 1:,} more errors.)" if report.errors > 1 else ""
+    kind = TooLarge if first.code in {"line_too_long", "too_many_rows"} else DatasetRejected
+    return kind(
+        f"{where}{first.message}{more}", hint=first.fix, param="file", details=report.model_dump(mode="json"), code=first.code
+    )
+
+
+def name_of(upload: Upload) -> str:
+    """What the dataset is to be called. Raises: FieldInvalid."""
+    if upload.name is None:
+        return rules.name_of(upload.file_name)
+    try:
+        return _NAME.validate_python(upload.name)
+    except ValidationError as error:
+        raise FieldInvalid(
+            f"The name cannot be used: {error.errors()[0]['msg'].lower()}.",
+            hint=f"1 to {rules.MAX_NAME} characters in one line.",
+            param="name",
+        ) from None
+
+
+def expected_sha256(given: str | None) -> str | None:
+    """What the bytes should hash to, if that was said. Raises: FieldInvalid."""
+    if given is not None and not _SHA256.fullmatch(given.lower()):
+        raise FieldInvalid("A sha256 is 64 hexadecimal digits.", hint="Run `sha256sum` on the file.", param="sha256")
+    return None if given is None else given.lower()
