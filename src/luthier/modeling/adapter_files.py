@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
+from torch import Tensor
 from torch.nn import Parameter
 
 from luthier.modeling.lora import Adapter, Linears, Pair
@@ -16,6 +18,10 @@ from luthier.modeling.types import LoraShape
 
 WEIGHTS = "adapter_model.safetensors"
 CONFIG = "adapter_config.json"
+HEAD = "score.weight"
+"""The head of classes, as the architectures of transformers name it."""
+_HEADS = ["classifier", "score"]
+_CLASSES = "SEQ_CLS"
 _PREFIX = "base_model.model."
 _MAX_CONFIG_BYTES = 1024 * 1024
 _MAX_RANK = 4096
@@ -27,17 +33,31 @@ _NOT_PLAIN = (
 )  # fmt: skip
 
 
-def save(adapter: Adapter, linears: Linears, folder: Path, *, base_model: str, revision: str) -> None:
+@dataclass(frozen=True)
+class Trained:
+    """What was learned, and on what."""
+
+    adapter: Adapter
+    linears: Linears
+    base_model: str
+    revision: str
+    head_CD: Tensor | None = None
+    """Of classes, as `AutoModelForSequenceClassification` has it."""
+
+
+def save(trained: Trained, folder: Path) -> None:
     """Write both files into `folder`. The same weights give the same bytes."""
     folder.mkdir(parents=True, exist_ok=True)
-    tensors = {f"{_PREFIX}{name}": weight.detach().cpu().contiguous() for name, weight in adapter.parameters.items()}
+    adapter, linears, head_CD = trained.adapter, trained.linears, trained.head_CD
+    weights: dict[str, Tensor] = {**adapter.parameters, **({} if head_CD is None else {HEAD: head_CD})}
+    tensors = {f"{_PREFIX}{name}": weight.detach().cpu().contiguous() for name, weight in weights.items()}
     save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
     shape = adapter.shape
     config = {
         "peft_type": "LORA",
-        "task_type": "CAUSAL_LM",
-        "base_model_name_or_path": base_model,
-        "revision": revision,
+        "task_type": "CAUSAL_LM" if head_CD is None else _CLASSES,
+        "base_model_name_or_path": trained.base_model,
+        "revision": trained.revision,
         "r": shape.rank,
         "lora_alpha": shape.alpha,
         "lora_dropout": shape.dropout,
@@ -47,7 +67,7 @@ def save(adapter: Adapter, linears: Linears, folder: Path, *, base_model: str, r
         "fan_in_fan_out": False,
         "inference_mode": True,
         "init_lora_weights": True,
-        "modules_to_save": None,
+        "modules_to_save": None if head_CD is None else _HEADS,
     }
     (folder / CONFIG).write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", "utf-8")
 
@@ -57,12 +77,30 @@ def load(linears: Linears, folder: Path, device: torch.device) -> Adapter:
 
     Raises: ValueError where the files are no plain LoRA, or do not fit this model layer by layer.
     """
-    shape = _read_shape(folder / CONFIG)
+    return _load(linears, folder, device, None)[0]
+
+
+def load_with_head(linears: Linears, folder: Path, device: torch.device, head: tuple[int, int]) -> tuple[Adapter, Tensor]:
+    """The adapter and the head of classes saved in `folder`. head: its shape, (classes, hidden width).
+
+    Raises: ValueError as `load`, and where the head is another one, or none.
+    """
+    adapter, weights = _load(linears, folder, device, head)
+    return adapter, weights[_PREFIX + HEAD]
+
+
+def _load(
+    linears: Linears, folder: Path, device: torch.device, head: tuple[int, int] | None
+) -> tuple[Adapter, dict[str, Tensor]]:
+    shape = _read_shape(folder / CONFIG, has_head=head is not None)
+    heads = {} if head is None else {_PREFIX + HEAD: head}
     try:
         with safe_open(folder / WEIGHTS, framework="pt") as file:
             names: list[str] = sorted(file.keys())
-            paths = _paths(names, linears)
-            wanted = _wanted_shapes(paths, linears, shape.rank)
+            if not heads.keys() <= set(names):
+                raise ValueError("the adapter has no head of classes")
+            paths = _paths([name for name in names if name not in heads], linears)
+            wanted = _wanted_shapes(paths, linears, shape.rank) | heads
             # Shapes are read from the header: a hostile file is refused before its tensors take memory.
             for name, size in wanted.items():
                 part = file.get_slice(name)
@@ -72,7 +110,7 @@ def load(linears: Linears, folder: Path, device: torch.device) -> Adapter:
     except (OSError, SafetensorError) as error:
         raise ValueError("the adapter's weights are missing or no safetensors file") from error
     pairs = {path: Pair(Parameter(weights[_key(path, "A")]), Parameter(weights[_key(path, "B")]), shape.scale) for path in paths}
-    return Adapter(shape, pairs)
+    return Adapter(shape, pairs), weights
 
 
 def _key(path: str, letter: str) -> str:
@@ -105,8 +143,12 @@ def _target_names(adapter: Adapter, linears: Linears) -> list[str]:
     return sorted(suffixes) if matched == set(adapter.pairs) and not clash else sorted(adapter.pairs)
 
 
-def _read_shape(path: Path) -> LoraShape:
+def _read_shape(path: Path, *, has_head: bool) -> LoraShape:
     config = _read_config(path)
+    if has_head:
+        if config.get("task_type") != _CLASSES or config.get("modules_to_save") != _HEADS:
+            raise ValueError("the adapter has no head of classes")
+        del config["modules_to_save"]
     odd = [name for name in _NOT_PLAIN if config.get(name)]
     if config.get("peft_type") != "LORA" or config.get("bias", "none") != "none" or odd:
         raise ValueError(f"the adapter is no plain LoRA{f' ({odd[0]} is set)' if odd else ''}")

@@ -101,13 +101,13 @@ class PlainEngine:
         """A context in which the bare base answers; it may be nested."""
         return _AdapterOff(self)
 
-    def save_adapter(self, folder: Path, *, base_model: str, revision: str) -> None:
-        adapter_files.save(self._adapter, self.base.linears, folder, base_model=base_model, revision=revision)
+    def save_adapter(self, folder: Path, *, base_model: str, revision: str, head: Tensor | None = None) -> None:
+        adapter_files.save(adapter_files.Trained(self._adapter, self.base.linears, base_model, revision, head), folder)
 
     @torch.no_grad()
-    def load_adapter(self, folder: Path) -> None:
+    def load_adapter(self, folder: Path, *, head: Tensor | None = None) -> None:
         """In place: an optimiser that holds the parameters goes on with them. Raises: ValueError where shapes differ."""
-        saved = adapter_files.load(self.base.linears, folder, self.base.device)
+        saved, saved_CD = self._saved(folder, head)
         own, read = self.parameters, saved.parameters
         if own.keys() != read.keys() or any(own[name].shape != read[name].shape for name in own):
             raise ValueError("the saved adapter has other layers or another rank than this one")
@@ -115,6 +115,14 @@ class PlainEngine:
             raise ValueError("the saved adapter is scaled otherwise than this one (alpha, rank or rsLoRA differ)")
         for name, weight in own.items():
             weight.copy_(read[name])
+        if head is not None and saved_CD is not None:
+            head.copy_(saved_CD)
+
+    def _saved(self, folder: Path, head: Tensor | None) -> tuple[lora.Adapter, Tensor | None]:
+        linears, device = self.base.linears, self.base.device
+        if head is None:
+            return adapter_files.load(linears, folder, device), None
+        return adapter_files.load_with_head(linears, folder, device, (head.shape[0], head.shape[1]))
 
     def generate(self, prompts: Sequence[Sequence[int]], sampling: Sampling) -> list[Completion]:
         """See `types.Generator`."""

@@ -90,12 +90,12 @@ class TrainingEngine(Protocol):
         """A context in which the bare base answers."""
         ...
 
-    def save_adapter(self, folder: Path, *, base_model: str, revision: str) -> None:
-        """Write `adapter_model.safetensors` and `adapter_config.json` in PEFT's format."""
+    def save_adapter(self, folder: Path, *, base_model: str, revision: str, head: Tensor | None = None) -> None:
+        """Write `adapter_model.safetensors` and `adapter_config.json` in PEFT's format. head: of classes, shape (C, D)."""
         ...
 
-    def load_adapter(self, folder: Path) -> None:
-        """Replace the adapter's weights by those saved. Raises: ValueError where shapes or targets differ."""
+    def load_adapter(self, folder: Path, *, head: Tensor | None = None) -> None:
+        """Replace the weights of adapter and `head` by those saved. Raises: ValueError where shapes or targets differ."""
         ...
 
 
