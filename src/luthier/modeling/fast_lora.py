@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, cast
 
 import torch
@@ -43,13 +44,14 @@ class JoinedPairs:
         starts = [sum(joined.widths[:place]) for place in range(len(joined.widths))]
         present = [place for place, path in enumerate(joined.paths) if path in adapter.pairs]
         self.scale = adapter.shape.scale
-        self.a_RI = weight_OI.new_empty(rank * len(present), weight_OI.shape[1])
+        empty = partial(torch.empty, dtype=weight_OI.dtype, device=weight_OI.device)
+        self.a_RI = empty(rank * len(present), weight_OI.shape[1])
         self.parts: list[Part] = []
         for number, place in enumerate(present):
             path = joined.paths[place]
             pair = adapter.pairs[path]
             outer = slice(starts[place], starts[place] + joined.widths[place])
-            b_OR = weight_OI.new_empty(joined.widths[place], rank)
+            b_OR = empty(joined.widths[place], rank)
             self.parts.append(Part(path, slice(number * rank, (number + 1) * rank), outer, b_OR, pair.a_RI, pair.b_OR))
 
     def copies(self) -> tuple[list[Tensor], list[Tensor]]:

@@ -13,8 +13,11 @@ from typing import Any, Final
 import torch
 from torch import Tensor, nn
 
+from luthier.modeling.int8 import Int8
 from luthier.modeling.kernels import Gate
 from luthier.modeling.load import LoadedBase
+from luthier.modeling.products import Weight
+from luthier.modeling.quantised import Int8Linear
 
 # Blocks of these have the form below; what a config can still change is looked at one by one in `recognise`.
 _MODEL_TYPES: Final = frozenset({"llama", "mistral", "qwen2", "qwen3", "gemma", "phi3"})
@@ -27,7 +30,7 @@ _FIXED_ROPE: Final = frozenset({"default", "linear", "llama3"})
 class Joined:
     """Linear layers with the same input as one: y (T, O) = x (T, I) W^T + b."""
 
-    weight_OI: Tensor
+    weight_OI: Weight
     bias_O: Tensor | None
     paths: tuple[str, ...]
     widths: tuple[int, ...]
@@ -181,27 +184,23 @@ def _block(path: str, layer: nn.Module, gemma: bool) -> Block:
 def _joined(path: str, parent: nn.Module, names: Sequence[str]) -> Joined:
     """The named layers as one; they become views of it."""
     layers = [parent.get_submodule(name) for name in names]
-    weights = [_tensor(layer, "weight") for layer in layers]
-    widths = tuple(weight.shape[0] for weight in weights)
+    widths = tuple(int(getattr(layer, "out_features")) for layer in layers)  # noqa: B009  # nn.Module's attributes are untyped
     paths = tuple(f"{path}{name}" for name in names)
     biases = [bias for layer in layers if (bias := _bias(layer)) is not None]
     bias_O = torch.cat(biases) if biases else None
-    if len(layers) == 1:
-        return Joined(weights[0], bias_O, paths, widths)
-    weight_OI = _already_joined(weights)
-    if weight_OI is None:
-        weight_OI = torch.cat(weights)
-        for layer, part_OI in zip(layers, weight_OI.split(list(widths)), strict=True):
-            layer.weight.data = part_OI  # pyright: ignore[reportAttributeAccessIssue]  # nn.Module's attributes are untyped
-    return Joined(weight_OI, bias_O, paths, widths)
+    if isinstance(layers[0], Int8Linear):
+        return Joined(Int8(_stacked(layers, "q_OI"), _stacked(layers, "s_O")), bias_O, paths, widths)
+    return Joined(_stacked(layers, "weight"), bias_O, paths, widths)
 
 
-def _already_joined(weights: Sequence[Tensor]) -> Tensor | None:
-    """The matrix that these are views of, one below the other, if they are."""
-    whole = weights[0]._base  # pyright: ignore[reportPrivateUsage]  # torch has no public name for it
-    rows = sum(weight.shape[0] for weight in weights)
-    if whole is None or whole.shape != (rows, weights[0].shape[1]) or any(weight._base is not whole for weight in weights):  # pyright: ignore[reportPrivateUsage]
-        return None
+def _stacked(layers: Sequence[nn.Module], name: str) -> Tensor:
+    """The tensor of that name of all layers, one below the other."""
+    parts: list[Tensor] = [getattr(layer, name).detach() for layer in layers]
+    if len(parts) == 1:
+        return parts[0]
+    whole = torch.cat(parts)
+    for layer, part in zip(layers, whole.split([len(part) for part in parts]), strict=True):
+        getattr(layer, name).data = part
     return whole
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -15,6 +16,7 @@ from transformers.utils import logging
 from luthier.errors import BaseUnavailable
 from luthier.modeling.base_config import check_config
 from luthier.modeling.lora import Linears
+from luthier.modeling.quantised import Quantization, four_bits, put_into_8_bits
 
 Device = Literal["auto", "cpu", "cuda", "mps"]
 Precision = Literal["auto", "bf16", "fp32"]
@@ -33,22 +35,29 @@ class LoadedBase:
     vocab: int
     context: int
     n_params: int
+    n_bytes: int
     linears: Linears = field(repr=False)
-
-    @property
-    def n_bytes(self) -> int:
-        return self.n_params * self.dtype.itemsize
+    quantization: Quantization = "none"
 
 
-def load_base(folder: Path, device: Device = "auto", precision: Precision = "auto") -> LoadedBase:
+def load_base(
+    folder: Path, device: Device = "auto", precision: Precision = "auto", quantization: Quantization = "none"
+) -> LoadedBase:
     """The base in `folder`, on the best device there is unless one is named.
 
-    Raises: ModelNotAllowed for a config that asks to run code; BaseUnavailable where files are missing or unreadable.
+    Raises: ModelNotAllowed for a config that asks to run code; BaseUnavailable where files are missing or unreadable, or
+    where 4 bits were asked for and bitsandbytes is not there.
     """
     check_config(folder)
     target = pick_device(device)
+    options: dict[str, Any] = {}
+    if quantization == "4bit":
+        options = {"quantization_config": four_bits(), "device_map": {"": target}}
     try:
-        return frozen(_model(folder, target, precision), target)
+        model = _model(folder, target, precision, options)
+        if quantization == "8bit":
+            put_into_8_bits(model)
+        return frozen(model, target, quantization)
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         raise BaseUnavailable(
             "The files of this base model cannot be loaded: they are incomplete, or of a kind that this version does not know.",
@@ -56,7 +65,7 @@ def load_base(folder: Path, device: Device = "auto", precision: Precision = "aut
         ) from error
 
 
-def _model(folder: Path, device: torch.device, precision: Precision) -> PreTrainedModel:
+def _model(folder: Path, device: torch.device, precision: Precision, options: Mapping[str, Any]) -> PreTrainedModel:
     config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     logging.disable_progress_bar()  # it would draw into logs
     # Untyped in transformers: with `output_loading_info` the answer is a pair.
@@ -70,6 +79,7 @@ def _model(folder: Path, device: torch.device, precision: Precision) -> PreTrain
         use_safetensors=True,
         attn_implementation=_attention(config),
         output_loading_info=True,
+        **options,
     )
     if report["missing_keys"] or report["mismatched_keys"]:
         # transformers would go on with random numbers in their place.
@@ -77,21 +87,33 @@ def _model(folder: Path, device: torch.device, precision: Precision) -> PreTrain
     return model
 
 
-def frozen(model: PreTrainedModel, device: torch.device) -> LoadedBase:
+def frozen(model: PreTrainedModel, device: torch.device, quantization: Quantization = "none") -> LoadedBase:
     """`model` as a base: on `device`, frozen, in eval mode, ready to carry adapters."""
-    # transformers types `to` as if it took no device.
-    model = cast(PreTrainedModel, cast(Any, model).to(device)).eval()
-    model.requires_grad_(False)
+    if quantization != "4bit":  # that was made where it is
+        # transformers types `to` as if it took no device.
+        model = cast(PreTrainedModel, cast(Any, model).to(device))
+    model.eval().requires_grad_(False)
     config = model.config.get_text_config()
+    linears = Linears(model)
     return LoadedBase(
         model=model,
         device=device,
         dtype=model.dtype,
         vocab=cast(nn.Embedding, model.get_input_embeddings()).num_embeddings,
         context=int(getattr(config, "max_position_embeddings", None) or 2048),
-        n_params=sum(weight.numel() for weight in model.parameters()),
-        linears=Linears(model),
+        n_params=_n_params(model, linears),
+        n_bytes=sum(each.numel() * each.element_size() for each in (*model.parameters(), *model.buffers())),
+        linears=linears,
+        quantization=quantization,
     )
+
+
+def _n_params(model: PreTrainedModel, linears: Linears) -> int:
+    """Weights of the model, however they are held: 4 bits lie two in a byte."""
+    layers = linears.by_path.values()
+    matrices = {id(weight) for layer in layers for name, weight in layer.named_parameters() if name == "weight"}
+    others = sum(weight.numel() for weight in model.parameters() if id(weight) not in matrices)
+    return others + sum(layer.in_features * layer.out_features for layer in layers)
 
 
 def pick_device(device: Device = "auto") -> torch.device:

@@ -9,16 +9,18 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
-from torch.nn import Parameter, functional
+from torch.nn import Parameter
 from transformers import PreTrainedModel
 
 from luthier.modeling import kernels
 from luthier.modeling.dropout import Drop
 from luthier.modeling.kernels import Mask
+from luthier.modeling.quantised import is_linear
 from luthier.modeling.types import LoraShape
 
 
@@ -70,19 +72,21 @@ class _Dropped(torch.autograd.Function):
         return kernels.dropped(dy_NI[0], ctx.mask), None
 
 
-class LoraLinear(nn.Linear):
-    """A frozen linear layer that may carry a pair, and drop a share of the pair's inputs.
+class LoraLayer(nn.Module):
+    """What a frozen linear layer of any kind becomes: it may carry a pair, and drop a share of the pair's inputs.
 
     A layer becomes one by a change of its class, not by a wrapper around it: all names in the model stay what they
     are, and those names are the ones that PEFT writes into its files.
     """
 
+    in_features: int
+    out_features: int
     pair: Pair | None
     mask: Mask | None
     scale: float
 
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002  # the name in nn.Linear
-        y_O = functional.linear(input, self.weight, self.bias)
+        y_O = super().forward(input)
         if self.pair is None:
             return y_O
         # Both products in the type of the activations, as autocast would: fp32 stays exact, bf16 stays fast.
@@ -116,7 +120,7 @@ class Linears:
                 layer.scale = layer.pair.scale * (drop.scale if drop else 1.0)
         self.adapter = adapter
 
-    def targeted(self, targets: tuple[str, ...] | None) -> dict[str, LoraLinear]:
+    def targeted(self, targets: tuple[str, ...] | None) -> dict[str, LoraLayer]:
         """The layers that learn: all of them, or those with one of the names. Raises: ValueError where there are none."""
         if targets is None:
             chosen = self.by_path
@@ -143,13 +147,22 @@ def new_adapter(linears: Linears, shape: LoraShape, seed: int, device: torch.dev
 
 def merged_weights(linears: Linears, adapter: Adapter) -> dict[str, Tensor]:
     """What the weights of the base become when the adapter is merged in, by name in the model's state."""
-    return {f"{path}.weight": pair.merged_into(linears.by_path[path].weight) for path, pair in adapter.pairs.items()}
+    return {
+        f"{path}.weight": pair.merged_into(linears.by_path[path].get_parameter("weight")) for path, pair in adapter.pairs.items()
+    }
 
 
-def _linears(model: PreTrainedModel, head: nn.Module | None) -> Iterator[tuple[str, LoraLinear]]:
+def _linears(model: PreTrainedModel, head: nn.Module | None) -> Iterator[tuple[str, LoraLayer]]:
     for path, module in model.named_modules():
-        # Exactly nn.Linear: a subclass has a forward of its own that must not be lost.
-        if module is not head and (type(module) is nn.Linear or isinstance(module, LoraLinear)):
-            module.__class__ = LoraLinear
-            if isinstance(module, LoraLinear):
-                yield path, module
+        if module is head:
+            continue
+        if is_linear(type(module)):
+            cast(Any, module).__class__ = _carrying(type(module))
+        if isinstance(module, LoraLayer):
+            yield path, module
+
+
+@cache
+def _carrying(kind: type[nn.Module]) -> type[LoraLayer]:
+    """Layers of this kind that may carry a pair."""
+    return type(f"Lora{kind.__name__}", (LoraLayer, kind), {})
