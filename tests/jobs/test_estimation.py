@@ -95,3 +95,20 @@ def test_few_rows_are_seen_more_often_by_themselves():
 
 def run(**train) -> RunSpec:
     return RunSpec.model_validate({"base_model": "luthier/tiny", "dataset": "x", "train": train})
+
+
+@pytest.mark.parametrize(("quantization", "share"), [("8bit", 1.0), ("4bit", 0.53)])
+def test_a_base_in_fewer_bits_takes_less_memory_but_for_embeddings_and_head(bench, alice, quantization, share):
+    changes = {"hardware": "t4-small", "base_model": "HuggingFaceTB/SmolLM2-135M-Instruct"}
+    estimate = bench.jobs.estimate(alice, bench.spec(train={"quantization": quantization}, **changes))
+    linear = 30 * (576 * 576 * 2 + 576 * 192 * 2 + 576 * 1536 * 3)
+    assert estimate.memory.base_bytes == int(linear * share) + (134_515_008 - linear) * 2
+    assert estimate.memory.activation_bytes == bench.jobs.estimate(alice, bench.spec(**changes)).memory.activation_bytes
+
+
+def test_8_bits_are_named_where_they_make_a_base_fit(bench):
+    price = bench.billing.price("local-cpu").model_copy(update={"memory_bytes": 3_000_000_000})
+    base = bench.bases.get("HuggingFaceTB/SmolLM2-1.7B-Instruct")
+    estimate = estimation.estimate(estimation.Facts(bench.spec(), base, estimation.DataSize(40, 4000, 100), None, price))
+    assert not estimate.fits
+    assert "`train.quantization: 8bit`" in estimate.advice[0]

@@ -67,7 +67,14 @@ def test_slots_count_trainers(bench, fake):
 
 
 @pytest.mark.parametrize(
-    "unlike", [{"train": {"precision": "fp32"}}, {"train": {"deterministic": False}}, {"hardware": "local-gpu"}], ids=str
+    "unlike",
+    [
+        {"train": {"precision": "fp32"}},
+        {"train": {"quantization": "8bit"}},
+        {"train": {"deterministic": False}},
+        {"hardware": "local-gpu"},
+    ],
+    ids=str,
 )
 def test_jobs_that_need_another_process_get_one(bench, fake, unlike):
     bench.trainer.attempts = [fake.runs()]
@@ -299,7 +306,9 @@ def test_the_jobs_of_a_sweep_that_come_one_after_the_other_go_together(bench, fa
         jobs += submitted(bench, 1)
         bench.supervisor.tick()
         assert bench.supervisor.running == []
+        assert bench.supervisor.pause_s == pytest.approx(0.1)  # who came alone waits no longer than it must
         bench.times.pass_s(0.2)
     bench.times.pass_s(0.2)
     bench.supervisor.tick()
     assert bench.supervisor.running == [job.id for job in jobs]
+    assert bench.supervisor.pause_s == bench.pace.tick_s

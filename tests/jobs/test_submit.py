@@ -40,6 +40,9 @@ REFUSED = [
     ({"train": {"max_seq_len": 1_000_000}}, FieldInvalid, "context"),
     ({"train": {"warmup_steps": 5000}}, FieldInvalid, "warmup_steps"),
     ({"train": {"eval_steps": 5000}}, FieldInvalid, "eval_steps"),
+    ({"train": {"quantization": "4bit"}}, FieldInvalid, "4bit, which needs an NVIDIA GPU"),
+    ({"hardware": "A100", "train": {"quantization": "4bit", "device": "cpu"}}, FieldInvalid, "on a CPU it is slower"),
+    ({"hardware": "local-gpu", "train": {"quantization": "8bit", "device": "mps"}}, FieldInvalid, "does not train on mps"),
     ({"hardware": "A100", "train": {"epochs": 1000}, "limits": {"max_cost_usd": "0.01"}}, BudgetExceeded, "needs about"),
 ]
 

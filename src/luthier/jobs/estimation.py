@@ -10,7 +10,7 @@ from luthier.bases.types import TINY, Base, BaseShape
 from luthier.billing import rules as money
 from luthier.billing.types import Price
 from luthier.errors import FieldInvalid
-from luthier.jobs import automatic
+from luthier.jobs import automatic, quantization
 from luthier.jobs.spec import LoraSpec, RunSpec
 from luthier.jobs.types import Estimate, MemoryEstimate
 
@@ -22,6 +22,7 @@ _FETCH_BYTES_PER_S = 20_000_000
 _ANSWER_TOKENS = 48
 _CPU_TOKENS, _GPU_TOKENS = 4096, 16384
 _SHARE_OF_MEMORY = 0.25
+_LOCAL_CPU = "local-cpu"
 
 
 @dataclass(frozen=True)
@@ -87,7 +88,16 @@ def check(spec: RunSpec, base: Base, plan: Plan) -> None:
             hint=f"Use at most {base.context}, or leave it out.",
             param="train.max_seq_len",
         )
+    check_quantization(spec)
     check_steps(spec, plan)
+
+
+def check_quantization(spec: RunSpec) -> None:
+    """Refuse a base in fewer bits where the hardware does not serve. The trainer looks again. Raises: FieldInvalid."""
+    train = spec.train
+    refused = quantization.refusal(train.quantization, "cpu" if spec.hardware == _LOCAL_CPU else train.device)
+    if refused is not None:
+        raise FieldInvalid(refused[0], hint=refused[1], param="train.quantization")
 
 
 def check_steps(spec: RunSpec, plan: Plan) -> None:
@@ -206,7 +216,7 @@ def _evaluation_tokens(facts: Facts, plan: Plan) -> int:
 
 
 def _memory(facts: Facts, plan: Plan, spec: RunSpec) -> MemoryEstimate:
-    on_cpu = facts.price.hardware == "local-cpu" or spec.train.device == "cpu"
+    on_cpu = facts.price.hardware == _LOCAL_CPU or spec.train.device == "cpu"
     precision = spec.train.precision if spec.train.precision != "auto" else "fp32" if on_cpu else "bf16"
     width = 4 if precision == "fp32" else 2
     base, adapter = facts.base, adapter_parameters(facts.base, spec.lora)
@@ -218,7 +228,7 @@ def _memory(facts: Facts, plan: Plan, spec: RunSpec) -> MemoryEstimate:
         packed = min(packed, int(available * _SHARE_OF_MEMORY) // (per_token + 16 * base.vocab))
     at_once = max(longest, packed)
     parts = {
-        "base_bytes": base.parameters * width,
+        "base_bytes": quantization.base_bytes(base, spec.train.quantization, width),
         "adapter_bytes": adapter * 8,
         "optimizer_bytes": adapter * 8,
         "activation_bytes": at_once * per_token,
@@ -236,6 +246,7 @@ def _advice(facts: Facts, plan: Plan) -> tuple[str, ...]:
     tried = [
         *[(f"`train.max_seq_len: {length}`", {"max_seq_len": length}) for length in lengths],
         ("`train.precision: bf16`", {"precision": "bf16"}),
+        ("`train.precision: bf16` with `train.quantization: 8bit`", {"precision": "bf16", "quantization": "8bit"}),
     ]
     found: list[str] = []
     for words, change in tried:

@@ -84,7 +84,7 @@ def completed(spec: RunSpec, named: Named) -> RunSpec:
             code="missing",
         )
     if made_by is not None:
-        learned = {name: getattr(made_by.train, name) for name in ("max_seq_len", "precision")}
+        learned = {name: getattr(made_by.train, name) for name in ("max_seq_len", "precision", "quantization")}
         given["train"] = {**learned, **given.get("train", {})}
     if not spec.dataset:
         given["dataset"] = _own_dataset(made_by)

@@ -92,10 +92,10 @@ class JobQueue:
         self._used = used
         self._now = now
 
-    def claim(self, owner: str, line: Line, allowed: Sharing = ALONE) -> tuple[Held, ...]:
+    def claim(self, owner: str, line: Line, allowed: Sharing = ALONE) -> tuple[Held, ...] | None:
         """The job that has waited longest and may start, and those that train with it, each with a new attempt number.
 
-        Nothing where nobody waits, or where the next job of a sweep is awaited for a moment.
+        Nothing where nobody waits; None where the next job of a sweep is awaited for a moment.
         """
         with self._database.write(EVERY_TENANT) as session:
             rows = store.in_line(session, line, self._now(), _LOOK_AHEAD if allowed.most > 1 else 1)
@@ -103,7 +103,7 @@ class JobQueue:
                 return ()
             gang = sharing.gang_of([_waiting(row) for row in rows], allowed)
             if sharing.gathers(gang, self._now(), allowed):
-                return ()
+                return None
             by_id = {row.id: row for row in rows}
             return tuple(
                 self._held(session, row, owner) for row in (by_id[job.job_id] for job in gang) if self._take(session, row, owner)
@@ -260,7 +260,8 @@ def _alike(hardware: str, spec: RunSpec) -> Hashable | None:
     if spec.sources is None or spec.method == "classifier" or spec.kind != "train":  # no base to share, or no wish to
         return None
     base, train = spec.sources.base, spec.train
-    return (spec.kind, hardware, base.id, base.revision, base.url, train.device, train.precision, train.deterministic)
+    held = (train.device, train.precision, train.quantization)
+    return (spec.kind, hardware, base.id, base.revision, base.url, *held, train.deterministic)
 
 
 def _wish(row: store.JobRow) -> Wish | None:

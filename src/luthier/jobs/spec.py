@@ -55,6 +55,11 @@ class TrainSpec(Frozen):
     precision: Literal["auto", "bf16", "fp32"] = Field(
         default="auto", description="Of the frozen base; adapter weights are always fp32."
     )
+    quantization: Literal["none", "8bit", "4bit"] = Field(
+        default="none",
+        description="Hold the frozen base in fewer bits: 8bit takes about half the memory of bf16, on a CPU or CUDA; "
+        "4bit (QLoRA, NF4) a quarter, on CUDA.",
+    )
     device: Literal["auto", "cpu", "cuda", "mps"] = Field(default="auto", description="Where to train.")
     deterministic: bool = Field(default=True, description="Same seed, same adapter, bit by bit (on a CPU, alone in its trainer).")
     eval_steps: Whole | None = Field(
@@ -270,7 +275,7 @@ SHORT_KINDS: tuple[Kind, ...] = ("fit_test", "evaluate", "export")
 """They have a slot of their own, and do not wait for what trains."""
 OF_MODELS: tuple[Kind, ...] = ("evaluate", "export")
 """They are about a model of the registry, and train nothing."""
-_OF_EVALUATION = frozenset({"batch_size", "max_seq_len", "packing", "precision", "device", "deterministic"})
+_OF_EVALUATION = frozenset({"batch_size", "max_seq_len", "packing", "precision", "quantization", "device", "deterministic"})
 """Fields of `train` that say how rows go through a model."""
 _OF_TRAINING: Mapping[str, object] = {"lora": LoraSpec(), "validation_dataset": None, "name": None}
 """Fields that say something only where a model comes out, and what they are when nobody said anything."""

@@ -40,6 +40,8 @@ def why_not_fast(base: LoadedBase) -> str | None:
     """What keeps this from the fast engine, in words; None where nothing does."""
     if base.device.type != "cpu":
         return "it is measured on CPUs only"
+    if base.quantization == "4bit":
+        return "it has no 4-bit weights"
     if base.dtype not in _SAME:
         return f"it has no {base.dtype}"
     weights = weights_of(base)

@@ -8,6 +8,7 @@ from typing import Literal
 import torch
 
 from luthier.jobs import automatic
+from luthier.jobs.quantization import Quantization
 from luthier.jobs.spec import RunSpec
 from luthier.modeling.engines import open_engine
 from luthier.modeling.fast import FastEngine
@@ -24,15 +25,15 @@ class LoadedBases:
     """The bases that this process holds, each once, whoever stands on it."""
 
     def __init__(self) -> None:
-        self._loaded: dict[tuple[Path, Device, Precision], LoadedBase] = {}
+        self._loaded: dict[tuple[Path, Device, Precision, Quantization], LoadedBase] = {}
 
-    def get(self, folder: Path, device: Device, precision: Precision) -> LoadedBase:
+    def get(self, folder: Path, device: Device, precision: Precision, quantization: Quantization = "none") -> LoadedBase:
         """Raises: BaseUnavailable, ModelNotAllowed."""
-        key = (folder.resolve(), device, precision)
+        key = (folder.resolve(), device, precision, quantization)
         if key not in self._loaded:
-            base = load_base(folder, device, precision)
+            base = load_base(folder, device, precision, quantization)
             # A fresh run asks for `auto`, one that goes on for what that became: both stand on the same weights.
-            self._loaded[key] = self._loaded.setdefault((key[0], device, precision_of(base)), base)
+            self._loaded[key] = self._loaded.setdefault((key[0], device, precision_of(base), quantization), base)
         return self._loaded[key]
 
 
@@ -42,9 +43,12 @@ def precision_of(base: LoadedBase) -> Literal["bf16", "fp32"]:
 
 
 def load_once(bases: LoadedBases, spec: RunSpec, folder: Path, state: TrainState | None) -> LoadedBase:
-    """The base of a run, in the precision that it began in. Raises: AttemptFailed for a device that is not there."""
+    """The base of a run, in the precision that it began in. Raises: AttemptFailed for a device that is not there, or that
+    cannot hold it in so few bits."""
     device = machine.resolve_device(spec.train.device)
-    return bases.get(folder, device, spec.train.precision if state is None else state.fixed.precision)
+    machine.check_quantization(spec.train.quantization, device)
+    precision = spec.train.precision if state is None else state.fixed.precision
+    return bases.get(folder, device, precision, spec.train.quantization)
 
 
 def fit(spec: RunSpec, base: LoadedBase, method: Method, state: TrainState | None) -> tuple[PlainEngine, Fixed]:
@@ -57,10 +61,11 @@ def fit(spec: RunSpec, base: LoadedBase, method: Method, state: TrainState | Non
             engine.recompute = state.fixed.recompute
         return engine, state.fixed
     engine = open_engine(base, shape, spec.seed)
-    return engine, _fixed(spec, engine, method)
+    return engine, fixed_of(spec, engine, method)
 
 
-def _fixed(spec: RunSpec, engine: PlainEngine, method: Method) -> Fixed:
+def fixed_of(spec: RunSpec, engine: PlainEngine, method: Method) -> Fixed:
+    """The choices that the machine has a say in, for a fresh run."""
     base, asked = engine.base, spec.train.batch_size
     device = machine.resolve_device(spec.train.device)
     free_bytes, longest = machine.free_bytes(device), method.longest

@@ -9,6 +9,8 @@ from typing import Any, Literal, cast
 import psutil
 import torch
 
+from luthier.jobs import quantization
+from luthier.jobs.quantization import Quantization
 from luthier.training.failures import AttemptFailed
 from luthier.training.plan import Device
 
@@ -31,6 +33,13 @@ def resolve_device(asked: Literal["auto", "cpu", "cuda", "mps"]) -> Device:
             "Use `auto`, or start the job on a machine that has one.",
         )
     return asked
+
+
+def check_quantization(asked: Quantization, device: Device) -> None:
+    """Raises: AttemptFailed (`device`) where a base cannot be held in so few bits."""
+    refused = quantization.refusal(asked, device)
+    if refused is not None:
+        raise AttemptFailed("device", *refused)
 
 
 def be_deterministic() -> None:
