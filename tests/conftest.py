@@ -18,6 +18,8 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 _NUMBERS = itertools.count(1)
+# Servers of the tests keep no trainer ready: one that nobody needs would take the processor from those that are looked at.
+os.environ.setdefault("LUTHIER_WARM_TRAINERS", "0")
 
 
 @dataclass(frozen=True)

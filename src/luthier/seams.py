@@ -106,6 +106,10 @@ class Executor(Protocol):
         """End it and everything it started, now. Returns when it is gone."""
         ...
 
+    def tend(self) -> None:
+        """Called every tick: see to whatever it keeps ready for launches to come. What was launched does not notice."""
+        ...
+
     def close(self) -> None:
         """Let go of everything: what still runs saves and exits by itself (its pipe closes)."""
         ...

@@ -28,6 +28,15 @@ class Settings(BaseSettings):
     slots: int = Field(default=1, ge=1, le=64, description="How many trainers one supervisor runs at a time.")
     gang_size: int = Field(default=8, ge=1, le=64, description="How many jobs on one base a trainer takes; 1 gives each its own.")
     gang_across_tenants: bool = Field(default=False, description="Whether jobs of several tenants may share a trainer.")
+    warm_trainers: int = Field(
+        default=1, ge=0, le=16, description="How many trainers a supervisor keeps ready after a job, for the next; 0 for none."
+    )
+    warm_idle_s: float = Field(default=600, gt=0, description="A trainer that is kept ready without a job this long ends.")
+    warm_memory_mb: int = Field(
+        default=1024,
+        ge=512,
+        description="What one may hold; none starts unless twice this is free, and it ends with less than that.",
+    )
     tick_s: float = Field(default=0.5, gt=0, le=10, description="Pause between two ticks of the supervisor, in seconds.")
     heartbeat_s: float = Field(default=10, gt=0, le=60, description="How often a supervisor proves a job alive, in seconds.")
     reap_after_s: float = Field(

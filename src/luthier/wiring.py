@@ -9,8 +9,10 @@ from luthier import migrations
 from luthier.accounts.service import Accounts
 from luthier.backends.engines.process import EngineProcess
 from luthier.backends.executors.local import LocalExecutor
+from luthier.backends.executors.warm import Keep, WarmExecutor
 from luthier.backends.storage.local import LocalStorage
 from luthier.bases.service import Bases
+from luthier.billing.machine import free_bytes
 from luthier.billing.service import Billing
 from luthier.database import Database
 from luthier.datasets.service import Datasets
@@ -84,5 +86,6 @@ def build(settings: Settings, *, engine: InferenceEngine | None = None, now: Clo
 
 
 def executor(settings: Settings) -> Executor:
-    """Where jobs train: processes of this machine."""
-    return LocalExecutor(settings.data, child_environment(settings))
+    """Where jobs train: processes of this machine, some of them ready before they are needed."""
+    keep = Keep(settings.warm_trainers, settings.warm_idle_s, settings.warm_memory_mb * 2**20)
+    return WarmExecutor(LocalExecutor(settings.data, child_environment(settings)), keep, free_bytes)

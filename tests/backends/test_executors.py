@@ -13,13 +13,24 @@ import pytest
 
 from luthier.backends.executors.local import LocalExecutor
 from luthier.backends.executors.memory import MemoryExecutor
+from luthier.backends.executors.warm import Keep, WarmExecutor
 from luthier.errors import Unavailable
 from luthier.seams import Launch
 
 # A trainer in few words. What it does is the last part of its address; it ends when its pipe does, as the real one.
 SCRIPT = """
-import os, signal, subprocess, sys, time
-act = sys.argv[1].rsplit("/", 1)[-1]
+import json, os, signal, subprocess, sys, time
+urls = sys.argv[1:]
+if urls[0] == "--warm":
+    print("waits", os.getpid(), flush=True)
+    line = sys.stdin.buffer.readline()
+    if not line:
+        sys.exit(0)
+    urls = json.loads(line)["jobs"]
+    log = os.open(json.loads(line)["log"], os.O_WRONLY | os.O_APPEND)
+    os.dup2(log, 1)
+    os.dup2(log, 2)
+act = urls[0].rsplit("/", 1)[-1]
 print("hello", act, flush=True)
 if act.startswith("exit-"):
     sys.exit(int(act.removeprefix("exit-")))
@@ -65,7 +76,18 @@ class Local:
         wait_for(lambda: "ready" in self.log.read_text())
 
 
-@pytest.fixture(params=[Memory, Local], ids=["memory", "local"])
+class Warm(Local):
+    """The first launch goes to a process that waited for it."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        self.executor = WarmExecutor(self.executor, Keep(1, 600, 2**30), lambda: 2**40, iter(range(0, 10**6, 2)).__next__)
+        self.executor.start(replace(launch("exit-0"), log_path="first.log"))
+        self.executor.tend()
+        (self.waits,) = self.executor.idle
+
+
+@pytest.fixture(params=[Memory, Local, Warm], ids=["memory", "local", "warm"])
 def case(request, tmp_path):
     case = request.param(tmp_path)
     yield case
@@ -138,6 +160,14 @@ def test_an_unknown_handle_has_ended_and_is_never_signalled(case, handle):
 def test_handles_differ(case):
     handles = [case.executor.start(launch("exit-0")) for _ in range(5)]
     assert len(set(handles)) == 5
+
+
+def test_what_is_kept_ready_is_seen_to_while_others_run(case):
+    handle = case.executor.start(launch("wait"))
+    case.ready(handle)
+    for _ in range(3):
+        case.executor.tend()
+    assert case.executor.poll(handle) is None
 
 
 def test_letting_go_makes_what_still_runs_end_by_itself(case):

@@ -37,9 +37,7 @@ def fetch_base(source: tuple[str, str, str], cache: Path, on_progress: OnProgres
     Raises: BaseUnavailable, ModelNotAllowed, StorageFull, and whatever `on_progress` raises.
     """
     base_id, revision, url = source
-    for part in base_id.split("/"):
-        _safe(part)
-    folder = cache / folder_name(base_id) / _safe(revision)
+    folder = _place(base_id, revision, cache)
     if _complete(folder):
         return folder
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -58,6 +56,18 @@ def fetch_base(source: tuple[str, str, str], cache: Path, on_progress: OnProgres
         else:
             raise BaseUnavailable("This kind of base model source is not known.", hint="Use luthier/tiny.", param="base_model")
     return folder
+
+
+def cached_base(source: tuple[str, str], cache: Path) -> Path | None:
+    """The folder of the base `(id, revision)` below `cache`, if it is there. Raises: BaseUnavailable for a bad name."""
+    folder = _place(*source, cache)
+    return folder if _complete(folder) else None
+
+
+def _place(base_id: str, revision: str, cache: Path) -> Path:
+    for part in base_id.split("/"):
+        _safe(part)
+    return cache / folder_name(base_id) / _safe(revision)
 
 
 def _complete(folder: Path) -> bool:

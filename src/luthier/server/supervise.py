@@ -47,7 +47,7 @@ def supervise(settings: Settings, *, server_pipe: int | None = None) -> int:
         while not stop.is_set() and not (gone.is_set() and not supervisor.running):
             began = time.monotonic()
             supervisor.tick()
-            stop.wait(max(0.0, settings.tick_s - (time.monotonic() - began)))
+            stop.wait(max(0.0, supervisor.pause_s - (time.monotonic() - began)))
     except Exception:  # the log keeps what the command line does not show
         _LOG.exception("the supervisor fell")
         raise

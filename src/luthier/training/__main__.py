@@ -2,7 +2,8 @@
 
 Several jobs that share a base model train together, in one pass over it; each has its own attempt, control, log and end.
 Exit status: 0 when the last word stands in `attempts/<n>/status.json`, 1 when it could not be written, 75 when
-another trainer owns the attempt, 78 when the directory cannot be used as it is. torch is not imported before that is known.
+another trainer owns the attempt, 78 when the directory cannot be used as it is. torch is not imported before that is known,
+unless the process was started with `--warm`, before its jobs were (`warm.py`).
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ from luthier.training.watch import POLL_S, FencedStorage, Watch, watching
 if TYPE_CHECKING:
     from luthier.training.fitting import LoadedBases
     from luthier.training.gang import Work
+    from luthier.training.warm import Ready
 
 EXIT_NO_LAST_WORD = 1
 
@@ -41,7 +43,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Train the job at the given address and return the exit status."""
     arguments = _arguments(argv)
     try:
-        return _train(arguments)
+        return _train_when_told(arguments) if arguments.warm else _train(arguments, arguments.jobs)
     except SetupError as error:
         sys.stderr.write(f"{error}\n")
         return EXIT_SETUP
@@ -57,19 +59,45 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m luthier.training", description="Train job directories.")
-    parser.add_argument("jobs", metavar="job-url", nargs="+", help="a job directory: a path, or file:///...")
+    parser.add_argument("jobs", metavar="job-url", nargs="*", help="a job directory: a path, or file:///...")
     parser.add_argument("--bases", metavar="URL", help="folder that caches base models (default: ~/.cache/luthier/bases)")
     parser.add_argument("--parent-pipe", metavar="FD", type=int, help="save and exit when this file descriptor reaches its end")
     parser.add_argument(
         "--poll-s", metavar="S", type=float, default=POLL_S, help="how often control.json is read (default: %(default)s)"
     )
-    return parser.parse_args(argv)
+    parser.add_argument("--warm", action="store_true", help="get ready, and be told in the parent's pipe what to train")
+    parser.add_argument("--like", metavar="job-url", help="with --warm: a job of the kind that will come; its base is loaded")
+    parser.add_argument("--max-memory-mb", metavar="MB", type=int, default=1024, help="with --warm: what may be loaded ahead")
+    arguments = parser.parse_args(argv)
+    if arguments.warm == bool(arguments.jobs):
+        parser.error("name the jobs to train, or wait for them with --warm")
+    if arguments.warm and arguments.parent_pipe is None:
+        parser.error("--warm needs --parent-pipe: the order comes through it")
+    return arguments
 
 
-def _train(arguments: argparse.Namespace) -> int:
+def _train_when_told(arguments: argparse.Namespace) -> int:
+    """Get ready before the jobs are known, then train them like any others."""
+    from luthier.training import warm
+
+    like, bases, most_bytes = _spec_like(arguments.like), _bases(arguments), arguments.max_memory_mb * 2**20
+    order, ready = warm.wait_for_order(arguments.parent_pipe, lambda: warm.get_ready(like, bases, most_bytes))
+    warm.speak_into(order.log)
+    return _train(arguments, order.jobs, ready)
+
+
+def _spec_like(url: str | None) -> RunSpec | None:
+    """The spec of a job that is not ours; None where it cannot be read, or is gone."""
+    try:
+        return None if url is None else read_spec(open_run(JobDirectory(LocalStorage(local_path(url)), "")).spec_bytes)
+    except (SetupError, OSError, BadName):
+        return None
+
+
+def _train(arguments: argparse.Namespace, urls: Sequence[str], ready: Ready | None = None) -> int:
     """All jobs in one process. What is wrong with one is told, and the others go on."""
-    jobs: list[str] = list(dict.fromkeys(arguments.jobs))
-    bases = local_path(arguments.bases) if arguments.bases else _default_bases()
+    jobs = list(dict.fromkeys(urls))
+    bases = _bases(arguments)
     members: list[Member] = []
     refused: list[int] = []
     alone = len(jobs) == 1
@@ -89,7 +117,7 @@ def _train(arguments: argparse.Namespace) -> int:
             sys.stderr.write(f"{Path(url).name} cannot be trained: its directory cannot be written ({type(error).__name__}).\n")
             refused.append(EXIT_NO_LAST_WORD)
     watching([member.watch for member in members], arguments.parent_pipe)
-    return statuses_of([*refused, *_run(members, bases)])
+    return statuses_of([*refused, *_run(members, bases, ready)])
 
 
 @dataclass(frozen=True)
@@ -146,7 +174,7 @@ def _open(url: str, make_watch: MakeWatch, *, alone: bool, first: bool) -> Membe
     return Member(opened, spec, attempt, watch, journal, root / "attempts" / str(opened.number) / "work")
 
 
-def _run(members: Sequence[Member], bases: Path) -> list[int]:
+def _run(members: Sequence[Member], bases: Path, ready: Ready | None) -> list[int]:
     trainable = [(member, member.spec) for member in members if member.spec is not None]
     statuses = [_refuse_tampered(member) for member in members if member.spec is None]
     if not trainable:
@@ -154,7 +182,7 @@ def _run(members: Sequence[Member], bases: Path) -> list[int]:
     from luthier.training.fitting import LoadedBases  # torch from here on
     from luthier.training.gang import train_together
 
-    loaded = LoadedBases()
+    loaded = LoadedBases() if ready is None else ready.take(trainable[0][1])
     return [*statuses, *train_together([_attempt(member, spec, bases, loaded) for member, spec in trainable])]
 
 
@@ -228,7 +256,9 @@ def _fetch_url(url: str, target: Path) -> None:
     LocalStorage(path.parent).fetch_file(path.name, target)
 
 
-def _default_bases() -> Path:
+def _bases(arguments: argparse.Namespace) -> Path:
+    if arguments.bases:
+        return local_path(arguments.bases)
     try:
         return Path.home() / ".cache" / "luthier" / "bases"
     except RuntimeError:

@@ -46,16 +46,18 @@ class LocalExecutor:
 
     def start(self, launch: Launch) -> str:
         """Start and return a handle at once. Raises: Unavailable."""
-        log = self._root / launch.log_path
-        log.parent.mkdir(parents=True, exist_ok=True)
-        arguments = [*self._command, *launch.job_urls, "--bases", launch.bases_url, "--parent-pipe", "0"]
+        return self.spawn([*launch.job_urls, "--bases", launch.bases_url], launch.log_path)
+
+    def spawn(self, arguments: Sequence[str], log_path: str) -> str:
+        """Start the command with these arguments and a pipe. Returns its handle. Raises: Unavailable."""
+        command = [*self._command, *arguments, "--parent-pipe", "0"]
+        output = self._open_log(log_path)
         read_end, write_end = os.pipe()  # neither is inherited by other children
-        output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
         moves = [(os.POSIX_SPAWN_DUP2, read_end, 0), (os.POSIX_SPAWN_DUP2, output, 1), (os.POSIX_SPAWN_DUP2, output, 2)]
         try:
             pid = os.posix_spawn(
-                arguments[0],
-                arguments,
+                command[0],
+                command,
                 self._environment,
                 file_actions=moves,
                 setsid=True,
@@ -72,6 +74,31 @@ class LocalExecutor:
         with self._lock:
             self._children[handle] = _Child(pid, write_end)
         return handle
+
+    def log(self, log_path: str) -> Path:
+        """The file that takes the output of a process. It is there, and can be written. Raises: OSError."""
+        os.close(self._open_log(log_path))
+        return (self._root / log_path).resolve()
+
+    def tell(self, handle: str, line: bytes) -> bool:
+        """Write a line into the pipe of a process that we started; False where nobody reads it any more."""
+        if self.poll(handle) is not None:
+            return False
+        with self._lock:
+            child = self._children.get(handle)
+            if child is None or child.pipe < 0:
+                return False
+            try:
+                return os.write(child.pipe, line) == len(line)
+            except BrokenPipeError:
+                return False
+
+    def forget(self, handle: str) -> None:
+        """Drop what is known of a process that has ended, and that nobody will ask about again."""
+        with self._lock:
+            child = self._children.get(handle)
+            if child is not None and child.status is not None:
+                del self._children[handle]
 
     def poll(self, handle: str) -> int | None:
         """None while it runs, else its exit status (negative = the signal). One that another process started is seen too;
@@ -101,11 +128,27 @@ class LocalExecutor:
         while self.poll(handle) is None and time.monotonic() < deadline:
             time.sleep(_POLL_S)
 
+    def tend(self) -> None:
+        """Nothing is kept ready here; `warm.py` does that."""
+
     def close(self) -> None:
         """Let go of everything: what still runs saves and exits by itself (its pipe closes)."""
         with self._lock:
             for child in self._children.values():
                 self._let_go(child)
+
+    def held_bytes(self, handle: str) -> int:
+        """Memory that a process holds; 0 for one that has ended."""
+        pid = _running_pid(handle)
+        try:
+            return 0 if pid is None else int(psutil.Process(pid).memory_info().rss)
+        except psutil.Error:
+            return 0
+
+    def _open_log(self, log_path: str) -> int:
+        log = self._root / log_path
+        log.parent.mkdir(parents=True, exist_ok=True)
+        return os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
 
     def _pid(self, handle: str) -> int | None:
         """The process to signal, or None where it has ended. A child of ours keeps its pid until it was waited for."""

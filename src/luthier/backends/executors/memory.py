@@ -75,6 +75,9 @@ class MemoryExecutor:
         found.thread.join(_JOIN_S)
         found.status = _ENDED_UNSEEN
 
+    def tend(self) -> None:
+        """Nothing is kept ready: a thread starts at once."""
+
     def close(self) -> None:
         """Let go of everything: what still runs saves and exits by itself."""
         for found in self._threads.values():
