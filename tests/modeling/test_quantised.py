@@ -150,7 +150,7 @@ def test_an_adapter_learned_on_8_bits_is_one_for_the_whole_base(base_folder, ran
 
 def test_4_bits_are_nf4_with_quantised_constants_and_products_in_bf16():
     pytest.importorskip("bitsandbytes")
-    config = four_bits()
+    config = four_bits(torch.bfloat16)
     assert (config.load_in_4bit, config.bnb_4bit_quant_type, config.bnb_4bit_use_double_quant) == (True, "nf4", True)
     assert config.bnb_4bit_compute_dtype == torch.bfloat16
 
@@ -167,15 +167,16 @@ def test_4_bits_without_bitsandbytes_name_what_to_install(base_folder, monkeypat
 def test_4_bits_learn_what_autograd_learns_on_the_same_numbers(wide_folder):
     import bitsandbytes.functional as quantised
 
-    held, whole = load_base(wide_folder, "cpu", "bf16", "4bit"), load_base(wide_folder, "cpu", "bf16")
+    held, whole = load_base(wide_folder, "cpu", "fp32", "4bit"), load_base(wide_folder, "cpu", "fp32")
+    held.model.train()  # in eval mode bitsandbytes has bf16 products of its own on a CPU
     assert held.n_params == whole.n_params
-    assert held.n_bytes < 0.6 * whole.n_bytes
+    assert held.n_bytes < 0.4 * whole.n_bytes
     for path, layer in held.linears.by_path.items():
         packed = layer.get_parameter("weight")
         whole.linears.by_path[path].get_parameter("weight").data = quantised.dequantize_4bit(packed.data, packed.quant_state)
     engines = [open_engine(base, SHAPE, 0) for base in (held, whole)]
     assert [type(engine) for engine in engines] == [PlainEngine, FastEngine]
-    same(learned(engines[0]), learned(PlainEngine(whole, SHAPE, 0)), rtol=2e-2)
+    same(learned(engines[0]), learned(PlainEngine(whole, SHAPE, 0)))
 
 
 @pytest.fixture

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -50,11 +49,8 @@ def load_base(
     """
     check_config(folder)
     target = pick_device(device)
-    options: dict[str, Any] = {}
-    if quantization == "4bit":
-        options = {"quantization_config": four_bits(), "device_map": {"": target}}
     try:
-        model = _model(folder, target, precision, options)
+        model = _model(folder, target, precision, quantization)
         if quantization == "8bit":
             put_into_8_bits(model)
         return frozen(model, target, quantization)
@@ -65,21 +61,23 @@ def load_base(
         ) from error
 
 
-def _model(folder: Path, device: torch.device, precision: Precision, options: Mapping[str, Any]) -> PreTrainedModel:
+def _model(folder: Path, device: torch.device, precision: Precision, quantization: Quantization) -> PreTrainedModel:
     config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    dtype = pick_dtype(precision, device, _count(config))
+    fewer_bits = {"quantization_config": four_bits(dtype), "device_map": {"": device}} if quantization == "4bit" else {}
     logging.disable_progress_bar()  # it would draw into logs
     # Untyped in transformers: with `output_loading_info` the answer is a pair.
     load = cast(Any, AutoModelForCausalLM).from_pretrained
     model, report = load(
         folder,
         config=config,
-        dtype=pick_dtype(precision, device, _count(config)),
+        dtype=dtype,
         local_files_only=True,
         trust_remote_code=False,
         use_safetensors=True,
         attn_implementation=_attention(config),
         output_loading_info=True,
-        **options,
+        **fewer_bits,
     )
     if report["missing_keys"] or report["mismatched_keys"]:
         # transformers would go on with random numbers in their place.

@@ -64,8 +64,10 @@ def put_into_8_bits(model: PreTrainedModel) -> None:
             model.get_submodule(parent).register_module(name, Int8Linear(layer))
 
 
-def four_bits() -> BitsAndBytesConfig:
-    """How QLoRA holds its base: NF4, its constants quantised too, products in bf16. https://arxiv.org/abs/2305.14314
+def four_bits(compute: torch.dtype) -> BitsAndBytesConfig:
+    """How QLoRA holds its base: NF4, its constants quantised too. https://arxiv.org/abs/2305.14314
+
+    compute: type of the products; bf16 on a GPU that has it.
 
     Raises: BaseUnavailable where a package is missing that it takes.
     """
@@ -80,7 +82,7 @@ def four_bits() -> BitsAndBytesConfig:
         load_in_4bit=True,
         bnb_4bit_quant_type="nf4",
         bnb_4bit_use_double_quant=True,
-        bnb_4bit_compute_dtype=torch.bfloat16,
+        bnb_4bit_compute_dtype=compute,
     )
 
 
