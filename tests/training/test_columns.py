@@ -40,6 +40,15 @@ def test_more_numbers_than_wait_in_memory_come_back_in_order():
     assert list(column.part(199_998, 200_001)) == [199_998, 199_999, -1]
 
 
+def test_what_is_asked_for_ahead_is_what_is_read():
+    column = Column("i")
+    column.soon(0, 0)
+    column.extend(range(5000))
+    for start, end in [(0, 1), (1023, 1025), (4999, 5000), (0, 5000), (7, 7)]:
+        column.soon(start, end)
+        assert list(column.part(start, end)) == list(range(start, end))
+
+
 def test_the_files_of_a_folder_have_no_name_and_end_with_their_last_reader(tmp_path):
     rows = Rows(tmp_path)
     rows.append(Row([1, 2, 3], [0, 1], 0.5))

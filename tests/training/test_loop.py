@@ -8,6 +8,7 @@ import torch
 from torch.nn import functional
 
 from luthier.training.failures import AttemptFailed, Fenced, Stopping
+from luthier.training.methods.sft import Sft
 from luthier.training.schedules import Schedule
 
 
@@ -268,3 +269,24 @@ def test_the_state_of_a_run_is_plain_json(bench):
     ref = bench.job.newest_checkpoint()
     data = bench.job.storage.read(f"attempts/1/checkpoints/step-{ref.step:08d}/trainer_state.json")
     assert json.loads(data)["fixed"]["threads"] == 1
+
+
+def test_the_rows_of_the_next_step_are_asked_for_while_this_one_runs(bench):
+    told = []
+
+    class Telling(Sft):
+        def soon(self, numbers):
+            told.append(("soon", list(numbers)))
+            super().soon(numbers)
+
+        def batches(self, engine, step, limits):
+            told.append(("now", list(step.numbers)))
+            yield from super().batches(engine, step, limits)
+
+    bench.method = Telling
+    made = bench.attempt()
+    made.run()
+    steps = [made.loop.order.of_step(step) for step in range(made.plan.total_steps)]
+    assert [numbers for when, numbers in told if when == "now"] == steps
+    assert [numbers for when, numbers in told if when == "soon"] == steps[1:]
+    assert [when for when, _ in told] == ["soon", "now"] * (len(steps) - 1) + ["now"]

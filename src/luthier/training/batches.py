@@ -8,15 +8,13 @@ from __future__ import annotations
 
 import random
 from array import array
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TypeVar
 
+from luthier.datasets.learning import positions
 from luthier.modeling.types import Packed
 from luthier.training.columns import Column
-
-Unit = TypeVar("Unit")
 
 
 @dataclass(frozen=True)
@@ -48,8 +46,7 @@ class Rows:
 
     def add(self, ids: Sequence[int], carries_loss: Sequence[bool], weight: float = 1.0) -> None:
         """Append a row, or count it as dropped. `carries_loss[t]` says whether token t itself is learned."""
-        # The first token has nothing before it that could predict it.
-        loss_at = [at - 1 for at, carries in enumerate(carries_loss) if carries and at]
+        loss_at = positions(carries_loss)
         if not loss_at:
             self.dropped += 1
         else:
@@ -72,6 +69,12 @@ class Rows:
             raise IndexError(index)
         ids = self._ids.part(*_span(self._ends, index))
         return Row(ids, self._loss_at.part(*_span(self._loss_ends, index)), self._weights[index])
+
+    def soon(self, indices: Iterable[int]) -> None:
+        """These rows are wanted next: whatever of them lies on disk alone is read while something else is computed."""
+        for index in indices:
+            self._ids.soon(*_span(self._ends, index))
+            self._loss_at.soon(*_span(self._loss_ends, index))
 
     def length(self, index: int) -> int:
         """Tokens of a row."""
@@ -130,34 +133,6 @@ class Order:
         if epoch != self._epoch:
             self._epoch, self._order = epoch, order_of(self.seed, epoch, self.rows)
         return self._order[place * self.rows_per_step : (place + 1) * self.rows_per_step].tolist()
-
-
-@dataclass(frozen=True)
-class PassLimits:
-    """How much goes through the model at once. Memory grows with it; what is learned does not change."""
-
-    rows: int
-    tokens: int
-    """A row that is longer goes alone."""
-
-
-def grouped(units: Iterable[Unit], size: Callable[[Unit], int], limits: PassLimits) -> Iterator[list[Unit]]:
-    """The units, in their order, in as few passes as the limits allow. size: tokens of a unit, which stays together.
-
-    >>> list(grouped(["ab", "cd", "ef"], len, PassLimits(rows=8, tokens=4)))
-    [['ab', 'cd'], ['ef']]
-    """
-    group: list[Unit] = []
-    tokens = 0
-    for unit in units:
-        more = size(unit)
-        if group and (len(group) == limits.rows or tokens + more > limits.tokens):
-            yield group
-            group, tokens = [], 0
-        group.append(unit)
-        tokens += more
-    if group:
-        yield group
 
 
 def pack(rows: Sequence[Row]) -> Packed:

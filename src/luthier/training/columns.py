@@ -34,7 +34,8 @@ class Column(Generic[N]):
         weakref.finalize(self, self._file.close)
         self._waiting: array[N] = self._none()
         self._count = 0
-        self._read: memoryview | None = None
+        self._size = self._waiting.itemsize
+        self._map: mmap.mmap | None = None
 
     def __len__(self) -> int:
         return self._count
@@ -56,23 +57,29 @@ class Column(Generic[N]):
     def part(self, start: int, end: int) -> array[N]:
         """A copy of some."""
         found = self._none()
-        found.frombytes(self._mapped()[start * found.itemsize : end * found.itemsize])
+        found.frombytes(self._mapped()[start * self._size : end * self._size])
         return found
+
+    def soon(self, start: int, end: int) -> None:
+        """Have the system read this part from the disk, if it is no longer in memory, while something else is computed."""
+        self._mapped()
+        if self._map is not None and start < end:
+            begin = start * self._size // mmap.PAGESIZE * mmap.PAGESIZE
+            self._map.madvise(mmap.MADV_WILLNEED, begin, end * self._size - begin)
 
     def _none(self) -> array[N]:
         return array(self._code)  # pyright: ignore[reportReturnType, reportCallIssue, reportArgumentType]  # the code says which
 
-    def _mapped(self) -> memoryview:
+    def _mapped(self) -> mmap.mmap | bytes:
         if self._waiting:
             self._write()
-        if self._read is None:
-            # An empty file cannot be mapped.
-            self._read = memoryview(mmap.mmap(self._file.fileno(), 0, access=mmap.ACCESS_READ) if self._count else b"")
-        return self._read
+        if self._map is None and self._count:  # an empty file cannot be mapped
+            self._map = mmap.mmap(self._file.fileno(), 0, access=mmap.ACCESS_READ)
+        return self._map or b""
 
     def _write(self) -> None:
         left = memoryview(self._waiting).cast("B")
         while left:
             left = left[self._file.write(left) :]
         self._waiting = self._none()
-        self._read = None
+        self._map = None

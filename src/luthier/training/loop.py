@@ -18,10 +18,11 @@ from torch import Tensor
 from torch.nn.utils import clip_grad_norm_
 from torch.optim import AdamW
 
+from luthier.datasets.packing import PassLimits
 from luthier.jobs.directory import CheckpointRef
 from luthier.jobs.spec import RunSpec
 from luthier.modeling.flops import peak_flops
-from luthier.training.batches import Order, PassLimits
+from luthier.training.batches import Order
 from luthier.training.checkpoints import used
 from luthier.training.failures import is_out_of_memory
 from luthier.training.gang import Pass, Repeat, Work
@@ -124,7 +125,10 @@ class Loop:
         rate = self.schedule.rate(step)
         for group in self.optimiser.param_groups:
             group["lr"] = rate
-        made = yield from self._gradients(self._numbers(step))
+        numbers = self._numbers(step)
+        if step + 1 < self.plan.total_steps:
+            self.material.method.soon(self._numbers(step + 1))
+        made = yield from self._gradients(numbers)
         norm = float(clip_grad_norm_(self.parameters, self.material.spec.train.max_grad_norm))
         # Before the weights take a gradient that is not a number.
         state.loss_watch.see(step + 1, made.loss, norm, rate, rising_is_bad=self.material.method.rising_loss_is_bad)

@@ -12,8 +12,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Protocol
 
+from luthier.datasets.packing import PassLimits
 from luthier.modeling.types import Generator, Packed, TrainingEngine
-from luthier.training.batches import PassLimits, Row, Rows
+from luthier.training.batches import Row, Rows
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -78,6 +79,11 @@ class Method(ABC):
         """The rows of a unit as they go through the model, at their longest."""
         rows = len(self.rows) // len(self)
         return [self.rows[rows * number + place] for place in range(rows)]
+
+    def soon(self, numbers: Sequence[int]) -> None:
+        """These units are those of the next step. It is told while this one runs."""
+        rows = len(self.rows) // len(self)
+        self.rows.soon(rows * number + place for number in numbers for place in range(rows))
 
     @abstractmethod
     def batches(self, engine: Engine, step: Step, limits: PassLimits) -> Iterator[Batch]:
