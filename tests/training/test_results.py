@@ -8,13 +8,13 @@ import torch
 import yaml
 
 from luthier.datasets.formats import Example
+from luthier.datasets.packing import PassLimits
 from luthier.jobs import automatic
 from luthier.jobs.spec import EvaluateSpec, RunSpec
 from luthier.modeling.types import Completion
 from luthier.training import export
-from luthier.training.batches import PassLimits
 from luthier.training.checks import check_adapter
-from luthier.training.evaluate import HeldOut, Room, compare, questions_of, same_answer
+from luthier.training.evaluate import HeldOut, Room, Sides, compare, questions_of, same_answer
 from luthier.training.failures import AttemptFailed
 from luthier.training.health import Best
 from luthier.training.method import mean_loss
@@ -89,7 +89,7 @@ def test_base_and_tuned_model_answer_the_same_questions(bench):
         rows.add(rendered.ids, rendered.loss)
     questions = questions_of(examples, letters, 200, Room(64, 0))
     shares: list[float] = []
-    found = compare(engine, letters, HeldOut(sft.Sft(rows), questions, LIMITS), EvaluateSpec(samples=1), shares.append)
+    found = compare(Sides(engine), letters, HeldOut(sft.Sft(rows), questions, LIMITS), EvaluateSpec(samples=1), shares.append)
     assert found["base"]["exact_match"] == 0.0
     assert found["base"]["loss"] == pytest.approx(math.log(24), abs=1e-5)
     assert found["base"]["perplexity"] == pytest.approx(24, abs=1e-3)
@@ -102,7 +102,7 @@ def test_base_and_tuned_model_answer_the_same_questions(bench):
 
 
 def test_an_evaluation_without_questions_has_a_loss_and_no_exact_match(bench, engine):
-    found = compare(engine, Letters(), HeldOut(sft.Sft(bench.rows), [], LIMITS), EvaluateSpec(rows=0), lambda _: None)
+    found = compare(Sides(engine), Letters(), HeldOut(sft.Sft(bench.rows), [], LIMITS), EvaluateSpec(rows=0), lambda _: None)
     assert found["tuned"]["exact_match"] is None
     assert found["samples"] == []
 
@@ -121,7 +121,7 @@ def test_an_answer_longer_than_every_right_one_is_cut(bench, engine):
 
     engine.generate = endless
     questions = questions_of([Example(prompt="a", completion="bcd")], Letters(), 10, Room(64, 0))
-    found = compare(engine, Letters(), HeldOut(sft.Sft(bench.rows), questions, LIMITS), EvaluateSpec(), lambda _: None)
+    found = compare(Sides(engine), Letters(), HeldOut(sft.Sft(bench.rows), questions, LIMITS), EvaluateSpec(), lambda _: None)
     assert asked == [4 + 32, 4 + 32]
     assert found["tuned"]["exact_match"] == 0.0
 

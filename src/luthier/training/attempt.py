@@ -6,14 +6,16 @@ import json
 import shutil
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from transformers.utils.logging import disable_progress_bar
 
+from luthier.datasets.learning import READS
 from luthier.datasets.rendering import Renderer
 from luthier.errors import BaseUnavailable, LuthierError, StorageFull
 from luthier.jobs.directory import EXIT_FENCED, AttemptDirectory, AttemptState, CheckpointRef, Failure
@@ -26,7 +28,7 @@ from luthier.seams import BadName
 from luthier.training import export, machine
 from luthier.training.checkpoints import Checkpoints, fetch_checkpoint, used
 from luthier.training.checks import check_adapter
-from luthier.training.evaluate import HeldOut, Room, compare, questions_of
+from luthier.training.evaluate import HeldOut, Question, Room, Sides, compare, questions_of, summary
 from luthier.training.failures import AttemptFailed, Fenced, Stopping, failure_of
 from luthier.training.fitting import LoadedBases, fit, load_once
 from luthier.training.gang import Work
@@ -34,7 +36,7 @@ from luthier.training.journal import Journal
 from luthier.training.loop import Loop, Material
 from luthier.training.materials import FetchUrl, base_source, fetch_data, rows_of_file
 from luthier.training.method import Engine, Method
-from luthier.training.methods.opening import READS, Lengths, open_method
+from luthier.training.methods.opening import Lengths, open_method
 from luthier.training.milestones import Desk
 from luthier.training.plan import Fixed, Plan, plan_of, resolved
 from luthier.training.state import TrainState, resumed_state
@@ -47,8 +49,10 @@ _DONE = {
     "train": "Done: the adapter is finite, changes the answers, and loads again.",
     "classifier": "Done: the model is finite, and loads again to the same answers.",
     "fit_test": "Done: measured, and nothing was trained.",
+    "evaluate": "Done: measured; the model's card has the numbers.",
+    "export": "Done: the files are whole, load again, and answer as the model does.",
 }
-"""By whether it is a classifier."""
+"""By kind, and whether it is a classifier."""
 
 
 @dataclass(frozen=True)
@@ -98,6 +102,14 @@ def _work_of(spec: RunSpec) -> Callable[[Run], Work[None]]:
         from luthier.training.fit_test import measure_fit
 
         return measure_fit
+    if spec.kind == "evaluate":
+        from luthier.training.evaluating import evaluate_model
+
+        return evaluate_model
+    if spec.kind == "export":
+        from luthier.training.exporting import export_model
+
+        return export_model
     if spec.method != "classifier":
         return _work
     from luthier.training.classifiers.work import classify
@@ -175,9 +187,10 @@ def make(run: Run, base: Path, data: Data) -> Trained:
     plan = plan_of(run.spec, fixed, len(data.method), data.max_seq_len, data.hidden)
     state = state or TrainState(fixed)
     run.journal.facts(total_steps=plan.total_steps, device=fixed.device, step=state.step)
-    how = f"on {fixed.device} in {fixed.precision}, {fixed.engine} engine"
+    held = fixed.precision if loaded.quantization == "none" else f"{fixed.precision}, its base in {loaded.quantization}"
+    how = f"on {fixed.device} in {held}, {fixed.engine} engine"
     run.journal.state("running", f"{plan.total_steps} steps of {plan.rows_per_step} rows {how}.")
-    _say_why_plain(run, loaded, fixed)
+    say_why_plain(run, loaded, fixed)
     return Trained(engine, plan, state)
 
 
@@ -196,10 +209,10 @@ def fetch_base_of(run: Run) -> Path:
 def read_data(run: Run, base: Path) -> Data:
     spec, sources = run.spec, run.spec.sources
     run.journal.phase("reading data", "Reading and tokenising the data.")
-    context, hidden = _widths(base)
+    context, hidden = widths_of(base)
     max_seq_len = min(spec.train.max_seq_len or context, context)
     renderer = Renderer.load(base)
-    tokenise = partial(_tokenised, run, renderer, Lengths(max_seq_len, context))
+    tokenise = partial(tokenised, run, renderer, Lengths(max_seq_len, context))
     train = run.workspace / "train.jsonl"
     fetch_data(run.attempt.job, spec.dataset, sources.dataset if sources else None, run.fetch_url, train)
     method, validation = tokenise(train, "training"), None
@@ -211,7 +224,8 @@ def read_data(run: Run, base: Path) -> Data:
     return Data(renderer, method, validation, max_seq_len, context, hidden)
 
 
-def _tokenised(run: Run, renderer: Renderer, lengths: Lengths, path: Path, name: str) -> Method:
+def tokenised(run: Run, renderer: Renderer, lengths: Lengths, path: Path, name: str) -> Method:
+    """The rows of a data file for the method of the run, and a word about them. Raises: AttemptFailed (`bad_data`)."""
     found = rows_of_file(path, READS[run.spec.method], run.progress)
     method = open_method(run.spec, found, renderer, lengths, run.workspace)
     rows, max_seq_len = method.rows, lengths.max_seq_len
@@ -244,7 +258,7 @@ def _take_over(engine: Engine, ref: CheckpointRef, folder: Path) -> None:
         )
 
 
-def _widths(base: Path) -> tuple[int, int]:
+def widths_of(base: Path) -> tuple[int, int]:
     """Context and hidden size. Raises: ModelNotAllowed; BaseUnavailable for a config that says neither."""
     check_config(base)
     try:
@@ -257,7 +271,7 @@ def _widths(base: Path) -> tuple[int, int]:
         ) from error
 
 
-def _say_why_plain(run: Run, loaded: LoadedBase, fixed: Fixed) -> None:
+def say_why_plain(run: Run, loaded: LoadedBase, fixed: Fixed) -> None:
     reason = why_not_fast(loaded) if fixed.engine == "plain" else None
     if reason is not None:
         run.journal.event("warning", f"Trains on the plain engine, slower and as right: of the fast one, {reason}.")
@@ -309,14 +323,20 @@ def _evaluate(run: Run, data: Data, trained: Trained) -> None:
     if data.validation is None:
         return
     run.journal.phase("evaluating", "Comparing the tuned model with its base.")
-    rows = rows_of_file(run.workspace / "validation.jsonl", READS[run.spec.method], lambda _: run.watch.check())
-    room = Room(data.context, run.spec.grpo.max_new_tokens if run.spec.grpo else 0)
-    questions = questions_of(rows, data.renderer, run.spec.evaluate.rows, room)
+    questions = questions_from(run, run.workspace / "validation.jsonl", data.renderer, data.context)
     held_out = HeldOut(data.validation, questions, trained.plan.limits)
-    evaluation = compare(trained.engine, data.renderer, held_out, run.spec.evaluate, run.progress)
+    publish_evaluation(run, compare(Sides(trained.engine), data.renderer, held_out, run.spec.evaluate, run.progress))
+
+
+def publish_evaluation(run: Run, evaluation: Mapping[str, Any]) -> None:
+    """Write `results/evaluation.json`, and tell its numbers."""
     export.publish_json(run.attempt, "evaluation.json", evaluation)
-    base, tuned = evaluation["base"], evaluation["tuned"]
-    message = f"Validation loss: base {base['loss']:.4f}, tuned {tuned['loss']:.4f}."
-    if tuned["exact_match"] is not None:
-        message += f" Exact answers: base {base['exact_match']:.1%}, tuned {tuned['exact_match']:.1%}."
-    run.journal.event("eval", message, {"base": base, "tuned": tuned, "rows": evaluation["rows"]})
+    told = {name: evaluation[name] for name in ("base", "tuned", "against", "rows") if name in evaluation}
+    run.journal.event("eval", summary(evaluation), told)
+
+
+def questions_from(run: Run, path: Path, renderer: Renderer, context: int) -> Sequence[Question]:
+    """The first rows of a data file, to be answered."""
+    rows = rows_of_file(path, READS[run.spec.method], lambda _: run.watch.check())
+    room = Room(context, run.spec.grpo.max_new_tokens if run.spec.grpo else 0)
+    return questions_of(rows, renderer, run.spec.evaluate.rows, room)

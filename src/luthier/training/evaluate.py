@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from luthier.datasets.formats import Example, Pair, Prompt, Rated
+from luthier.datasets.packing import PassLimits
 from luthier.jobs.spec import EvaluateSpec
 from luthier.modeling.types import Sampling
-from luthier.training.batches import PassLimits
 from luthier.training.method import Engine, Method
 
 if TYPE_CHECKING:
@@ -64,19 +66,50 @@ def _question(row: Example | Pair | Rated | Prompt, renderer: Renderer, room: Ro
     return Question(prompt_ids, example.prompt or _last_asked(example.messages), expected, max(1, answer_tokens))
 
 
+@dataclass(frozen=True)
+class Sides:
+    """Who is compared: a tuned model with its bare base, and maybe another model on that base."""
+
+    tuned: Engine
+    against: Engine | None = None
+
+    def __iter__(self) -> Iterator[tuple[str, Engine, AbstractContextManager[None]]]:
+        yield "base", self.tuned, self.tuned.adapter_off()
+        yield "tuned", self.tuned, nullcontext()
+        if self.against is not None:
+            yield "against", self.against, nullcontext()
+
+
 def compare(
-    engine: Engine, renderer: Renderer, held_out: HeldOut, spec: EvaluateSpec, on_progress: Callable[[float], None]
+    sides: Sides, renderer: Renderer, held_out: HeldOut, spec: EvaluateSpec, on_progress: Callable[[float], None]
 ) -> dict[str, Any]:
-    """The bare base and the tuned model on the same rows: `results/evaluation.json`."""
-    with engine.adapter_off():
-        base, base_answers = _measure(engine, renderer, held_out, spec, lambda done: on_progress(done / 2))
-    tuned, tuned_answers = _measure(engine, renderer, held_out, spec, lambda done: on_progress(0.5 + done / 2))
-    asked = list(zip(held_out.questions, base_answers, tuned_answers, strict=True))
+    """All sides on the same rows: `results/evaluation.json`."""
+    scores: dict[str, Any] = {}
+    answers: dict[str, list[str]] = {}
+    count = 3 if sides.against is not None else 2
+    for place, (name, engine, context) in enumerate(sides):
+        with context:
+            told = partial(_share, on_progress, place, count)
+            scores[name], answers[name] = _measure(engine, renderer, held_out, spec, told)
     samples = [
-        {"prompt": question.prompt, "expected": question.expected, "base": base_answer, "tuned": tuned_answer}
-        for question, base_answer, tuned_answer in asked[: spec.samples]
+        {"prompt": question.prompt, "expected": question.expected, **{name: given[place] for name, given in answers.items()}}
+        for place, question in enumerate(held_out.questions[: spec.samples])
     ]
-    return {"rows": len(held_out.method), "answered": len(asked), "base": base, "tuned": tuned, "samples": samples}
+    return {"rows": len(held_out.method), "answered": len(held_out.questions), **scores, "samples": samples}
+
+
+def _share(on_progress: Callable[[float], None], place: int, count: int, done: float) -> None:
+    on_progress((place + done) / count)
+
+
+def summary(evaluation: Mapping[str, Any]) -> str:
+    """The numbers in a sentence, for people."""
+    names = [name for name in ("base", "tuned", "against") if name in evaluation]
+    losses = ", ".join(f"{name} {evaluation[name]['loss']:.4f}" for name in names)
+    if evaluation["tuned"]["exact_match"] is None:
+        return f"Validation loss: {losses}."
+    exact = ", ".join(f"{name} {evaluation[name]['exact_match']:.1%}" for name in names)
+    return f"Validation loss: {losses}. Exact answers: {exact}."
 
 
 def _measure(

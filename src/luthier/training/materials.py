@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterator
 from importlib.resources import files
 from pathlib import Path
@@ -14,9 +15,10 @@ from luthier.jobs.spec import RunSpec
 from luthier.seams import NotStored
 from luthier.training.checkpoints import sha256_of
 from luthier.training.failures import AttemptFailed
-from luthier.values import BaseSource, Source
+from luthier.values import BaseSource, ModelSource, Source
 
 Row = Example | Pair | Rated | Prompt
+_PLAIN_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,199}")
 FetchUrl = Callable[[str, Path], None]
 """Bring the bytes at a URL into a local file. Raises: NotStored, ValueError."""
 
@@ -53,6 +55,37 @@ def fetch_data(job: JobDirectory, name: str, source: Source | None, fetch_url: F
         raise AttemptFailed(
             "bad_data", "The data file is not the one that was submitted: its sha256 differs.", "Upload it again, then submit."
         )
+
+
+def fetch_model(job: JobDirectory, name: str, source: ModelSource | None, fetch_url: FetchUrl, folder: Path) -> None:
+    """Bring the files of a model into `folder`. Without a source (by hand) `name` is a folder of the job directory.
+
+    Raises: AttemptFailed (`artifact_corrupt`) where one is missing or not the file that was registered.
+    """
+    folder.mkdir(parents=True)
+    try:
+        if source is None:
+            for path in job.storage.names(job.name(name)):
+                job.storage.fetch_file(path, folder / path.rpartition("/")[2])
+            return
+        for file in source.files:
+            target = folder / _plain(file.name)
+            fetch_url(f"{source.url}/{file.name}", target)
+            if sha256_of(target) != file.sha256:
+                raise _corrupt("is not the one that was registered: its sha256 differs")
+    except (NotStored, ValueError):
+        raise _corrupt("is not where it was stored") from None
+
+
+def _plain(name: str) -> str:
+    if not _PLAIN_NAME.fullmatch(name):
+        raise _corrupt("has a name that is no plain file name")
+    return name
+
+
+def _corrupt(how: str) -> AttemptFailed:
+    hint = "Train the model again from its job, or restore the data folder from a backup; then submit again."
+    return AttemptFailed("artifact_corrupt", f"A file of the model {how}.", hint)
 
 
 def rows_of_file(
