@@ -155,7 +155,26 @@ def test_a_large_file_is_taken_in_first_and_checked_in_the_background(world, ali
     with pytest.raises(DatasetNotReady, match="rejected"):
         datasets.ready(alice, bad.id)
     assert [dataset.id for dataset in datasets.list(alice).data] == [good.id]
-    assert not [name for name in world.files() if bad.id in name]
+    assert [name for name in world.files() if bad.id in name] == [
+        f"users/team_a/data/{bad.id}/{name}" for name in ("metadata.json", "raw/upload", "raw/wishes.json")
+    ]
+    datasets.close()
+
+
+def test_a_rejected_large_file_can_be_fixed_for_a_day(world, alice):
+    datasets = world.start(inline_upload_bytes=10)
+    bad = datasets.upload(alice, an_upload(jsonl(*rows(), rows()[3]) + b"null\n", name="support"))
+    late = datasets.upload(alice, an_upload(b"null\n" * 5))
+    datasets.settle(60)
+    fixed = datasets.fix(alice, bad.id)
+    datasets.settle(60)
+    assert (fixed.dataset.name, fixed.dataset.version, datasets.ready(alice, fixed.dataset.id).rows) == ("support", 2, 12)
+    world.ticks += 25 * 3600
+    datasets.recover()
+    assert not [name for name in world.files() if late.id in name]
+    with pytest.raises(Gone):
+        datasets.fix(alice, late.id)
+    assert datasets.get(alice, late.id).report.counts["row_not_object"] == 5
     datasets.close()
 
 
@@ -256,3 +275,56 @@ def test_a_large_file_is_checked_as_its_owner_wished(world, alice):
     assert report.dropped_rows == 1
     assert ("val@1", 12) in [(each.name, each.rows) for each in report.against]
     datasets.close()
+
+
+def test_a_fixed_version_leaves_bad_and_repeated_rows_out_and_lists_them(datasets, alice):
+    same = {"prompt": "1 + 1 =", "chosen": "2", "rejected": "2"}
+    pairs = [{"prompt": f"{n} + 1 =", "chosen": f"{n + 1}", "rejected": "0"} for n in range(12)]
+    dataset = datasets.upload(alice, an_upload(jsonl(*pairs, same, pairs[4], pairs[4]), name="sums"))
+    fixed = datasets.fix(alice, dataset.id)
+    assert (fixed.dataset.name, fixed.dataset.version, fixed.dataset.rows, fixed.source) == ("sums", 2, 12, dataset.id)
+    assert (fixed.dropped_rows, fixed.counts) == (3, {"no_preference": 1, "duplicate": 2})
+    assert [(each.line, each.code) for each in fixed.dropped] == [(13, "no_preference"), (14, "duplicate"), (15, "duplicate")]
+    assert fixed.dataset.report.counts == {}
+    with datasets.open(alice, fixed.dataset.id) as raw:
+        assert [json.loads(line) for line in raw] == pairs
+    nothing_left = datasets.upload(alice, an_upload(name="fine"))
+    assert datasets.fix(alice, nothing_left.id).dropped_rows == 0
+
+
+def test_two_versions_are_told_apart_by_their_rows(datasets, alice, bob):
+    old = datasets.upload(alice, an_upload(jsonl(*rows()), name="a"))
+    new = datasets.upload(alice, an_upload(jsonl(chat("New?"), *rows()[2:], chat("Question 1?", "Mended.")), name="a"))
+    found = datasets.difference(alice, old.id, new.id)
+    assert (found.same, found.added.rows, found.dropped.rows, found.changed_rows) == (10, 1, 1, 1)
+    assert (found.added.lines, found.dropped.lines) == ((1,), (1,))
+    assert [(each.line, each.was) for each in found.changed] == [(12, 2)]
+    assert {shift.distribution for shift in found.shifts} >= {"roles", "lengths"}
+    assert datasets.difference(alice, old.id, old.id).same == 12
+    with pytest.raises(NotFound):
+        datasets.difference(bob, old.id, new.id)
+
+
+def test_rows_to_look_at_are_chosen_by_length_by_chance_and_by_what_was_remarked(datasets, alice, bob):
+    long, odd = chat("Long?", "word " * 50), chat("", "To nothing.")
+    dataset = datasets.upload(alice, an_upload(b"\n" + jsonl(*rows(), long, odd, chat("x" * 30_000))))
+    longest = datasets.samples(alice, dataset.id, "longest", 2).data
+    assert [each.line for each in longest] == [16, 14]
+    assert longest[0].row["messages"][0]["content"].endswith("10,000 more characters]")
+    assert longest[1].row == long
+    shortest = datasets.samples(alice, dataset.id, "shortest", 1).data
+    assert shortest[0].row == odd
+    flagged = datasets.samples(alice, dataset.id, "flagged", 5).data
+    assert (15, "empty_content") in [(each.line, finding.code) for each in flagged for finding in each.findings]
+    by_chance = [datasets.samples(alice, dataset.id, "random", 5, seed).data for seed in (1, 1, 2)]
+    assert by_chance[0] == by_chance[1] != by_chance[2]
+    assert len(datasets.samples(alice, dataset.id, "random", 200).data) == 15
+    with pytest.raises(NotFound):
+        datasets.samples(bob, dataset.id, "random", 5)
+
+
+def test_what_two_datasets_share_is_counted(datasets, alice):
+    train = datasets.upload(alice, an_upload(jsonl(*rows())))
+    held_out = datasets.upload(alice, an_upload(jsonl(*rows()[10:], chat("Question 0?", "Else.")), name="val"))
+    told, lines = datasets.shared(alice, held_out.id, train.id)
+    assert ((told.rows, told.prompts), lines) == ((2, 1), (1, 2))

@@ -12,7 +12,7 @@ from luthier.datasets.examples import Row
 from luthier.datasets.row_hashes import Spill, hashes
 from luthier.datasets.strict_json import dump
 
-_PLACE = struct.Struct("<QQ")
+PLACE = struct.Struct("<QQ")
 
 
 class Kept:
@@ -43,7 +43,7 @@ class Kept:
     def keep(self, canonical: bytes, line: int) -> None:
         self._rows.write(canonical)
         self._digest.update(canonical)
-        self._index.write(_PLACE.pack(line, self._offset))
+        self._index.write(PLACE.pack(line, self._offset))
         self._offset += len(canonical)
 
     def drop(self, line: int | None, code: str, message: str) -> None:
@@ -81,5 +81,5 @@ class Kept:
 def places(index: Path) -> Iterator[tuple[int, int]]:
     """Line and place in `rows` of each row that was kept."""
     with index.open("rb") as file:
-        while block := file.read(_PLACE.size * 4096):
-            yield from _PLACE.iter_unpack(block)
+        while block := file.read(PLACE.size * 4096):
+            yield from PLACE.iter_unpack(block)

@@ -6,6 +6,7 @@ import re
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any
 
 MAX_NAME = 128
@@ -19,6 +20,11 @@ USELESS = frozenset({"no_preference", "zero_weight"})
 """Rows with such a warning teach nothing: a cleaned version leaves them out."""
 MAX_LABELS = 1000
 """Classes of one dataset."""
+REJECTED_KEPT = timedelta(hours=24)
+"""How long the bytes of a rejected dataset are kept, for `dataset fix`."""
+SAMPLE_CHARACTERS = 20_000
+"""Most of one text of a sample."""
+CHUNK_BYTES = 1024 * 1024
 _MEASURED_BYTES = 32 * 1024 * 1024
 _BINS = 20
 _MIB = 1024 * 1024

@@ -17,10 +17,14 @@ from luthier.database import EVERY_TENANT, Database, page
 from luthier.datasets import rules, store
 from luthier.datasets.arrivals import Arrived, receive, sweep, workspace
 from luthier.datasets.background import Background
-from luthier.datasets.places import HASHES, METADATA, RAW, ROWS, WISHES, folder_of, kept_of
+from luthier.datasets.comparing import difference
+from luthier.datasets.fixing import fixed_of
+from luthier.datasets.places import HASHES, INDEX, METADATA, RAW, ROWS, WISHES, folder_of, kept_of
 from luthier.datasets.refusals import expected_sha256, name_of, not_ready, rejection
+from luthier.datasets.row_hashes import overlap
+from luthier.datasets.samples import By, Index, read_row
 from luthier.datasets.sandbox import Checked, Ruler, Sandbox, Task
-from luthier.datasets.types import Dataset, Report, Room, Upload
+from luthier.datasets.types import Dataset, Difference, Fixed, Overlap, Report, Room, Sample, Samples, Upload
 from luthier.errors import DatasetNotReady, Gone, InUse, Invalid, NotFound, StorageFull, Unavailable
 from luthier.seams import Clock, NotStored, Storage
 from luthier.values import Frozen, Page, Source
@@ -79,10 +83,10 @@ class Datasets:
             _accept(row, checked)
             return self._insert(row, {**kept_of(task), RAW: arrived.path})
 
-    def list(self, actor: Actor, *, after: str | None = None, limit: int = 20) -> Page[Dataset]:
-        """The tenant's datasets that are ready or on their way, newest first. Raises: CursorInvalid."""
+    def list(self, actor: Actor, *, after: str | None = None, limit: int = 20, name: str | None = None) -> Page[Dataset]:
+        """The tenant's datasets (of one name) that are ready or on their way, newest first. Raises: CursorInvalid."""
         with self._database.read(actor.tenant_id) as session:
-            rows, cursor = page(session, store.listed(), store.DatasetRow, after=after, limit=limit)
+            rows, cursor = page(session, store.listed(name), store.DatasetRow, after=after, limit=limit)
             return Page(data=[_value(row) for row in rows], next_cursor=cursor)
 
     def get(self, actor: Actor, dataset_id: str) -> Dataset:
@@ -119,6 +123,78 @@ class Datasets:
         except NotStored:
             raise Gone("dataset") from None
 
+    def samples(self, actor: Actor, dataset_id: str, by: By, count: int, seed: int = 0) -> Samples:
+        """Some rows as they are stored; by chance means the same ones for the same seed.
+
+        Raises: NotFound, Gone, DatasetNotReady.
+        """
+        dataset = self.ready(actor, dataset_id)
+        remarks = dataset.report.findings if dataset.report else ()
+        folder = _folder(dataset)
+        try:
+            with self._storage.open(folder + INDEX) as stream, self._storage.open(folder + ROWS) as rows:
+                index = Index(stream, self._storage.size(folder + INDEX) or 0, self._storage.size(folder + ROWS) or 0)
+                chosen = index.choose(by, count, seed, (each.line for each in remarks if each.line))
+                return Samples(
+                    by=by,
+                    seed=seed,
+                    data=tuple(
+                        Sample(
+                            line=place.line,
+                            bytes=place.size,
+                            findings=tuple(each for each in remarks if each.line == place.line),
+                            row=read_row(rows, place, rules.SAMPLE_CHARACTERS),
+                        )
+                        for place in chosen
+                    ),
+                )
+        except NotStored:
+            raise Gone("dataset") from None
+
+    def difference(self, actor: Actor, old_id: str, new_id: str) -> Difference:
+        """What became of the rows of one dataset in another. Raises: NotFound, Gone, DatasetNotReady."""
+        old, new = self.ready(actor, old_id), self.ready(actor, new_id)
+        with workspace(self._room.scratch, ids.new(ids.DATASET)) as folder:
+            self._fetch(old, HASHES, folder / "old")
+            self._fetch(new, HASHES, folder / "new")
+            return difference(old, new, folder / "old", folder / "new")
+
+    def shared(self, actor: Actor, dataset_id: str, other_id: str) -> tuple[Overlap, tuple[int, ...]]:
+        """What a dataset shares with another, and the first of its lines that do; nothing where that is not known."""
+        dataset, other = self.ready(actor, dataset_id), self.ready(actor, other_id)
+        with workspace(self._room.scratch, ids.new(ids.DATASET)) as folder:
+            try:
+                self._fetch(dataset, HASHES, folder / "mine")
+                self._fetch(other, HASHES, folder / "theirs")
+            except Gone:  # stored by a version that kept no hashes
+                return Overlap(name=f"{other.name}@{other.version}", rows=0, prompts=0), ()
+            found = overlap(folder / "mine", folder / "theirs", rules.SHOWN_A_CODE)
+        told = Overlap(name=f"{other.name}@{other.version}", rows=found.rows.count, prompts=found.prompts.count)
+        return told, tuple(line for line, _ in found.rows)
+
+    def fix(self, actor: Actor, dataset_id: str) -> Fixed:
+        """Make the next version of a name from what is good of this one: bad rows and repeated rows are left out.
+
+        Works on a rejected one, too, for as long as its bytes are kept. Raises: NotFound, Gone, DatasetNotReady, and what
+        `upload` raises.
+        """
+        with self._database.read(actor.tenant_id) as session:
+            dataset = _value(row := _found(session, dataset_id))
+            file_name, base_model = row.file_name, row.base_model
+        if dataset.state == store.VALIDATING:
+            raise not_ready(dataset.state)
+        with workspace(self._room.scratch, ids.new(ids.DATASET)) as folder:
+            source = folder / "upload"
+            self._fetch(dataset, RAW, source)
+            cleaned = Task(source, folder / "rows", folder, drop=True, distinct=True)
+            report = self._check(cleaned, self._ruler(base_model)).report
+            if report.errors:
+                raise rejection(report)
+            with cleaned.rows.open("rb") as rows:
+                chunks = iter(lambda: rows.read(rules.CHUNK_BYTES), b"")
+                fixed = self.upload(actor, Upload(chunks, dataset.name, file_name, base_model=base_model))
+            return fixed_of(dataset, fixed, report, folder / "dropped")
+
     def source(self, dataset: Dataset) -> Source:
         """What a trainer reads: url and sha256 of the canonical rows. Raises: DatasetNotReady."""
         if dataset.rows_sha256 is None:
@@ -147,6 +223,7 @@ class Datasets:
             deleting = list(store.in_state(session, store.DELETING))
         for row in deleting:
             self._remove(row)
+        self._forget()
         for dataset_id in unfinished:
             self._background.add(dataset_id)
 
@@ -264,10 +341,22 @@ class Datasets:
                     current.state, current.report = store.REJECTED, checked.report.model_dump_json()
                 else:
                     _accept(current, checked)
-        if current is None or not waiting or current.state == store.REJECTED:
+        if current is None or not waiting:
             self._storage.delete(_folder(row))
-            return
-        self._describe(current)
+        elif current.state == store.READY:
+            self._describe(current)
+        self._forget()
+
+    def _forget(self) -> None:
+        """Remove the bytes of rejected datasets that nobody fixed in time."""
+        with self._database.read(EVERY_TENANT) as session:
+            stale = store.rejected_before(session, self._now() - rules.REJECTED_KEPT)
+        for row in stale:
+            self._storage.delete(_folder(row))
+            with self._database.write(row.tenant_id) as session:
+                current = store.by_id(session, row.id)
+                if current is not None:
+                    current.deleted_at = self._now()
 
     def _describe(self, row: store.DatasetRow) -> None:
         # A projection for people and for `reindex`: the dataset exists, with or without it.

@@ -54,13 +54,20 @@ def next_version(session: Session, tenant_id: str, name: str) -> int:
     return (session.scalar(query) or 0) + 1
 
 
-def listed() -> Select[DatasetRow]:
-    """What a list shows."""
-    return select(DatasetRow).where(DatasetRow.state.in_((READY, VALIDATING)))
+def listed(name: str | None = None) -> Select[DatasetRow]:
+    """What a list shows, of one name or of all."""
+    query = select(DatasetRow).where(DatasetRow.state.in_((READY, VALIDATING)))
+    return query if name is None else query.where(DatasetRow.name == name)
 
 
 def in_state(session: Session, state: str) -> Sequence[DatasetRow]:
     return session.scalars(select(DatasetRow).where(DatasetRow.state == state).order_by(DatasetRow.id)).all()
+
+
+def rejected_before(session: Session, moment: datetime) -> Sequence[DatasetRow]:
+    """Rejected datasets that are older and whose bytes are still there."""
+    old = (DatasetRow.state == REJECTED, DatasetRow.deleted_at.is_(None), DatasetRow.created_at < moment)
+    return session.scalars(select(DatasetRow).where(*old)).all()
 
 
 def users(session: Session, dataset_id: str) -> Sequence[str]:

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field
 
@@ -90,12 +90,32 @@ class Report(Frozen):
     conflicts: int = Field(default=0, description="Rows that ask the same as another, with another answer.")
     against: tuple[Overlap, ...] = Field(default=(), description="What it shares with datasets that it was checked against.")
     dropped_rows: int = Field(default=0, description="Bad rows that were left out, as was asked.")
+    languages: dict[str, int] = Field(
+        default_factory=dict, description="Measured rows by the language that they look like; `und` where that is not clear."
+    )
     roles: dict[str, int] = Field(default_factory=dict, description="Messages by role.")
     labels: dict[str, int] = Field(default_factory=dict, description="Rows by their label; of rated answers `true` or `false`.")
     errors: int = 0
     warnings: int = 0
     counts: dict[str, int] = Field(default_factory=dict, description="Findings by code, all of them.")
     findings: tuple[Finding, ...] = ()
+
+
+class Sample(Frozen):
+    """One row as it is stored for training."""
+
+    line: int = Field(description="Its line in the uploaded file.")
+    bytes: int
+    findings: tuple[Finding, ...] = Field(default=(), description="What was remarked of this line.")
+    row: dict[str, Any]
+
+
+class Samples(Frozen):
+    """Some rows of a dataset."""
+
+    by: Literal["random", "longest", "shortest", "flagged"]
+    seed: int
+    data: tuple[Sample, ...]
 
 
 class Changes(Frozen):
@@ -148,6 +168,16 @@ class Dataset(Frozen):
     created_by: str
     created_at: datetime
     report: Report | None = Field(default=None, description="Null while it is being validated.")
+
+
+class Fixed(Frozen):
+    """A cleaned version, and what was left out."""
+
+    dataset: Dataset
+    source: str = Field(description="Id of the version that was cleaned.")
+    dropped_rows: int
+    counts: dict[str, int] = Field(description="Dropped rows by what was wrong.")
+    dropped: tuple[Finding, ...] = Field(description="The first of them.")
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""`dataset`: upload, look at and remove training data."""
+"""`dataset`: check, upload, look at, compare, mend and remove training data."""
 
 from __future__ import annotations
 
@@ -24,18 +24,38 @@ FileArgument = Annotated[
 FileOption = Annotated[str | None, typer.Option("--file", help="The same, as a flag.")]
 Name = Annotated[str | None, typer.Option("--name", help="Versions of a name are numbered; the file's name by default.")]
 NoWait = Annotated[bool, typer.Option("--no-wait", help="Do not wait until a large file is checked.")]
+Against = Annotated[
+    list[str] | None,
+    typer.Option("--against", help="A dataset (of `validate`: a file) that it should share no row with; may be given again."),
+]
+DropBadRows = Annotated[bool, typer.Option("--drop-bad-rows", help="Leave bad rows out, instead of refusing the file.")]
 Output = Annotated[Path | None, typer.Option("--output", "-o", help="Where to write; <id>.jsonl here by default.")]
+
+Version = Annotated[str, typer.Argument(help="A dataset's id, or name@version.", show_default=False)]
+FilePath = Annotated[Path, typer.Argument(metavar="FILE", help="A file here.", show_default=False)]
 
 
 @app.command()
 def upload(
-    file: FileArgument = None, file_option: FileOption = None, name: Name = None, no_wait: NoWait = False, as_json: AsJson = False
+    file: FileArgument = None,
+    file_option: FileOption = None,
+    name: Name = None,
+    against: Against = None,
+    drop_bad_rows: DropBadRows = False,
+    no_wait: NoWait = False,
+    as_json: AsJson = False,
 ) -> None:
     """Check a file, keep it as a dataset, and print its id."""
     source = _source(file, file_option)
     with connect() as client:
         with transfer("upload") as report:
-            dataset = client.datasets.upload(source, name=name, on_progress=lambda done, total: report("", done, total))
+            dataset = client.datasets.upload(
+                source,
+                name=name,
+                against=against or (),
+                drop_bad_rows=drop_bad_rows,
+                on_progress=lambda done, total: report("", done, total),
+            )
         if dataset.state == "validating" and not no_wait:
             talk("Uploaded; it is being checked ...")
             dataset = client.datasets.wait(dataset.id)
@@ -83,6 +103,78 @@ def show(dataset: DatasetArgument = None, dataset_id: DatasetOption = None, as_j
     from luthier.faces.cli.reports import dataset_text
 
     out(dataset_text(found))
+
+
+@app.command()
+def samples(
+    dataset: DatasetArgument = None,
+    dataset_id: DatasetOption = None,
+    by: Annotated[str, typer.Option("--by", help="random, longest, shortest or flagged.")] = "random",
+    count: Annotated[int, typer.Option("-n", min=1, max=100, help="Most rows to show.")] = 5,
+    seed: Annotated[int, typer.Option(min=0, help="The same seed, the same rows.")] = 0,
+    as_json: AsJson = False,
+) -> None:
+    """Some rows as they are stored for training."""
+    with connect() as client:
+        found = client.datasets.samples(the_dataset(dataset, dataset_id), by=by, n=count, seed=seed)
+    if as_json:
+        out_json(found)
+        return
+    from luthier.faces.cli.looking import sample_text
+
+    out("\n\n".join(sample_text(each) for each in found.data))
+
+
+@app.command()
+def diff(old: Version, new: Version, as_json: AsJson = False) -> None:
+    """What became of the rows of one version in another."""
+    with connect() as client:
+        found = client.datasets.diff(old, new)
+    if as_json:
+        out_json(found)
+        return
+    from luthier.faces.cli.looking import difference_text
+
+    out(difference_text(found))
+
+
+@app.command()
+def validate(file: FilePath, against: Against = None, as_json: AsJson = False) -> None:
+    """Check a file here, without a server; ends with 1 where it would be refused."""
+    from luthier.faces.cli import checking
+    from luthier.faces.cli.reports import report_text
+
+    report = checking.validate(file, [Path(each) for each in against or ()])
+    if as_json:
+        out_json(report)
+    else:
+        out(report_text(report))
+    raise typer.Exit(1 if report["errors"] else 0)
+
+
+@app.command()
+def fix(
+    source: Annotated[str, typer.Argument(metavar="DATASET_OR_FILE", help="A dataset's id, or a file here.", show_default=False)],
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="Of a file: where the good rows go.")] = None,
+    force: Force = False,
+    as_json: AsJson = False,
+) -> None:
+    """Leave bad and repeated rows out, and list them: the next version of a dataset, or a file beside a file."""
+    from luthier.faces.cli import checking
+    from luthier.faces.cli.looking import fixed_text
+
+    if output is None:
+        with connect() as client:
+            fixed = client.datasets.fix(the_dataset(source, None)).raw
+        name = fixed["dataset"]["id"]
+    else:
+        may_replace([output], force=force)
+        fixed, name = checking.fix(Path(source), output), str(output)
+    if as_json:
+        out_json(fixed)
+    else:
+        out(name)
+        talk(fixed_text(fixed))
 
 
 @app.command()

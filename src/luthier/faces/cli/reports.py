@@ -114,6 +114,9 @@ def report_text(report: Mapping[str, Any]) -> str:
             ("lengths", spread and f"{spread} {unit}"),
             ("too long", f"{over} rows longer than {report.get('context')} tokens" if over else None),
             ("duplicates", report.get("duplicates")),
+            ("conflicts", report.get("conflicts") or None),
+            *((f"in {each['name']}", f"{each['rows']} rows, {each['prompts']} prompts") for each in report.get("against") or ()),
+            ("left out", f"{report['dropped_rows']} bad rows" if report.get("dropped_rows") else None),
             ("refused", f"{report.get('errors', 0)} errors, {report.get('warnings', 0)} warnings"),
         ]
     )

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from fastapi import Header, Query, Request, Response
+from pydantic import BeforeValidator
 
-from luthier.datasets.types import Dataset, Upload
+from luthier.datasets.types import Dataset, Difference, Fixed, Samples, Upload
 from luthier.errors import (
     BadRequest,
     CursorInvalid,
+    DatasetNotReady,
     DatasetRejected,
     FieldInvalid,
     Gone,
@@ -25,15 +27,27 @@ from luthier.errors import (
     UnsupportedType,
 )
 from luthier.faces.rest.errors import problems
+from luthier.faces.rest.forms import ids_in
 from luthier.faces.rest.streaming import file_answer
-from luthier.faces.rest.wire import After, ChangingActor, CurrentActor, CurrentPlatform, DatasetId, IdempotencyKey, Limit, router
+from luthier.faces.rest.wire import (
+    After,
+    ChangingActor,
+    CurrentActor,
+    CurrentPlatform,
+    DatasetId,
+    IdempotencyKey,
+    Limit,
+    OtherDatasetId,
+    plain_number,
+    router,
+)
 from luthier.values import Page
 
 routes = router("/api/datasets", "datasets")
 
 _ROW = '{"messages": [{"role": "user", "content": "It crashes."}, {"role": "assistant", "content": "bug"}]}\n'
 _BYTES = {"schema": {"type": "string", "format": "binary"}}
-_FIELDS = {name: {"type": "string"} for name in ("name", "sha256", "base_model")}
+_FIELDS = {name: {"type": "string"} for name in ("name", "sha256", "base_model", "against", "drop_bad_rows")}
 _FORM = {"schema": {"type": "object", "required": ["file"], "properties": {**_FIELDS, "file": _BYTES["schema"]}}}
 BODY: dict[str, Any] = {
     "requestBody": {
@@ -53,6 +67,12 @@ Name = Annotated[str | None, Query(description="Versions of a name are numbered;
 Sha256 = Annotated[str | None, Query(description="What the bytes hash to; checked.")]
 BaseModel = Annotated[str | None, Query(description="Base whose tokenizer measures the rows.")]
 FileName = Annotated[str | None, Header(description="The name of a file that is sent as the body itself.")]
+ListedName = Annotated[str | None, Query(description="Only the versions of this name.")]
+Against = Annotated[str | None, Query(description="Ids of datasets that it should share no row with, with commas between.")]
+DropBadRows = Annotated[bool, Query(description="Leave bad rows out, instead of refusing the file.")]
+SampleSize = Annotated[int, BeforeValidator(plain_number), Query(ge=1, le=100, description="Most rows of the answer.")]
+Seed = Annotated[int, BeforeValidator(plain_number), Query(ge=0, le=2**32 - 1, description="The same seed, the same rows.")]
+Chosen = Annotated[Literal["random", "longest", "shortest", "flagged"], Query(description="Which rows.")]
 
 
 @routes.post("", status_code=201, openapi_extra=BODY, responses=REFUSALS)
@@ -65,10 +85,12 @@ async def upload(
     name: Name = None,
     sha256: Sha256 = None,
     base_model: BaseModel = None,
+    against: Against = None,
+    drop_bad_rows: DropBadRows = False,
     x_filename: FileName = None,
 ) -> Dataset:
     """Upload a file; the answer holds the report. A large file answers `validating`: ask again until it is `ready`."""
-    query = Upload((), name, x_filename, sha256, base_model)
+    query = Upload((), name, x_filename, sha256, base_model, ids_in(against), drop_bad_rows)
     taken = await request.app.state.receiver.take(request, actor, query, key)
     response.headers["location"] = f"/api/datasets/{taken.dataset.id}"
     if taken.replayed:
@@ -77,9 +99,11 @@ async def upload(
 
 
 @routes.get("", responses=problems(CursorInvalid, FieldInvalid))
-def list_datasets(actor: CurrentActor, platform: CurrentPlatform, limit: Limit = 50, after: After = None) -> Page[Dataset]:
+def list_datasets(
+    actor: CurrentActor, platform: CurrentPlatform, limit: Limit = 50, after: After = None, name: ListedName = None
+) -> Page[Dataset]:
     """All datasets of the caller's team, newest first."""
-    return platform.datasets.list(actor, after=after, limit=limit)
+    return platform.datasets.list(actor, after=after, limit=limit, name=name)
 
 
 @routes.get("/{dataset_id}", responses=problems(NotFound, Gone))
@@ -92,6 +116,36 @@ def show(dataset_id: DatasetId, actor: CurrentActor, platform: CurrentPlatform) 
 def delete(dataset_id: DatasetId, actor: ChangingActor, platform: CurrentPlatform) -> None:
     """Remove one version. Refused while a run needs it."""
     platform.datasets.delete(actor, dataset_id)
+
+
+@routes.get("/{dataset_id}/samples", responses=problems(NotFound, Gone, DatasetNotReady))
+def samples(
+    dataset_id: DatasetId,
+    actor: CurrentActor,
+    platform: CurrentPlatform,
+    *,
+    by: Chosen = "random",
+    n: SampleSize = 5,
+    seed: Seed = 0,
+) -> Samples:
+    """Some rows as they are stored for training: by chance, the longest, the shortest, or those that were remarked."""
+    return platform.datasets.samples(actor, dataset_id, by, n, seed)
+
+
+@routes.get("/{dataset_id}/diff/{other_id}", responses=problems(NotFound, Gone, DatasetNotReady))
+def diff(dataset_id: DatasetId, other_id: OtherDatasetId, actor: CurrentActor, platform: CurrentPlatform) -> Difference:
+    """What became of the rows of this version in another: added, dropped, changed, and how far distributions moved."""
+    return platform.datasets.difference(actor, dataset_id, other_id)
+
+
+@routes.post(
+    "/{dataset_id}/fix", status_code=201, responses=problems(NotFound, Gone, DatasetNotReady, DatasetRejected, StorageFull)
+)
+def fix(dataset_id: DatasetId, response: Response, actor: ChangingActor, platform: CurrentPlatform) -> Fixed:
+    """Make the next version from the good rows of this one; a rejected one can be fixed for a day."""
+    fixed = platform.datasets.fix(actor, dataset_id)
+    response.headers["location"] = f"/api/datasets/{fixed.dataset.id}"
+    return fixed
 
 
 @routes.get("/{dataset_id}/download", response_class=Response, responses=problems(NotFound, Gone, RangeInvalid))

@@ -16,9 +16,10 @@ from luthier.faces.rest.validation import did_you_mean, shown
 if TYPE_CHECKING:
     from python_multipart.multipart import MultipartCallbacks
 
-_FIELDS = frozenset({"name", "sha256", "base_model"})
+_FIELDS = frozenset({"name", "sha256", "base_model", "against", "drop_bad_rows"})
 _MAX_FIELD_BYTES = 4096
 _MAX_PARTS = 16
+_MOST_IDS = 10
 
 
 class Form:
@@ -52,6 +53,8 @@ class Form:
             file_name=self._file_name,
             sha256=query.sha256 if query.sha256 is not None else given.get("sha256"),
             base_model=query.base_model if query.base_model is not None else given.get("base_model"),
+            against=query.against or ids_in(given.get("against")),
+            drop_bad_rows=query.drop_bad_rows or _yes(given.get("drop_bad_rows", "false")),
         )
 
     def _file(self) -> Iterator[bytes]:
@@ -117,7 +120,7 @@ class Form:
             self._file_name = None if name is None else name.decode("utf-8", "replace")
             return
         if self._part not in _FIELDS:
-            hint = "A form has `file`, and may have `name`, `sha256` and `base_model` before it."
+            hint = "A form has `file`, and may have `name`, `sha256`, `base_model`, `against` and `drop_bad_rows` before it."
             message = f"There is no such field here.{did_you_mean(self._part, {'file', *_FIELDS})}"
             raise FieldInvalid(message, hint=hint, param=shown(self._part), code="extra_forbidden")
         if self._seen_file:
@@ -144,6 +147,20 @@ class Form:
 
     def _end(self) -> None:
         self._ended = True
+
+
+def ids_in(text: str | None) -> tuple[str, ...]:
+    """Ids with commas between them."""
+    found = tuple(filter(None, (part.strip() for part in (text or "").split(","))))
+    if len(found) > _MOST_IDS:
+        raise FieldInvalid(f"`against` names more than {_MOST_IDS} datasets.", hint="Name fewer.", param="against")
+    return found
+
+
+def _yes(text: str) -> bool:
+    if text not in {"true", "false"}:
+        raise FieldInvalid("`drop_bad_rows` is neither true nor false.", hint="Write `true` or `false`.", param="drop_bad_rows")
+    return text == "true"
 
 
 def _broken() -> BadRequest:

@@ -83,4 +83,7 @@ def _compared(platform: Platform, actor: Actor, key: str, upload: Upload, earlie
 
 def _request_sha256(upload: Upload, seen: _Seen) -> str:
     name = upload.name if upload.name is not None else upload.file_name
-    return hashlib.sha256(json.dumps(["upload", name, upload.base_model, seen.sha256]).encode()).hexdigest()
+    asked = ["upload", name, upload.base_model, seen.sha256]
+    if upload.against or upload.drop_bad_rows:  # keys of earlier releases were kept without these
+        asked += [sorted(upload.against), upload.drop_bad_rows]
+    return hashlib.sha256(json.dumps(asked).encode()).hexdigest()

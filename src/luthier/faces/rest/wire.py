@@ -62,14 +62,16 @@ def id_of(prefix: str, noun: str, what: str) -> Any:
 
 
 if TYPE_CHECKING:
-    DatasetId = JobId = ModelId = str
+    DatasetId = OtherDatasetId = JobId = ModelId = str
 else:
     DatasetId = id_of(ids.DATASET, "dataset", "Id of one dataset version.")
+    OtherDatasetId = id_of(ids.DATASET, "dataset", "Id of the version that it is compared with.")
     JobId = id_of(ids.JOB, "job", "Id of a job.")
     ModelId = id_of(ids.MODEL, "model", "Id of one model version.")
 
 
-def _plain_number(value: Any) -> Any:
+def plain_number(value: Any) -> Any:
+    """A number of a query: what is none in plain digits is refused."""
     # int() would take "1_000", "+1", " 1" and digits of other scripts.
     if isinstance(value, str):
         if not _DIGITS.fullmatch(value):
@@ -85,8 +87,8 @@ def _cursor(value: str | None) -> str | None:
     return value
 
 
-Limit = Annotated[int, BeforeValidator(_plain_number), Query(ge=1, le=200, description="Most entries of one page.")]
-TailBytes = Annotated[int, BeforeValidator(_plain_number), Query(ge=1, le=1_048_576, description="Bytes of its end.")]
+Limit = Annotated[int, BeforeValidator(plain_number), Query(ge=1, le=200, description="Most entries of one page.")]
+TailBytes = Annotated[int, BeforeValidator(plain_number), Query(ge=1, le=1_048_576, description="Bytes of its end.")]
 After = Annotated[
     str | None, AfterValidator(_cursor), Query(description="`next_cursor` of the page before; leave out for the first one.")
 ]

@@ -3,20 +3,30 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Sequence
 from os import PathLike
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, TypedDict, Unpack
 from urllib.parse import quote
 
-from luthier.errors import ClientError
-from luthier.faces.sdk.answers import Dataset, Page
+from luthier import ids
+from luthier.errors import ClientError, NotFound
+from luthier.faces.sdk.answers import Answer, Dataset, Page
 from luthier.faces.sdk.blocking import Face, blocking, iterating
 from luthier.faces.sdk.files import Fetch, fetch, outgoing
 from luthier.faces.sdk.transport import Call, Transport
 
 Progress = Callable[[int, int | None], None]
 """Called with the bytes so far and the bytes in all (None where that is not known)."""
+
+
+class Checks(TypedDict, total=False):
+    """How an upload is checked, where that is not the usual way."""
+
+    against: Sequence[str]
+    """Datasets, by id or name@version, that it should share no row with."""
+    drop_bad_rows: bool
+    """Leave bad rows out, instead of refusing the file."""
 
 
 class AsyncDatasets:
@@ -32,6 +42,7 @@ class AsyncDatasets:
         name: str | None = None,
         idempotency_key: str | None = None,
         on_progress: Progress | None = None,
+        **checks: Unpack[Checks],
     ) -> Dataset:
         """Send a file (or an open binary stream) and return the new version; `report` says what validation saw.
 
@@ -40,7 +51,12 @@ class AsyncDatasets:
         Raises: DatasetRejected or Invalid with the findings in `details`; ClientError where the file changes meanwhile.
         """
         bytes_out = await outgoing(source, on_progress)
-        query = {"name": name or bytes_out.name, "sha256": bytes_out.sha256}
+        query = {
+            "name": name or bytes_out.name,
+            "sha256": bytes_out.sha256,
+            "drop_bad_rows": "true" if checks.get("drop_bad_rows") else None,
+        }
+        query["against"] = ",".join([await self.id_of(each) for each in checks.get("against", ())]) or None
         headers = {"content-type": "application/octet-stream", "accept": "application/json"}
         headers["idempotency-key"] = idempotency_key or str(uuid.uuid4())
         if bytes_out.size is not None:
@@ -52,9 +68,9 @@ class AsyncDatasets:
             raise ClientError("The server stored other bytes than were sent.", hint=f"Delete {dataset.id} and upload it again.")
         return dataset
 
-    async def list(self, *, limit: int = 50, after: str | None = None) -> Page[Dataset]:
-        """One page of your team's datasets, newest first."""
-        return await self._transport.page("/api/datasets", Dataset, limit=limit, after=after)
+    async def list(self, *, limit: int = 50, after: str | None = None, name: str | None = None) -> Page[Dataset]:
+        """One page of your team's datasets (or of one name's versions), newest first."""
+        return await self._transport.page("/api/datasets", Dataset, limit=limit, after=after, name=name)
 
     def each(self) -> AsyncGenerator[Dataset]:
         """All of your team's datasets, newest first."""
@@ -67,6 +83,31 @@ class AsyncDatasets:
     async def delete(self, dataset_id: str) -> None:
         """Remove a version. Raises: InUse while a job needs it."""
         await self._transport.json(Call("DELETE", _path(dataset_id)))
+
+    async def id_of(self, ref: str) -> str:
+        """The id of a version that is named by its id, `name@version`, or its name (then the newest). Raises: NotFound."""
+        if ids.is_id(ref, ids.DATASET):
+            return ref
+        name, mark, version = ref.rpartition("@")
+        name, version = (name, version) if mark and version.isdecimal() else (ref, "")
+        async for dataset in self._transport.each("/api/datasets", Dataset, name=name):
+            if not version or str(dataset.version) == version:
+                return dataset.id
+        raise NotFound("dataset")
+
+    async def samples(self, dataset_id: str, *, by: str = "random", n: int = 5, seed: int = 0) -> Answer:
+        """Some rows: `random` (the same for the same seed), `longest`, `shortest` or `flagged`; in `data`."""
+        path = f"{_path(dataset_id)}/samples"
+        return await self._transport.get(path, Answer, by=by, n=n, seed=seed)
+
+    async def diff(self, old: str, new: str) -> Answer:
+        """What became of the rows of one version in another, named by id or name@version."""
+        old_id, new_id = await self.id_of(old), await self.id_of(new)
+        return await self._transport.get(f"{_path(old_id)}/diff/{quote(new_id, safe='')}", Answer)
+
+    async def fix(self, dataset_id: str) -> Answer:
+        """Make the next version from the good rows of this one: `dataset`, `dropped_rows`, `counts`, `dropped`."""
+        return Answer(await self._transport.json(Call("POST", f"{_path(dataset_id)}/fix")))
 
     async def wait(self, dataset_id: str, *, poll_s: float = 0.5) -> Dataset:
         """The dataset, once it is no longer being validated."""
@@ -90,6 +131,10 @@ class Datasets(Face):
     each = iterating(AsyncDatasets.each)
     get = blocking(AsyncDatasets.get)
     delete = blocking(AsyncDatasets.delete)
+    id_of = blocking(AsyncDatasets.id_of)
+    samples = blocking(AsyncDatasets.samples)
+    diff = blocking(AsyncDatasets.diff)
+    fix = blocking(AsyncDatasets.fix)
     wait = blocking(AsyncDatasets.wait)
     download = blocking(AsyncDatasets.download)
 

@@ -1,0 +1,47 @@
+"""What REST tells of datasets beside their report: samples, differences, mended versions."""
+
+import json
+
+from .conftest import GOOD, ROWS
+
+
+def jsonl(*rows) -> bytes:
+    return b"".join(json.dumps(row).encode() + b"\n" for row in rows)
+
+
+def test_an_upload_is_checked_against_another_and_may_leave_bad_rows_out(world):
+    held_out = world.upload(query="?name=val").json()["id"]
+    made = world.upload(GOOD + b"null\n", query=f"?against={held_out}&drop_bad_rows=true")
+    report = made.json()["report"]
+    assert (made.status_code, report["dropped_rows"]) == (201, 1)
+    assert report["against"] == [{"name": "val@1", "rows": 12, "prompts": 0}]
+    form = {"files": {"file": ("a.jsonl", GOOD + b"null\n")}, "data": {"against": held_out, "drop_bad_rows": "true"}}
+    assert world.ask("POST", "/api/datasets", **form).json()["report"]["against"][0]["rows"] == 12
+    for wrong in ({"drop_bad_rows": "perhaps"}, {"against": ",".join([held_out] * 11)}, {"against": "ds_" + "0" * 26}):
+        assert world.ask("POST", "/api/datasets", files=form["files"], data=wrong).status_code in {404, 422}
+
+
+def test_samples_are_rows_by_chance_by_length_or_by_what_was_remarked(world):
+    path = f"/api/datasets/{world.dataset}/samples"
+    first, again = (world.ask("GET", f"{path}?n=3&seed=7").json() for _ in range(2))
+    assert first == again
+    assert [each["row"] in ROWS for each in first["data"]] == [True] * 3
+    assert world.ask("GET", f"{path}?by=longest&n=1").json()["data"][0]["row"] == ROWS[10]
+    for wrong in ("by=best", "n=0", "n=101", "seed=-1", "n=1e3"):
+        assert world.ask("GET", f"{path}?{wrong}").status_code == 422
+    assert world.ask("GET", "/api/datasets/ds_" + "0" * 26 + "/samples").status_code == 404
+
+
+def test_versions_are_compared_and_mended(world):
+    first = world.upload(jsonl(*ROWS, ROWS[0])).json()["id"]
+    fixed = world.ask("POST", f"/api/datasets/{first}/fix")
+    assert (fixed.status_code, fixed.json()["counts"], fixed.json()["dropped"][0]["line"]) == (201, {"duplicate": 1}, 13)
+    second = fixed.json()["dataset"]
+    assert fixed.headers["location"] == f"/api/datasets/{second['id']}"
+    assert (second["name"], second["version"], second["rows"]) == ("rows", 2, 12)
+    found = world.ask("GET", f"/api/datasets/{first}/diff/{second['id']}").json()
+    assert (found["same"], found["dropped"]["rows"], found["added"]["rows"], found["changed_rows"]) == (12, 1, 0, 0)
+    assert world.ask("GET", f"/api/datasets/{first}/diff/ds_{'0' * 26}").status_code == 404
+    names = [each["version"] for each in world.ask("GET", "/api/datasets?name=rows").json()["data"]]
+    assert names == [2, 1]
+    assert world.ask("GET", "/api/datasets?name=other").json()["data"] == []
