@@ -1,7 +1,8 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from luthier.training.batches import Order, PassLimits, Row, Rows, grouped, order_of, pack
+from luthier.datasets.packing import PassLimits, grouped
+from luthier.training.batches import Order, Row, Rows, order_of, pack
 
 LENGTHS = st.lists(st.integers(2, 40), min_size=1, max_size=30)
 

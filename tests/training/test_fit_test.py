@@ -11,8 +11,9 @@ from tests.training.conftest import VOCAB, BigramEngine, some_rows
 from tests.training.test_grpo import method as questions
 from tests.training.test_preferences import pairs
 
+from luthier.datasets.packing import PassLimits
 from luthier.jobs.spec import DpoSpec
-from luthier.training.batches import PassLimits, Row, Rows
+from luthier.training.batches import Row, Rows
 from luthier.training.failures import AttemptFailed
 from luthier.training.fit_test import _smallest_that_fits, longest_units
 from luthier.training.gang import train_together

@@ -7,6 +7,7 @@ import random
 import pytest
 
 from luthier.datasets.formats import Example, Prompt
+from luthier.datasets.packing import PassLimits
 from luthier.datasets.rendering import Renderer
 from luthier.graders.types import StringCheck
 from luthier.jobs.spec import GrpoSpec, RunSpec
@@ -14,7 +15,6 @@ from luthier.modeling.engines import open_engine
 from luthier.modeling.load import load_base
 from luthier.modeling.tiny import build_tiny
 from luthier.modeling.types import LoraShape
-from luthier.training.batches import PassLimits
 from luthier.training.methods import grpo, sft
 from luthier.training.plan import Fixed
 

@@ -9,8 +9,9 @@ import pytest
 import torch
 from tests.training.conftest import END, VOCAB, BigramEngine
 
+from luthier.datasets.packing import PassLimits
 from luthier.jobs.spec import DpoSpec, KtoSpec, OrpoSpec
-from luthier.training.batches import PassLimits, Row, Rows
+from luthier.training.batches import Row, Rows
 from luthier.training.method import Method, Step, mean_loss
 from luthier.training.methods.dpo import Dpo, pair_losses
 from luthier.training.methods.kto import Kto, answer_losses

@@ -11,13 +11,14 @@ import pytest
 import torch
 
 from luthier.datasets.formats import Example, Pair
+from luthier.datasets.packing import PassLimits
 from luthier.datasets.rendering import Renderer
 from luthier.graders.types import StringCheck
 from luthier.jobs.spec import DpoSpec, GrpoSpec, RunSpec
 from luthier.modeling.engines import open_engine
 from luthier.modeling.load import load_base
 from luthier.modeling.types import LoraShape
-from luthier.training.batches import PassLimits, Row, Rows, order_of
+from luthier.training.batches import Row, Rows, order_of
 from luthier.training.method import Step
 from luthier.training.methods import pairs
 from luthier.training.methods.dpo import Dpo

@@ -4,27 +4,19 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from luthier.datasets.packing import batch_size
+
 if TYPE_CHECKING:
     from luthier.jobs.spec import Method, RunSpec, TrainSpec
 
+__all__ = ["batch_size", "epochs", "epochs_of", "learning_rate", "steps_of"]
+
 DEFAULT_EPOCHS = 3
-_MOST_ROWS = 16
-_STEPS_AN_EPOCH = 32
 _ROWS_SEEN = 1500
 _MOST_EPOCHS = 10
 _RATE, _RATE_WIDTH, _RATE_SLOPE = 5e-4, 2000, 0.78
 _LEAST_RATE, _MOST_RATE = 5e-5, 5e-3
 _SHARE_OF_RATE: dict[Method, float] = {"sft": 1.0, "orpo": 0.5, "dpo": 0.2, "kto": 0.2, "grpo": 0.2}
-
-
-def batch_size(rows: int) -> int:
-    """A power of two that leaves an epoch at least 32 steps where the data allow it, and no more than 16.
-
-    >>> [batch_size(rows) for rows in (1, 40, 500, 100_000)]
-    [1, 1, 8, 16]
-    """
-    wanted = min(_MOST_ROWS, max(1, rows // _STEPS_AN_EPOCH))
-    return 1 << (wanted.bit_length() - 1)
 
 
 def epochs(rows: int) -> int:

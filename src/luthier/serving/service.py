@@ -17,7 +17,7 @@ from luthier.datasets.rendering import Renderer
 from luthier.errors import BaseUnavailable, EngineUnavailable, FieldInvalid, ModelNotAllowed, ModelNotReady, NotFound
 from luthier.registry.service import Registry
 from luthier.seams import Generation, InferenceEngine, Piece, ServedModel
-from luthier.serving.decoding import TextStream
+from luthier.datasets.decoding import TextStream
 from luthier.serving.types import ChatAnswer, ChatDelta, ChatRequest, FinishReason
 
 _RENDERERS = 32

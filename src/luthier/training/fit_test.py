@@ -14,9 +14,10 @@ from dataclasses import asdict, dataclass
 
 import torch
 
+from luthier.datasets.packing import PassLimits, grouped
 from luthier.training import export, machine
 from luthier.training.attempt import Run, Trained, fetch_base_of, make, read_data
-from luthier.training.batches import PassLimits, Row, grouped, pack
+from luthier.training.batches import Row, pack
 from luthier.training.failures import AttemptFailed, is_out_of_memory
 from luthier.training.gang import Pass, Repeat, Work
 from luthier.training.method import Method

@@ -5,12 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from luthier.datasets.packing import TOKENS_PER_PASS, PassLimits
 from luthier.jobs import automatic
 from luthier.jobs.spec import RunSpec
-from luthier.training.batches import PassLimits
 
 _MEMORY_SHARE = 0.25
-_CPU_TOKENS = 4096
 _GPU_TOKENS = 16384
 
 Device = Literal["cpu", "cuda", "mps"]
@@ -79,7 +78,7 @@ def tokens_per_pass(bytes_per_token: int, device: Device, free_bytes: int) -> in
     >>> tokens_per_pass(1_000_000, "cpu", 10_000_000_000)
     2048
     """
-    most = _CPU_TOKENS if device == "cpu" else _GPU_TOKENS
+    most = TOKENS_PER_PASS if device == "cpu" else _GPU_TOKENS
     tokens = max(256, min(most, int(free_bytes * _MEMORY_SHARE) // bytes_per_token))
     return 1 << (tokens.bit_length() - 1)
 

@@ -20,8 +20,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from luthier.datasets.packing import PassLimits
 from luthier.jobs.spec import DpoSpec
-from luthier.training.batches import PassLimits
 from luthier.training.method import Engine, OnPass
 from luthier.training.methods.groups import Measured
 from luthier.training.methods.pairs import OfStep, PairMethod, PairPass, pair_passes, wins

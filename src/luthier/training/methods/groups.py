@@ -4,22 +4,25 @@ from __future__ import annotations
 
 import math
 from array import array
-from collections.abc import Iterable, Iterator, Sequence
-from itertools import islice
-from typing import TYPE_CHECKING, TypeVar
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from luthier.datasets.learning import Lesson, positions
+from luthier.training.batches import Row, Rows
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-_ROWS_TOGETHER = 256
-_T = TypeVar("_T")
 
-
-def in_groups(rows: Iterable[_T]) -> Iterator[list[_T]]:
-    """As many as are worth tokenising together."""
-    waiting = iter(rows)
-    while group := list(islice(waiting, _ROWS_TOGETHER)):
-        yield group
+def keep(rows: Rows, lesson: Lesson[Any]) -> bool:
+    """Append what a method learns of a row of the data, and say so; or count it as dropped."""
+    rows.truncated += lesson.truncated
+    if lesson.why_left_out is not None:
+        rows.dropped += 1
+        return False
+    for part in lesson.parts:
+        rows.append(Row(part.ids, positions(part.loss), part.weight))
+    return True
 
 
 class Measured:

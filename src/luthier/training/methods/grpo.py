@@ -28,13 +28,15 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import TypeAdapter
 
+from luthier.datasets.learning import of_prompts
+from luthier.datasets.packing import PassLimits, grouped
 from luthier.graders import grade
 from luthier.jobs.spec import GrpoSpec
 from luthier.modeling.types import Packed, Sampling
-from luthier.training.batches import PassLimits, Row, Rows, grouped, pack
+from luthier.training.batches import Row, Rows, pack
 from luthier.training.failures import AttemptFailed
 from luthier.training.method import Batch, Engine, Method, OnPass, Step, Tally
-from luthier.training.methods.groups import row_sums, rows_of_tokens
+from luthier.training.methods.groups import keep, row_sums, rows_of_tokens
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -255,13 +257,9 @@ def rows_of(
     Questions that leave no room for an answer within `most_tokens` are left out and counted.
     """
     rows, items = Rows(folder), list[Mapping[str, Any]]()
-    for prompt in prompts:
-        ids = renderer.prompt_of(prompt)
-        if len(ids) < most_tokens:
-            rows.append(Row(ids, ()))
-            items.append(prompt.item)
-        else:
-            rows.dropped += 1
+    for lesson in of_prompts(prompts, renderer, most_tokens):
+        if keep(rows, lesson):
+            items.append(lesson.row.item)
     return rows, items
 
 

@@ -18,10 +18,12 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from luthier.datasets.learning import of_rated
+from luthier.datasets.packing import PassLimits, grouped
 from luthier.jobs.spec import KtoSpec
-from luthier.training.batches import PassLimits, Row, Rows, grouped, pack
+from luthier.training.batches import Row, Rows, pack
 from luthier.training.method import Batch, Engine, Method, OnPass, Step, Tally
-from luthier.training.methods.groups import Measured, in_groups, row_sums
+from luthier.training.methods.groups import Measured, keep, row_sums
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -109,12 +111,9 @@ def rows_of(rated: Iterable[Rated], renderer: Renderer, max_seq_len: int, folder
     Rows longer than `max_seq_len` are cut and counted; rows that then lack an answer are left out and counted.
     """
     rows, good = Rows(folder), list[bool]()
-    for group in in_groups(rated):
-        for each, rendered in zip(group, renderer.render_batch([one.example for one in group], max_seq_len), strict=True):
-            rows.truncated += rendered.truncated
-            rows.add(rendered.ids, rendered.loss)
-            if len(rows) > len(good):
-                good.append(each.label)
+    for lesson in of_rated(rated, renderer, max_seq_len):
+        if keep(rows, lesson):
+            good.append(lesson.row.label)
     return rows, good
 
 

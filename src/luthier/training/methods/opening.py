@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from luthier.datasets.formats import Example, Pair, Prompt, Rated
+from luthier.datasets.examples import Example, Pair, Prompt, Rated
 from luthier.jobs.spec import DpoSpec, KtoSpec, OrpoSpec, RunSpec
 from luthier.jobs.spec import Method as MethodName
 from luthier.training.failures import AttemptFailed
@@ -18,10 +18,6 @@ from luthier.training.methods.orpo import Orpo
 
 if TYPE_CHECKING:
     from luthier.datasets.rendering import Renderer
-
-Unit = type[Example] | type[Pair] | type[Rated] | type[Prompt]
-READS: dict[MethodName, Unit] = {"sft": Example, "dpo": Pair, "orpo": Pair, "kto": Rated, "grpo": Prompt}
-"""What a row of the data is, by method."""
 
 
 @dataclass(frozen=True)

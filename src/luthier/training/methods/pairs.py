@@ -9,10 +9,12 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from luthier.datasets.learning import of_pairs
+from luthier.datasets.packing import PassLimits, grouped
 from luthier.modeling.types import Packed
-from luthier.training.batches import PassLimits, Rows, grouped, pack
+from luthier.training.batches import Rows, pack
 from luthier.training.method import Batch, Engine, Method, Step, Tally
-from luthier.training.methods.groups import in_groups, row_sums
+from luthier.training.methods.groups import keep, row_sums
 
 _TIE = 1e-4
 
@@ -85,15 +87,8 @@ def rows_of(pairs: Iterable[Pair], renderer: Renderer, max_seq_len: int, folder:
     Rows longer than `max_seq_len` are cut and counted; pairs that then lack an answer are left out and counted.
     """
     rows = Rows(folder)
-    for group in in_groups(pairs):
-        for rendered in renderer.render_pairs(group, max_seq_len):
-            both = (rendered.chosen, rendered.rejected)
-            rows.truncated += sum(each.truncated for each in both)
-            if all(any(each.loss[1:]) for each in both):
-                for each in both:
-                    rows.add(each.ids, each.loss)
-            else:
-                rows.dropped += 1
+    for lesson in of_pairs(pairs, renderer, max_seq_len):
+        keep(rows, lesson)
     return rows
 
 

@@ -14,9 +14,11 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from luthier.training.batches import PassLimits, Row, Rows, grouped, pack
+from luthier.datasets.learning import of_examples
+from luthier.datasets.packing import PassLimits, grouped
+from luthier.training.batches import Row, Rows, pack
 from luthier.training.method import Batch, Engine, Method, Step
-from luthier.training.methods.groups import in_groups
+from luthier.training.methods.groups import keep
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -51,10 +53,8 @@ def rows_of(examples: Iterable[Example], renderer: Renderer, max_seq_len: int, f
     Rows longer than `max_seq_len` are cut and counted; rows that then have no loss token, or no weight, are left out and counted.
     """
     rows = Rows(folder)
-    for group in in_groups(examples):
-        for rendered in renderer.render_batch(group, max_seq_len):
-            rows.truncated += rendered.truncated
-            rows.add(rendered.ids, rendered.loss if rendered.weight else (), rendered.weight)
+    for lesson in of_examples(examples, renderer, max_seq_len):
+        keep(rows, lesson)
     return rows
 
 
