@@ -245,7 +245,17 @@ class Jobs:
         )
         # The id, not the alias that was typed: the registry and the measured speeds look for it.
         frozen = spec.model_copy(update={"sources": sources, "base_model": base.id})
-        return frozen, self._with_advice(estimate)
+        leaks = self._leaks(actor, dataset, validation) if validation else ()
+        return frozen, self._with_advice(estimate.model_copy(update={"warnings": leaks}))
+
+    def _leaks(self, actor: Actor, dataset: Dataset, validation: Dataset) -> tuple[str, ...]:
+        """Rows of the validation data that are also trained on: what it measures is worth less by as many."""
+        shared, lines = self._datasets.shared(actor, validation.id, dataset.id)
+        if not shared.rows + shared.prompts:
+            return ()
+        where = f" (lines {', '.join(str(line) for line in lines[:5])}{', ...' if shared.rows > 5 else ''})" if lines else ""
+        asked = f"; {shared.prompts:,} more ask what a row of it asks" if shared.prompts else ""
+        return (f"{shared.rows:,} rows of the validation dataset{where} are rows of {shared.name}, too{asked}.",)
 
     def _examined_of_model(self, actor: Actor, spec: RunSpec) -> tuple[RunSpec, Estimate]:
         model = self._models.pinned(actor, spec.model or "")
@@ -256,6 +266,7 @@ class Jobs:
         dataset = self._datasets.ready(actor, spec.dataset) if spec.dataset else None
         if dataset is not None:
             _check_serves(spec, dataset, "dataset")
+        estimation.check_quantization(spec)
         facts = of_models.Facts(
             spec=spec,
             named=named,

@@ -71,6 +71,7 @@ class Estimate(Frozen):
     memory: MemoryEstimate
     fits: bool
     advice: tuple[str, ...] = Field(default=(), description="Where it does not fit: what to change, most effective first.")
+    warnings: tuple[str, ...] = Field(default=(), description="What would make the result worth less, e.g. leaked rows.")
 
 
 class Job(Frozen):

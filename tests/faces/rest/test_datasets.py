@@ -45,3 +45,17 @@ def test_versions_are_compared_and_mended(world):
     names = [each["version"] for each in world.ask("GET", "/api/datasets?name=rows").json()["data"]]
     assert names == [2, 1]
     assert world.ask("GET", "/api/datasets?name=other").json()["data"] == []
+
+
+def test_leaked_rows_are_told_before_anything_is_trained(world):
+    held_out = world.upload(jsonl(*ROWS[:2], {"messages": [ROWS[5]["messages"][0], {"role": "assistant", "content": "else"}]}))
+    spec = world.spec(validation_dataset=held_out.json()["id"])
+    told = world.ask("POST", "/api/jobs/estimate", json=spec).json()["warnings"]
+    assert told == [
+        "2 rows of the validation dataset (lines 1, 2) are rows of rows@2, too; 1 more ask what a row of it asks.",
+    ]
+    assert world.ask("POST", "/api/jobs/estimate", json=world.spec()).json()["warnings"] == []
+    submitted = world.ask("POST", "/api/jobs", json=spec).json()
+    job = world.ask("GET", f"/api/jobs/{submitted['job']['id']}").json()
+    assert (job["dataset"], job["validation_dataset"]) == (world.dataset, held_out.json()["id"])
+    assert world.ask("DELETE", f"/api/datasets/{held_out.json()['id']}").status_code == 409

@@ -25,6 +25,7 @@ def estimate_text(estimate: Estimate) -> str:
     ]
     if note := estimate.get("basis_note"):
         lines.append(f"Basis    {note}")
+    lines += [f"Warning  {warning}" for warning in estimate.get("warnings") or ()]
     return clean("\n".join([*lines, *(f"Advice   {advice}" for advice in estimate.get("advice") or ())]))
 
 
