@@ -15,7 +15,7 @@ from typing import Any
 
 import luthier
 from luthier.datasets import kinds
-from luthier.datasets.sandbox import Ruler, Sandbox
+from luthier.datasets.sandbox import Ruler, Sandbox, Task
 from luthier.datasets.types import Report
 
 _TINY = Path(luthier.__file__).parent / "bases" / "tiny"
@@ -30,7 +30,7 @@ def entries(folder: Path) -> list[dict[str, Any]]:
 def report_of(path: Path) -> Report:
     """What validation says about a file."""
     with tempfile.TemporaryDirectory() as scratch:
-        checked = Sandbox().check(path, Path(scratch) / "rows", Ruler("luthier/tiny", _TINY, 1024))
+        checked = Sandbox().check(Task(path, Path(scratch) / "rows", Path(scratch)), Ruler("luthier/tiny", _TINY, 1024))
     assert checked is not None
     return checked.report
 

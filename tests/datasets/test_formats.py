@@ -98,10 +98,9 @@ def test_a_message_that_cannot_be_learned_is_refused(message, code):
 @pytest.mark.parametrize(
     ("row", "words"),
     [
-        ({"conversations": []}, "ShareGPT.*messages"),
-        ({"question": "a", "answer": "b"}, "reference answer.*completion"),
-        ({"text": "a"}, "plain texts"),
-        ({"a": 1}, "lacks `messages`"),
+        ({"question": "a", "answer": "b"}, "--map prompt=question,completion=answer`.*grpo.*--map prompt=question`"),
+        ({"body": "a", "Category": "b"}, "--map text=body,label=Category`"),
+        ({"a": 1}, "lacks `messages`.*--map prompt"),
     ],
 )
 def test_rows_that_cannot_be_read_are_refused_by_name(row, words):
@@ -229,7 +228,7 @@ def test_no_file_breaks_the_reader(data):
             again = list(records(io.BytesIO(dump(record.row.canonical()))))
             assert isinstance(again[0], Parsed)
             assert again[0].row.canonical() == record.row.canonical()
-        else:
+        elif isinstance(record, BadRow):
             assert record.message
             assert record.hint
     assert not any(isinstance(record, BadRow) and record.fatal for record in seen[:-1])

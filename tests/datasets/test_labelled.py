@@ -111,7 +111,7 @@ def test_a_row_that_cannot_be_used_is_refused_with_its_line(data, where):
 
 
 def test_other_tables_are_no_datasets():
-    assert bad(b"a,b\n1,2\n") == (1, "json_syntax")
+    assert bad(b"a,b\n1,2\n") == (2, "missing_field")
 
 
 def test_an_upload_counts_its_classes_and_serves_the_method(datasets, alice):

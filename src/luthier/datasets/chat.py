@@ -117,9 +117,10 @@ def _full_message(notes: Notes, number: int, role: str, given: dict[str, Any]) -
             if type(value) is not str:
                 raise notes.wrong("bad_type", f"`{name}` of message {number + 1} is not a text.", "Write it in quotes.")
             read[name] = value
-    weight = given.get("weight")
-    if weight is not None:
-        _weigh(notes, read, weight)
+    if given.get("weight") is not None:
+        _weigh(notes, read, given["weight"])
+    elif role == "assistant" and given.get("loss_weight") is not None:
+        _weigh(notes, read, given["loss_weight"])
     return read
 
 
@@ -152,9 +153,10 @@ def _content(notes: Notes, number: int, content: Any, *, may_lack: bool) -> str:
             raise notes.wrong(
                 "bad_value", f"Message {number + 1} holds a part that is not text.", "Only parts of type text are read."
             )
-        if type(fields.get("text")) is not str:
+        text = fields.get("text", fields.get("value"))
+        if type(text) is not str:
             raise notes.wrong("bad_type", f"A text part of message {number + 1} has no text.", "Write it in quotes.")
-        texts.append(fields["text"])
+        texts.append(text)
     return "".join(texts)
 
 

@@ -18,6 +18,7 @@ from pathlib import PurePosixPath
 from typing import IO, Any, BinaryIO, Protocol
 
 from luthier.datasets.examples import BadRow
+from luthier.datasets.lines import Readable
 
 MAX_RATIO = 100
 """Honest text packs 3 to 20 times, MNIST as CSV 8 times."""
@@ -31,12 +32,6 @@ _DIRECTORY_BYTES = 1024 * MAX_MEMBERS
 _MOST_NAME = 1024
 _ASIDE = re.compile(r"(__MACOSX/.*|(.*/)?(\..*|read_?me(\.\w+)?|licen[cs]e(\.\w+)?|copying))", re.IGNORECASE)
 """Members that are no data."""
-
-
-class Readable(Protocol):
-    """Bytes from front to end."""
-
-    def read(self, size: int = -1, /) -> bytes: ...
 
 
 @dataclass(frozen=True)
@@ -136,13 +131,17 @@ class _Metered:
 
 
 def check_size(unpacked: int, limits: Limits) -> None:
-    """Raises: BadRow where this is more than may come out."""
-    if unpacked > limits.unpacked_bytes:
-        said = f"Unpacked, the file has more than {limits.unpacked_bytes:,} bytes."
-        raise _broken(said, "Split it.", "unpacked_size")
+    """Raises: BadRow where this is more than may come out of a packed file."""
+    check_unpacked(unpacked, limits)
     if unpacked > max(SLACK_BYTES, MAX_RATIO * limits.packed_bytes):
         said = f"Unpacked, the file is more than {MAX_RATIO} times as large: that is no data to learn from."
         raise _broken(said, "Upload it unpacked, if it is.", "ratio")
+
+
+def check_unpacked(unpacked: int, limits: Limits) -> None:
+    """Raises: BadRow where this is more than is read, whatever it came from."""
+    if unpacked > limits.unpacked_bytes:
+        raise _broken(f"Unpacked, the file has more than {limits.unpacked_bytes:,} bytes.", "Split it.", "unpacked_size")
 
 
 # -- gzip and zstd -----------------------------------------------------------------------------------------------------

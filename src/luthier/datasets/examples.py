@@ -164,6 +164,14 @@ class Remark:
     fix: str
 
 
+@dataclass(frozen=True, slots=True)
+class FileRemark:
+    """A warning that is about the file, or about its first line, and not about a row."""
+
+    line: int | None
+    remark: Remark
+
+
 @dataclass(slots=True)
 class Parsed:
     """A record that can be trained on, and what is odd about it."""

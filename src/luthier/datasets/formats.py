@@ -5,17 +5,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import BinaryIO, TypeVar
 
-from luthier.datasets.examples import BadRow, Example, Labelled, Pair, Parsed, Prompt, Rated
+from luthier.datasets.examples import BadRow, Example, FileRemark, Labelled, Pair, Parsed, Prompt, Rated
 from luthier.datasets.kinds import KINDS
-from luthier.datasets.lines import Raw, raw_records
+from luthier.datasets.lines import Raw, Readable, raw_records
 from luthier.datasets.schemas import Reader
 from luthier.datasets.strict_json import parse
 from luthier.datasets.tables import Fields
 
-__all__ = ["BadRow", "Example", "Labelled", "Pair", "Parsed", "Prompt", "Rated", "read_examples", "read_rows", "records"]
+__all__ = [
+    "BadRow",
+    "Example",
+    "FileRemark",
+    "Labelled",
+    "Pair",
+    "Parsed",
+    "Prompt",
+    "Rated",
+    "read_examples",
+    "read_rows",
+    "records",
+]
 
 R = TypeVar("R", bound=Example | Pair | Rated | Prompt | Labelled)
 
@@ -33,6 +45,8 @@ def read_rows(stream: BinaryIO, kind: type[R]) -> Iterator[R]:
     for record in records(stream):
         if isinstance(record, BadRow):
             raise record
+        if isinstance(record, FileRemark):
+            continue
         if not isinstance(record.row, kind):
             found = KINDS[record.schema_name]
             said, fix = (
@@ -43,14 +57,18 @@ def read_rows(stream: BinaryIO, kind: type[R]) -> Iterator[R]:
         yield record.row
 
 
-def records(stream: BinaryIO) -> Iterator[Parsed | BadRow]:
+def records(stream: Readable, mapping: Mapping[str, str] | None = None) -> Iterator[Parsed | FileRemark | BadRow]:
     """Every record of a file: read, or why it cannot be. A `BadRow` that is `fatal` is the last one."""
-    reader = Reader()
-    for raw in raw_records(stream):
-        if isinstance(raw, BadRow):
-            yield raw
-            continue
-        yield _parsed(reader, raw)
+    return read_records(raw_records(stream, mapping), mapping)
+
+
+def read_records(
+    raws: Iterable[Raw | Fields | FileRemark | BadRow], mapping: Mapping[str, str] | None = None
+) -> Iterator[Parsed | FileRemark | BadRow]:
+    """What raw records teach, their fields renamed by the mapping."""
+    reader = Reader(mapping)
+    for raw in raws:
+        yield raw if isinstance(raw, BadRow | FileRemark) else _parsed(reader, raw)
 
 
 def _parsed(reader: Reader, raw: Raw | Fields) -> Parsed | BadRow:

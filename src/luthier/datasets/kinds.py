@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Set
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, cast
+
+from luthier.datasets.mapping import proposed, written
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,6 +23,8 @@ KINDS: Mapping[str, Kind] = {
     "chat": Kind("chat (`messages`)", ("messages",), ("sft",)),
     "prompt_completion": Kind("`prompt` and `completion`", ("prompt", "completion"), ("sft",)),
     "alpaca": Kind("Alpaca (`instruction`, `output`)", ("instruction", "output"), ("sft",)),
+    "sharegpt": Kind("ShareGPT (`conversations`)", ("conversations",), ("sft",)),
+    "text": Kind("plain texts (`text`)", ("text",), ("sft",)),
     "pairs": Kind("preference pairs (`prompt`, `chosen`, `rejected`)", ("prompt", "chosen", "rejected"), _PAIRS),
     "whole_pairs": Kind("preference pairs (`chosen`, `rejected`)", ("chosen", "rejected"), _PAIRS),
     "openai_pairs": Kind(
@@ -38,26 +42,21 @@ KINDS: Mapping[str, Kind] = {
 }
 
 _WANTED = {
-    "sft": "chat (`messages`), `prompt` + `completion`, or Alpaca (`instruction`, `output`)",
+    "sft": "chat (`messages`), `prompt` + `completion`, Alpaca (`instruction`, `output`), ShareGPT (`conversations`) or `text`",
     "dpo": "pairs: `prompt`, `chosen` and `rejected`, or OpenAI's preference format",
     "orpo": "pairs: `prompt`, `chosen` and `rejected`, or OpenAI's preference format",
     "kto": "rated answers: `prompt`, `completion` and `label` (true or false)",
     "grpo": "prompts: `prompt` and the fields that the grader reads",
     "classifier": "labelled texts (`text`, `label`) or images (`image`, `label`)",
 }
+FIELDS = frozenset(
+    {name for kind in KINDS.values() for name in kind.fields}
+    | {"input", "system", "history", "tools", "weight", "item", "reference_answer"}
+)
+"""Names of fields that mean something here."""
 # Fields of a chat row that say nothing about what it is for.
 _ABOUT = frozenset(
     {"messages", "tools", "functions", "parallel_tool_calls", "weight", "id", "uuid", "metadata", "source", "user", "model"}
-)
-# Sets of fields that give away what cannot be read: (fields, what it is, what to do).
-_UNREAD: tuple[tuple[Set[str], str, str], ...] = (
-    ({"conversations"}, "ShareGPT rows", "Rename `conversations` to `messages`, `from`/`value` to `role`/`content`."),
-    (
-        {"question", "answer"},
-        "questions with a reference answer",
-        "Rename `question` to `prompt`; and for the method sft `answer` to `completion`.",
-    ),
-    ({"text"}, "plain texts", f"Give an answer to learn: {_WANTED['sft']}."),
 )
 
 
@@ -79,9 +78,11 @@ def kind_of(row: Mapping[str, Any]) -> str | None:
         return "alpaca"
     if "label" in row and ("text" in row or "image" in row) and "prompt" not in row:
         return "images" if "image" in row else "labelled"
+    if "conversations" in row:
+        return "sharegpt"
     if "prompt" in row:
         return "pairs" if "chosen" in row or "rejected" in row else "prompts"
-    return None
+    return "text" if "text" in row else None
 
 
 def within(row: Mapping[str, Any], kind: str) -> str | None:
@@ -91,7 +92,7 @@ def within(row: Mapping[str, Any], kind: str) -> str | None:
         return kind
     if found == "prompts" and kind in {"prompt_completion", "pairs", "rated"}:
         return None
-    if found == "whole_pairs" and kind == "pairs":
+    if (found, kind) in {("whole_pairs", "pairs"), ("text", "labelled")}:
         return None
     if found == "prompt_completion" and kind == "rated":
         return "rated"
@@ -103,11 +104,13 @@ def missing(row: Mapping[str, Any], kind: str | None) -> tuple[str, str, str]:
     if kind is not None:
         lacks = " and ".join(f"`{name}`" for name in KINDS[kind].fields if name not in row)
         return "missing_field", f"The row lacks {lacks}.", f"The rows of this file are {KINDS[kind].noun}."
-    for fields, noun, fix in _UNREAD:
-        if fields <= row.keys():
-            return "missing_field", f"These are {noun}.", fix
     lacks = "`messages`, `prompt`, or `instruction` and `output`"
-    return "missing_field", f"The row lacks {lacks}.", f"Write {_WANTED['sft']}; or {_WANTED['dpo']}; or {_WANTED['grpo']}."
+    fit = proposed(row.keys())
+    if fit is not None:
+        also = f" For grpo: `--map prompt={fit['prompt']}`." if {"prompt", "completion"} <= fit.keys() else ""
+        return "missing_field", f"The row lacks {lacks}.", f"Its fields seem to fit: upload it with `--map {written(fit)}`.{also}"
+    wanted = f"Write {_WANTED['sft']}; or {_WANTED['dpo']}; or {_WANTED['grpo']}. Or say which field is what: `--map prompt=...`."
+    return "missing_field", f"The row lacks {lacks}.", wanted
 
 
 def refusal(kind: str | None, method: str) -> tuple[str, str] | None:

@@ -1,14 +1,17 @@
-"""From bytes to raw records, in constant memory: lines, the elements of one JSON array, or a table's rows, found by content."""
+"""From bytes to raw records, in constant memory: lines, the elements of one JSON array, a table's rows, or plain texts.
+
+Which of these it is, is found by content.
+"""
 
 from __future__ import annotations
 
 import codecs
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import BinaryIO, Literal
+from typing import Literal, Protocol
 
-from luthier.datasets.examples import MAX_DEPTH, MAX_RECORD_BYTES, BadRow
+from luthier.datasets.examples import MAX_DEPTH, MAX_RECORD_BYTES, BadRow, FileRemark, Remark
 from luthier.datasets.strict_json import too_deep
 from luthier.datasets.tables import Fields, table_of, table_rows
 
@@ -16,18 +19,30 @@ _CHUNK = MAX_RECORD_BYTES
 _HEAD = 4096
 """What the format is told by; a stream may give fewer bytes at a time than it is asked for."""
 _WHITESPACE = b" \t\r\n"
+_MARK = re.compile(rb"[\[{\"(']|-?\d+(\.\d+)?$|null$|true$|false$|NaN$|None$|}|\]")
+"""How a line of JSON starts, or of what was meant as such."""
+_CONTROL = re.compile(rb"[\x00-\x08\x0e-\x1f\x7f]")
 _TOO_LONG = f"A line is longer than {MAX_RECORD_BYTES:,} bytes"
 _MAGIC = (
-    (b"\x1f\x8b", "encoding", "gzip"),
-    (b"\x28\xb5\x2f\xfd", "encoding", "zstd"),
-    (b"PK\x03\x04", "type", "a zip archive"),
-    (b"PAR1", "type", "Parquet"),
+    (b"BZh", "encoding", "bzip2"),
+    (b"\xfd7zXZ\x00", "encoding", "xz"),
+    (b"7z\xbc\xaf\x27\x1c", "encoding", "a 7z archive"),
+    (b"Rar!", "encoding", "a RAR archive"),
     (b"\x7fELF", "type", "a program (ELF)"),
     (b"\x89PNG", "type", "a PNG image"),
     (b"%PDF", "type", "a PDF"),
     (b"\x80\x04", "type", "a Python pickle"),
     (b"\x80\x05", "type", "a Python pickle"),
 )
+
+
+FormatName = Literal["json", "csv", "text", "jsonl"]
+
+
+class Readable(Protocol):
+    """Bytes from front to end."""
+
+    def read(self, size: int = -1, /) -> bytes: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +56,7 @@ class Raw:
 class _Input:
     """A stream without its byte order mark, whose first bytes can be looked at."""
 
-    def __init__(self, stream: BinaryIO) -> None:
+    def __init__(self, stream: Readable) -> None:
         self._stream = stream
         head = b""
         while len(head) < _HEAD and (chunk := stream.read(_CHUNK)):
@@ -58,25 +73,65 @@ def is_array(head: bytes) -> bool:
     return head.removeprefix(codecs.BOM_UTF8).lstrip(_WHITESPACE).startswith(b"[")
 
 
-def format_of(head: bytes) -> Literal["json", "csv", "jsonl"]:
+def format_of(head: bytes, mapping: Mapping[str, str] | None = None) -> FormatName:
     """What a file that starts like this is read as."""
     if is_array(head):
         return "json"
-    return "jsonl" if table_of(head.removeprefix(codecs.BOM_UTF8)) is None else "csv"
+    head = head.removeprefix(codecs.BOM_UTF8)
+    if table_of(head, mapping) is not None:
+        return "csv"
+    return "text" if _is_prose(head) else "jsonl"
 
 
-def raw_records(stream: BinaryIO) -> Iterator[Raw | Fields | BadRow]:
+def raw_records(stream: Readable, mapping: Mapping[str, str] | None = None) -> Iterator[Raw | Fields | FileRemark | BadRow]:
     """The records of a file in order; a `BadRow` is the last one, because nothing can be found after it."""
-    source = _Input(stream)
-    wrong = _not_text(source.head)
-    if wrong is not None:
-        yield wrong
-    elif is_array(source.head):
+    try:
+        source = _Input(stream)
+        wrong = _not_text(source.head)
+        if wrong is not None:
+            raise wrong
+        yield from _records(source, mapping)
+    except BadRow as bad:  # also what the unpacking of a packed file found out on the way
+        bad.fatal = True
+        yield bad
+
+
+def _records(source: _Input, mapping: Mapping[str, str] | None) -> Iterator[Raw | Fields | FileRemark | BadRow]:
+    if is_array(source.head):
+        said = "The file is one JSON array; its elements were read as rows."
+        yield FileRemark(1, Remark("format", said, "JSON lines load faster: one object a line."))
         yield from _Elements(source).records()
-    elif (table := table_of(source.head)) is not None:
+    elif (table := table_of(source.head, mapping)) is not None:
         yield from table_rows(source.read, table)
+    elif _is_prose(source.head):
+        said = "The file is plain text: each line was read as a text of its own, all of which is learned."
+        yield FileRemark(None, Remark("plain_text", said, 'For longer texts write {"text": ...}, one a line.'))
+        yield from _prose(_lines(source))
     else:
         yield from _lines(source)
+
+
+def _is_prose(head: bytes) -> bool:
+    """Whether these are lines for people: readable, and none of them JSON or the beginning of it."""
+    lines = [line.strip() for line in head.splitlines() if line.strip()]
+    if not lines or any(_MARK.match(line) for line in lines) or _CONTROL.search(head):
+        return False
+    try:
+        codecs.getincrementaldecoder("utf-8")().decode(head)
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+def _prose(lines: Iterator[Raw | BadRow]) -> Iterator[Fields | BadRow]:
+    for line in lines:
+        if isinstance(line, BadRow):
+            yield line
+            continue
+        try:
+            yield Fields(line.line, {"text": line.data.decode("utf-8").strip()})
+        except UnicodeDecodeError:
+            yield BadRow(line.line, "encoding", "The line is not UTF-8.", "Save the file as UTF-8.")
 
 
 def _not_text(head: bytes) -> BadRow | None:
@@ -85,9 +140,15 @@ def _not_text(head: bytes) -> BadRow | None:
         return BadRow(1, "encoding", "The file is UTF-16.", "Save it as UTF-8 (`iconv -f utf-16 -t utf-8`).", fatal=True)
     for magic, code, noun in _MAGIC:
         if head.startswith(magic):
-            return BadRow(1, code, f"The file is {noun}, not JSON lines.", "Unpack or convert it to JSON lines.", fatal=True)
+            return BadRow(
+                1,
+                code,
+                f"The file is {noun}.",
+                "Unpack or convert it: JSON lines, CSV and Parquet are read, also in gzip, zstd, zip or tar.",
+                fatal=True,
+            )
     if head[:512].lstrip().lower().startswith((b"<!doctype", b"<html")):
-        return BadRow(1, "type", "The file is a web page, not JSON lines.", "Download the data itself.", fatal=True)
+        return BadRow(1, "type", "The file is a web page.", "Download the data itself.", fatal=True)
     return None
 
 

@@ -7,6 +7,7 @@ import re
 from pydantic import TypeAdapter, ValidationError
 
 from luthier.datasets import rules
+from luthier.datasets.mapping import parse_mapping
 from luthier.datasets.types import Report, Upload
 from luthier.errors import DatasetNotReady, DatasetRejected, FieldInvalid, LuthierError, TooLarge
 from luthier.values import Name
@@ -29,7 +30,7 @@ def rejection(report: Report) -> LuthierError:
     first = next(finding for finding in report.findings if finding.severity == "error")
     where = "" if first.line is None else f"Line {first.line}: "
     more = f" ({report.errors - 1:,} more errors.)" if report.errors > 1 else ""
-    kind = TooLarge if first.code in {"line_too_long", "too_many_rows"} else DatasetRejected
+    kind = TooLarge if first.code in {"line_too_long", "too_many_rows", "ratio", "unpacked_size"} else DatasetRejected
     return kind(
         f"{where}{first.message}{more}", hint=first.fix, param="file", details=report.model_dump(mode="json"), code=first.code
     )
@@ -46,6 +47,18 @@ def name_of(upload: Upload) -> str:
             f"The name cannot be used: {error.errors()[0]['msg'].lower()}.",
             hint=f"1 to {rules.MAX_NAME} characters in one line.",
             param="name",
+        ) from None
+
+
+def mapping_of(upload: Upload) -> dict[str, str]:
+    """Which field is read from which. Raises: FieldInvalid."""
+    try:
+        return parse_mapping(upload.mapping) if upload.mapping is not None else {}
+    except ValueError as error:
+        raise FieldInvalid(
+            f"The mapping cannot be read: {error}.",
+            hint="Name the fields that are needed, each with the one that it is read from: prompt=question,completion=answer.",
+            param="map",
         ) from None
 
 

@@ -26,6 +26,9 @@ SAMPLE_CHARACTERS = 20_000
 """Most of one text of a sample."""
 CHUNK_BYTES = 1024 * 1024
 _MEASURED_BYTES = 32 * 1024 * 1024
+_UNPACKS = 100
+USUAL_RATIO = 6
+"""How much comes out of packed rows, to tell how many of them are tokenised."""
 _BINS = 20
 _MIB = 1024 * 1024
 _ENDING = re.compile(r"\.(jsonl|ndjson|json|csv|tsv|txt)$", re.IGNORECASE)
@@ -38,11 +41,16 @@ class Allowance:
     memory_bytes: int
     cpu_s: int
     file_bytes: int
+    unpacked_bytes: int = 10 * 1024 * _MIB
+    """What may come out of a packed file."""
 
 
-def allowance(size_bytes: int) -> Allowance:
+def allowance(size_bytes: int, *, packed: bool = False) -> Allowance:
     """Enough for any honest file of this size. Memory does not grow with it; Alpaca rows grow when written as chat."""
-    return Allowance(memory_bytes=2048 * _MIB, cpu_s=120 + size_bytes // (2 * _MIB), file_bytes=8 * size_bytes + 64 * _MIB)
+    most = Allowance.unpacked_bytes
+    # Parquet holds equal texts once, so a good deal more comes out of it than of other files.
+    size = max(size_bytes, min(most, _UNPACKS * size_bytes)) if packed else size_bytes
+    return Allowance(memory_bytes=2048 * _MIB, cpu_s=120 + size // (2 * _MIB), file_bytes=8 * size + 64 * _MIB)
 
 
 def measure_every(size_bytes: int) -> int:

@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from luthier.datasets import rules
+from luthier.datasets.containers import is_packed
+from luthier.datasets.parquet import is_parquet
 from luthier.datasets.types import Finding, Report
 from luthier.datasets.validation import EXIT_FULL, EXIT_MEMORY
 from luthier.errors import StorageFull
@@ -39,6 +41,7 @@ class Task:
     """A folder; takes what else is written: `index`, `hashes`."""
     against: Mapping[str, Path] = field(default_factory=dict[str, Path])
     """Hashes of other datasets, by what those are called."""
+    mapping: Mapping[str, str] = field(default_factory=dict[str, str])
     drop: bool = False
     """Leave bad rows out, instead of rejecting the file; they are listed in `side/dropped`."""
     distinct: bool = False
@@ -67,17 +70,19 @@ class Sandbox:
         Raises: StorageFull where there is no room for the rows; that is not the file's fault.
         """
         size = task.source.stat().st_size
-        allowed = allowed or rules.allowance(size)
+        packed = _packed(task.source)
+        allowed = allowed or rules.allowance(size, packed=packed)
         request: dict[str, Any] = {
             "source": str(task.source.resolve()),
             "rows": str(task.rows.resolve()),
             "side": str(task.side.resolve()),
             "against": [{"name": name, "hashes": str(path.resolve())} for name, path in task.against.items()],
+            "mapping": dict(task.mapping),
             "drop": task.drop,
             "distinct": task.distinct,
             "tokenizer": str(ruler.tokenizer.resolve()) if ruler.tokenizer else None,
             "context": ruler.context,
-            "every": rules.measure_every(size),
+            "every": rules.measure_every(size * rules.USUAL_RATIO if packed else size),
             **asdict(allowed),
         }
         process = self._start(request)
@@ -123,6 +128,13 @@ class Sandbox:
             )
             self._running.add(process)
             return process
+
+
+def _packed(source: Path) -> bool:
+    """Whether more comes out of the file than its size says. This only compares its first bytes."""
+    with source.open("rb") as file:
+        head = file.read(512)
+    return is_packed(head) or is_parquet(head, b"")
 
 
 def _died(status: int, size: int, allowed: rules.Allowance) -> Report:

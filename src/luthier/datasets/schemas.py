@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, cast
 
-from luthier.datasets import feedback, kinds
+from luthier.datasets import feedback, kinds, sharegpt
 from luthier.datasets.chat import Notes, check_target, read_messages, read_tools
 from luthier.datasets.examples import Example, Parsed, Row
 from luthier.datasets.feedback import text_of
 from luthier.datasets.labelled import labelled_image, labelled_text
+from luthier.datasets.mapping import mapped
 
 MAX_WEIGHT = 1000
 
@@ -18,7 +19,8 @@ MAX_WEIGHT = 1000
 class Reader:
     """Reads the rows of one file: its first readable row says what all of them are."""
 
-    def __init__(self) -> None:
+    def __init__(self, mapping: Mapping[str, str] | None = None) -> None:
+        self._mapping = mapping or {}
         self._kind: str | None = None
         self._first_line = 0
 
@@ -28,6 +30,8 @@ class Reader:
         if not isinstance(row, dict):
             raise notes.wrong("row_not_object", "The row is not an object.", 'Write one JSON object a line: {"messages": [...]}.')
         fields = cast("dict[str, Any]", row)
+        if self._mapping:
+            fields = mapped(self._mapping, line, fields)
         kind = kinds.kind_of(fields) if self._kind is None else kinds.within(fields, self._kind)
         if kind is None:
             raise notes.wrong(*kinds.missing(fields, self._kind))
@@ -49,6 +53,20 @@ def _chat(notes: Notes, row: dict[str, Any]) -> Example:
     tools = read_tools(notes, row.get("tools"), messages)
     check_target(notes, messages)
     return Example(messages=messages, tools=tools, line=notes.line, weight=_weight(notes, row))
+
+
+def _sharegpt(notes: Notes, row: dict[str, Any]) -> Example:
+    messages = read_messages(notes, sharegpt.messages_of(notes, row))
+    tools = read_tools(notes, sharegpt.tools_of(notes, row), messages)
+    check_target(notes, messages)
+    return Example(messages=messages, tools=tools, line=notes.line, weight=_weight(notes, row))
+
+
+def _text(notes: Notes, row: dict[str, Any]) -> Example:
+    """All of the text is learned: a completion of nothing."""
+    text = text_of(notes, row, "text")
+    _answer(notes, text, "text")
+    return Example(prompt="", completion=text, line=notes.line, weight=_weight(notes, row))
 
 
 def _prompt_completion(notes: Notes, row: dict[str, Any]) -> Example:
@@ -128,6 +146,8 @@ _READERS: dict[str, Callable[[Notes, dict[str, Any]], Row]] = {
     "chat": _chat,
     "prompt_completion": _prompt_completion,
     "alpaca": _alpaca,
+    "sharegpt": _sharegpt,
+    "text": _text,
     "pairs": feedback.pair,
     "whole_pairs": feedback.whole_pair,
     "openai_pairs": feedback.openai_pair,

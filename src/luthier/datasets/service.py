@@ -7,6 +7,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO
 
+from pydantic import Field
 from sqlalchemy.orm import Session
 
 from luthier import ids
@@ -20,7 +21,7 @@ from luthier.datasets.background import Background
 from luthier.datasets.comparing import difference
 from luthier.datasets.fixing import fixed_of
 from luthier.datasets.places import HASHES, INDEX, METADATA, RAW, ROWS, WISHES, folder_of, kept_of
-from luthier.datasets.refusals import expected_sha256, name_of, not_ready, rejection
+from luthier.datasets.refusals import expected_sha256, mapping_of, name_of, not_ready, rejection
 from luthier.datasets.row_hashes import overlap
 from luthier.datasets.samples import By, Index, read_row
 from luthier.datasets.sandbox import Checked, Ruler, Sandbox, Task
@@ -34,6 +35,7 @@ class Wishes(Frozen):
     """What the owner of a large file asked for, until it is checked."""
 
     against: tuple[str, ...] = ()
+    mapping: dict[str, str] = Field(default_factory=dict)
     drop: bool = False
 
 
@@ -56,7 +58,7 @@ class Datasets:
         and is checked in the background.
 
         Raises: TooLarge (also `line_too_long`, `too_many_rows`), DatasetRejected (code = first error's, details = the report),
-        FieldInvalid (name, sha256), ModelNotAllowed (base_model), Invalid `checksum_mismatch`, StorageFull.
+        FieldInvalid (name, sha256, map), ModelNotAllowed (base_model), Invalid `checksum_mismatch`, StorageFull.
         """
         name, ruler = name_of(upload), self._ruler(upload.base_model or TINY)
         expected = expected_sha256(upload.sha256)
@@ -72,11 +74,11 @@ class Datasets:
                 )
             row = self._row(actor, dataset_id, upload, arrived)
             row.name, row.base_model = name, ruler.base_id
-            wishes = Wishes(against=upload.against, drop=upload.drop_bad_rows)
+            wishes = Wishes(against=upload.against, mapping=mapping_of(upload), drop=upload.drop_bad_rows)
             against = self._against(actor.tenant_id, wishes.against, folder, strict=True)
             if arrived.bytes > self._room.inline_upload_bytes:
                 return self._keep_for_later(row, arrived, wishes)
-            task = Task(arrived.path, folder / "rows", folder, against, drop=wishes.drop)
+            task = Task(arrived.path, folder / "rows", folder, against, wishes.mapping, drop=wishes.drop)
             checked = self._check(task, ruler)
             if checked.report.errors:
                 raise rejection(checked.report)
@@ -330,7 +332,7 @@ class Datasets:
         with suppress(NotStored):
             wishes = Wishes.model_validate_json(self._storage.read(_folder(row) + WISHES))
         against = self._against(row.tenant_id, wishes.against, folder, strict=False)
-        return Task(source, folder / "rows", folder, against, drop=wishes.drop)
+        return Task(source, folder / "rows", folder, against, wishes.mapping, drop=wishes.drop)
 
     def _decide(self, row: store.DatasetRow, checked: Checked) -> None:
         with self._database.write(row.tenant_id) as session:

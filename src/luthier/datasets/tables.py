@@ -1,19 +1,33 @@
-"""CSV: labelled texts with a header (`text`, `label`), or images as a label and their pixels, with a header or without.
+"""CSV: a table with a header, or images as a label and their pixels, with a header or without. `,`, `;` and tab separate.
 
-Everything else that has commas is read as JSON lines, and refused as such. `,`, `;` and tab separate; the first line tells.
+A file is a table where its first line names columns that are known, or where its lines have equally many cells.
 """
 
 from __future__ import annotations
 
 import csv
-from collections.abc import Callable, Iterator, Sequence
+import io
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
-from luthier.datasets.examples import MAX_RECORD_BYTES, BadRow
+from luthier.datasets.examples import MAX_RECORD_BYTES, BadRow, FileRemark, Remark
+from luthier.datasets.kinds import FIELDS
+from luthier.datasets.strict_json import parse
 
 _LEAST_CELLS = 5
 """A label and four pixels."""
+_LOOKED_AT = 20
+"""Lines that tell whether a file is a table."""
+_COLUMN = re.compile(r"[\w .:/()-]{1,64}")
+_JSON = frozenset({"messages", "conversations", "tools", "history"})
+"""Cells that hold JSON."""
+_NULL = frozenset({"input", "system", "tools", "history", "weight"})
+"""Cells that may be empty: then the row does not have the field."""
+_RATINGS = {"true": True, "false": False}
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,59 +40,74 @@ class Fields:
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """How a file is laid out. Without `text` all cells but the label are pixels."""
+    """How a file is laid out. `pixels` is the place of the label where all other cells are pixels."""
 
     delimiter: str
     header: bool
-    label: int
-    text: int | None
+    pixels: int | None = None
 
 
-def table_of(head: bytes) -> Table | None:
-    """The layout of a file that starts like this; None where it is no table that can be learned from.
+def table_of(head: bytes, mapping: Mapping[str, str] | None = None) -> Table | None:
+    """The layout of a file that starts like this; None where it is no table.
 
     >>> table_of(b"text,label\\nhello,greeting\\n")
-    Table(delimiter=',', header=True, label=1, text=0)
-    >>> table_of(b"7,0,0,255,0\\n").header, table_of(b"a,b\\n")
-    (False, None)
+    Table(delimiter=',', header=True, pixels=None)
+    >>> table_of(b"7,0,0,255,0\\n")
+    Table(delimiter=',', header=False, pixels=0)
+    >>> table_of(b"One line, and a comma.\\n") is None
+    True
     """
     text = head.decode("utf-8", "replace").lstrip()
-    first, ended, _ = text.partition("\n")
-    if not first or first[0] in "{[":
+    if not text or text[0] in "{[":
         return None
+    known = FIELDS | {_name(source) for given in (mapping or {}).values() for source in given.split("+")}
+    best: tuple[int, Table] | None = None
     for delimiter in ",;\t":
-        try:
-            cells = next(csv.reader([first], delimiter=delimiter), [])
-        except csv.Error:
-            return None
-        table = _layout(delimiter, cells if ended else cells[:-1])
-        if table is not None:
-            return table
-    return None
+        table, cells = _layout(text, delimiter, known, (mapping or {}).get("label", "label"))
+        if table is not None and (best is None or cells > best[0]):
+            best = (cells, table)
+    return None if best is None else best[1]
 
 
-def _layout(delimiter: str, cells: Sequence[str]) -> Table | None:
+def _layout(text: str, delimiter: str, known: frozenset[str], label: str) -> tuple[Table | None, int]:
+    """The layout with this delimiter, and how much speaks for it."""
+    records: list[list[str]] = []
+    with suppress(csv.Error):  # told when the row is read; what came before it may be enough
+        records.extend(islice(csv.reader(io.StringIO(text), delimiter=delimiter), _LOOKED_AT))
+    first, ended, _ = text.partition("\n")
+    cells = records[0] if records and (ended or len(text) < len(first) + 1) else []
+    cells = cells if "\n" in text else cells[:-1] if len(cells) > _LEAST_CELLS else cells
+    if len(cells) < 2:
+        return None, 0
     names = [_name(cell) for cell in cells]
-    if "label" in names and ("text" in names or len(names) >= _LEAST_CELLS):
-        return Table(delimiter, True, names.index("label"), names.index("text") if "text" in names else None)
+    if _name(label) in names and len(names) >= _LEAST_CELLS and not (set(names) & known) - {_name(label)}:
+        return Table(delimiter, True, names.index(_name(label))), 1000
+    if set(names) & known:
+        return Table(delimiter, True), 1000
     if len(cells) >= _LEAST_CELLS and all(_is_number(cell) for cell in cells[1:]):
-        return Table(delimiter, False, 0, None)
-    return None
+        return Table(delimiter, False, 0), 1000
+    full = records[:-1] if len(records) > 2 else records  # the last one may be cut off
+    if len(full) < 2 or any(len(record) != len(cells) for record in full if record):
+        return None, 0
+    return Table(delimiter, all(_COLUMN.fullmatch(cell) and not _is_number(cell) for cell in cells)), len(cells)
 
 
-def table_rows(read: Callable[[], bytes], table: Table) -> Iterator[Fields | BadRow]:
-    """The rows in order. A `BadRow` that is `fatal` is the last: nothing can be found after it."""
+def table_rows(read: Callable[[], bytes], table: Table) -> Iterator[Fields | FileRemark | BadRow]:
+    """The rows in order, each with the line that it starts at. A `BadRow` that is `fatal` is the last."""
     reader = csv.reader(_lines(read), delimiter=table.delimiter, strict=True)
-    width: int | None = None
+    columns: list[str | None] | None = None
+    after = 0
     try:
         for cells in reader:
+            line, after = after + 1, reader.line_num
             if not cells:
                 continue
-            if width is None:
-                width = len(cells)
+            if columns is None:
+                columns = _columns(cells, table)
+                yield from _remarks(cells, columns, table)
                 if table.header:
                     continue
-            yield _row(reader.line_num, cells, table, width)
+            yield _row(line, cells, columns, table)
     except csv.Error as error:
         said = f"The row is no CSV ({error})."
         yield BadRow(reader.line_num, "csv_syntax", said, 'Quote texts with ", and write " inside them twice.', fatal=True)
@@ -86,16 +115,60 @@ def table_rows(read: Callable[[], bytes], table: Table) -> Iterator[Fields | Bad
         yield bad
 
 
-def _row(line: int, cells: Sequence[str], table: Table, width: int) -> Fields | BadRow:
-    if len(cells) != width:
-        said = f"The row has {len(cells)} cells, the first one has {width}."
+def _columns(cells: Sequence[str], table: Table) -> list[str | None]:
+    """What the columns are called; one without a name is not read (pandas writes its index so). Raises: BadRow."""
+    if table.pixels is not None:
+        return [None] * len(cells)
+    if not table.header:
+        said = "The first line is a row already: the columns have no names."
+        fix = 'Write their names as the first line, e.g. text,label. (Of plain texts write {"text": ...}, one a line.)'
+        raise BadRow(1, "header", said, fix, fatal=True)
+    names = [_name(cell) if _name(cell) in FIELDS else cell.strip() or None for cell in cells]
+    given = [name for name in names if name is not None]
+    if len(set(given)) != len(given):
+        said = "Two columns have the same name."
+        raise BadRow(1, "duplicate_column", said, "Rename or remove one: which of them counts cannot be known.", fatal=True)
+    return names
+
+
+def _remarks(cells: Sequence[str], columns: Sequence[str | None], table: Table) -> Iterator[FileRemark]:
+    if table.delimiter != ",":
+        noun = "semicolons" if table.delimiter == ";" else "tabs"
+        yield FileRemark(1, Remark("delimiter", f"The cells are separated by {noun}; they were read so.", "Nothing, if so."))
+    if any(name is not None and name != cell for name, cell in zip(columns, cells, strict=True)):
+        said = "Names of columns were read without the spaces around them and in small letters."
+        yield FileRemark(1, Remark("column_name", said, "Write them so: text, label."))
+
+
+def _row(line: int, cells: Sequence[str], columns: Sequence[str | None], table: Table) -> Fields | BadRow:
+    if len(cells) != len(columns):
+        said = f"The row has {len(cells)} cells, the first one has {len(columns)}."
         return BadRow(line, "csv_syntax", said, "Give every row the same number of cells.")
-    label = cells[table.label]
-    if table.text is not None:
-        return Fields(line, {"text": cells[table.text], "label": label})
-    pixels = [*cells[: table.label], *cells[table.label + 1 :]]
+    if table.pixels is not None:
+        return _image(line, cells, table.pixels)
+    row: dict[str, Any] = {name: cell for name, cell in zip(columns, cells, strict=True) if name is not None}
     try:
-        return Fields(line, {"image": _numbers(pixels), "label": label.strip()})
+        for name in row.keys() & FIELDS:
+            row[name] = _value(line, name, row[name], rated="completion" in row)
+    except BadRow as bad:
+        return bad
+    return Fields(line, row)
+
+
+def _value(line: int, name: str, cell: str, *, rated: bool) -> Any:
+    """A cell as what a row of JSON would hold there. Raises: BadRow."""
+    if name in _NULL and not cell.strip():
+        return None
+    if name in _JSON and cell.lstrip()[:1] in {"[", "{"}:
+        return parse(line, cell.encode())
+    if name == "label" and rated:
+        return _RATINGS.get(cell.strip().lower(), cell)
+    return float(cell) if name == "weight" and _is_number(cell) else cell
+
+
+def _image(line: int, cells: Sequence[str], label: int) -> Fields | BadRow:
+    try:
+        return Fields(line, {"image": _numbers([*cells[:label], *cells[label + 1 :]]), "label": cells[label].strip()})
     except ValueError:
         return BadRow(
             line,

@@ -57,7 +57,7 @@ class Tally:
 
     def bad(self, bad: BadRow) -> None:
         """A record that cannot be used."""
-        self.rows += 1
+        self.rows += bad.line is not None
         leave_out = self._drop and not bad.fatal
         self._dropped += leave_out
         self.note(bad.line, bad.code, "warning" if leave_out else "error", (bad.message, bad.hint))

@@ -18,6 +18,8 @@ SchemaName = Literal[
     "chat",
     "prompt_completion",
     "alpaca",
+    "sharegpt",
+    "text",
     "pairs",
     "whole_pairs",
     "openai_pairs",
@@ -70,7 +72,11 @@ class Overlap(Frozen):
 class Report(Frozen):
     """What validation saw. Findings list at most 20 a code; `counts` counts them all."""
 
-    format: Literal["jsonl", "json", "csv"] | None = Field(description="By content: JSON lines, one JSON array, or a table.")
+    format: Literal["jsonl", "json", "csv", "parquet", "text"] | None = Field(
+        description="By content: JSON lines, one JSON array, a table, Parquet, or plain text."
+    )
+    containers: tuple[str, ...] = Field(default=(), description="What it was packed in, from outside in: gzip, zstd, zip, tar.")
+    mapping: dict[str, str] = Field(default_factory=dict, description="Fields that were read from others, as the upload said.")
     schema_name: SchemaName | None = Field(description="What the rows are; each kind is stored in one form.")
     methods: tuple[str, ...] = Field(default=(), description="Methods that can learn from these rows.")
     item_fields: tuple[str, ...] = Field(
@@ -194,6 +200,8 @@ class Upload:
     """Whose tokenizer and context the report is measured with; the shipped base by default."""
     against: tuple[str, ...] = ()
     """Ids of datasets that it should share no row with, e.g. its validation data."""
+    mapping: str | None = None
+    """Which field is read from which: `prompt=question,completion=answer`."""
     drop_bad_rows: bool = False
     """Leave bad rows out, instead of refusing the file."""
 

@@ -13,13 +13,13 @@ import sys
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any
 
 from luthier.datasets import rules
-from luthier.datasets.examples import MAX_RECORD_BYTES, BadRow, Labelled, Parsed, Prompt, Row
-from luthier.datasets.formats import records
+from luthier.datasets.containers import Limits
+from luthier.datasets.examples import MAX_RECORD_BYTES, BadRow, FileRemark, Labelled, Parsed, Prompt, Row
 from luthier.datasets.keeping import Kept
-from luthier.datasets.lines import format_of
+from luthier.datasets.opening import Reading, opened
 from luthier.datasets.row_hashes import Repeats, overlap
 from luthier.datasets.strict_json import dump
 from luthier.datasets.tally import Counted, Tally
@@ -32,6 +32,7 @@ EXIT_MEMORY = 3
 EXIT_FULL = 4
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 _BATCH = 256
+Records = Iterator[Parsed | FileRemark | BadRow]
 
 
 class Measure:
@@ -94,10 +95,13 @@ class Measure:
         return self._renderer
 
 
-def validate(source: BinaryIO, kept: Kept, measure: Measure, *, drop: bool = False) -> Tally:
-    """Check all of `source`, keep its canonical rows, and return the tally. With `drop` bad rows are left out and remarked."""
+def validate(records: Records, kept: Kept, measure: Measure, *, drop: bool = False) -> Tally:
+    """Check all records, keep the canonical rows, and return the tally. With `drop` bad rows are left out and remarked."""
     tally = Tally(drop=drop)
-    for record in _limited(source):
+    for record in _limited(records):
+        if isinstance(record, FileRemark):
+            tally.note(record.line, record.remark.code, "warning", (record.remark.message, record.remark.fix))
+            continue
         read = _stored(record, drop=drop)
         if isinstance(read, BadRow):
             tally.bad(read)
@@ -146,8 +150,8 @@ def _compare(tally: Tally, kept: Kept, request: dict[str, Any]) -> None:
         kept.remove(repeats.again)
 
 
-def _limited(source: BinaryIO) -> Iterator[Parsed | BadRow]:
-    for number, record in enumerate(records(source), 1):
+def _limited(records: Records) -> Records:
+    for number, record in enumerate(records, 1):
         if number > rules.MAX_ROWS:
             yield BadRow(None, "too_many_rows", f"More than {rules.MAX_ROWS:,} rows.", "Split the file.", fatal=True)
             return
@@ -167,6 +171,11 @@ def _limit(request: dict[str, Any]) -> None:
             resource.setrlimit(getattr(resource, name), (value, value))
 
 
+def _reading(request: dict[str, Any]) -> Reading:
+    limits = Limits(Path(request["source"]).stat().st_size, request["unpacked_bytes"])
+    return Reading(limits, Path(request["side"]) / "unpacked", request["mapping"])
+
+
 def main() -> int:
     """Check the file that the request names. Exit 0 with a report whatever the file holds; 3 out of memory, 4 out of disk."""
     request: dict[str, Any] = json.loads(sys.argv[1])
@@ -175,14 +184,11 @@ def main() -> int:
     measure = Measure(request["tokenizer"], request["context"], request["every"])
     try:
         with path.open("rb") as source, Kept(Path(request["rows"]), Path(request["side"])) as kept:
-            tally = validate(source, kept, measure, drop=request["drop"])
+            found = opened(source, _reading(request))
+            tally = validate(found.records, kept, measure, drop=request["drop"])
             _compare(tally, kept, request)
-        with path.open("rb") as source:
-            format_name = format_of(source.read(4096))
-        if format_name == "json" and not tally.errors:
-            said = "The file is one JSON array; its elements were read as rows."
-            tally.note(1, "format", "warning", (said, "JSON lines load faster: one object a line."))
-        report = tally.report(size_bytes=path.stat().st_size, format_name=format_name)
+        report = tally.report(size_bytes=path.stat().st_size, format_name=found.format)
+        report.update(containers=found.containers, mapping=request["mapping"])
     except MemoryError:
         return EXIT_MEMORY
     except OSError as error:

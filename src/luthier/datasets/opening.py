@@ -1,0 +1,74 @@
+"""From an uploaded file to its records, whatever it is packed in and whatever format it has: all found by content.
+
+For the process that checks uploads. Trainers read the rows that it wrote (`formats.read_rows`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import BinaryIO, Literal
+
+from luthier.datasets.containers import Limits, Peeked, unpack
+from luthier.datasets.examples import BadRow, FileRemark, Parsed
+from luthier.datasets.formats import read_records, records
+from luthier.datasets.lines import FormatName, format_of
+from luthier.datasets.parquet import is_parquet, parquet_rows
+from luthier.datasets.tables import Fields
+
+_CHUNK = 1024 * 1024
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How a file is to be read."""
+
+    limits: Limits
+    scratch: Path
+    """A file that may be written: Parquet cannot be read as it is unpacked."""
+    mapping: Mapping[str, str] = field(default_factory=dict[str, str])
+
+
+@dataclass(frozen=True)
+class Opened:
+    """What a file is, and its records in order. A `BadRow` that is `fatal` is the last one."""
+
+    records: Iterator[Parsed | FileRemark | BadRow]
+    format: FormatName | Literal["parquet"] | None = None
+    containers: tuple[str, ...] = ()
+
+
+def opened(source: BinaryIO, reading: Reading) -> Opened:
+    """The records of a file that stands at its start; they are read as they are asked for. Raises: OSError."""
+    try:
+        found = unpack(source, reading.limits)
+    except BadRow as bad:
+        return Opened(iter([bad]))
+    tail = b"" if found.containers else _tail(source, found.stream)
+    if is_parquet(found.stream.head, tail):
+        raws = _parquet(Path(source.name), found.stream, found.containers, reading)
+        return Opened(read_records(raws, reading.mapping), "parquet", found.containers)
+    name = format_of(found.stream.head, reading.mapping)
+    return Opened(records(found.stream, reading.mapping), name, found.containers)
+
+
+def _tail(source: BinaryIO, stream: Peeked) -> bytes:
+    at = source.tell()
+    source.seek(max(0, source.seek(0, 2) - 4))
+    tail = source.read(4) if len(stream.head) > 4 else b""
+    source.seek(at)
+    return tail
+
+
+def _parquet(path: Path, stream: Peeked, containers: tuple[str, ...], reading: Reading) -> Iterator[Fields | BadRow]:
+    if containers:
+        path = reading.scratch
+        try:
+            with path.open("wb") as file:
+                while chunk := stream.read(_CHUNK):
+                    file.write(chunk)
+        except BadRow as bad:
+            yield bad
+            return
+    yield from parquet_rows(path, Limits(path.stat().st_size, reading.limits.unpacked_bytes))
