@@ -188,7 +188,8 @@ class Datasets:
         with workspace(self._room.scratch, ids.new(ids.DATASET)) as folder:
             source = folder / "upload"
             self._fetch(dataset, RAW, source)
-            cleaned = Task(source, folder / "rows", folder, drop=True, distinct=True)
+            mapping = {} if dataset.report is None else dataset.report.mapping
+            cleaned = Task(source, folder / "rows", folder, mapping=mapping, drop=True, distinct=True)
             report = self._check(cleaned, self._ruler(base_model)).report
             if report.errors:
                 raise rejection(report)
