@@ -11,7 +11,7 @@ import logging
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 from luthier.billing.types import Segment
 from luthier.errors import LuthierError, StorageFull, Unavailable
@@ -28,7 +28,7 @@ from luthier.jobs.sharing import Sharing
 from luthier.jobs.spec import SHORT_KINDS
 from luthier.jobs.types import JobState, Line
 from luthier.jobs.watching import Process, Watched
-from luthier.registry.types import Finished
+from luthier.registry.types import Finished, Registered, Registrar
 from luthier.seams import Executor, Launch, NotStored, Storage
 
 _LOG = logging.getLogger("luthier.supervisor")
@@ -45,19 +45,6 @@ _AGAIN_AFTER_S = 5.0
 _MACHINE_DELAY_S = 20
 _PAUSE_S = 0.1
 _NOT_STARTED = (LuthierError, OSError, NotStored, ValueError)
-
-
-class Registered(Protocol):
-    """A model as far as a supervisor cares."""
-
-    @property
-    def id(self) -> str: ...
-
-
-class Registrar(Protocol):
-    """Makes the model of a finished job visible, once a job, however often it is asked."""
-
-    def register(self, finished: Finished) -> Registered: ...
 
 
 @dataclass(frozen=True)
@@ -296,15 +283,26 @@ class Supervisor:
             return
         outcome = rules.outcome(attempt)
         model_id = None
-        if outcome.state == JobState.SUCCEEDED and watched.held.spec.kind == "train":
-            failure = rules.verdict(self._results(watched, "checks.json"))
-            if failure is None:
-                model_id, failure = self._register(watched)
+        if outcome.state == JobState.SUCCEEDED:
+            model_id, failure = self._made(watched)
             if failure is not None:
                 outcome = rules.failed(failure, attempt)
         self._finish(watched, outcome, model_id)
 
-    def _register(self, watched: Watched) -> tuple[str | None, Failure | None]:
+    def _made(self, watched: Watched) -> tuple[str | None, Failure | None]:
+        """The id of the model that came out, if one was to come out; or why the job has failed after all."""
+        match watched.held.spec.kind:
+            case "train":
+                failure = rules.verdict(self._results(watched, "checks.json"))
+                return (None, failure) if failure is not None else self._register(watched, self._registry.register)
+            case "evaluate":
+                return None, self._register(watched, self._registry.attach)[1]
+            case "export":
+                return None, rules.export_verdict(self._results(watched, "export.json"))
+            case "fit_test":
+                return None, None
+
+    def _register(self, watched: Watched, how: Callable[[Finished], Registered]) -> tuple[str | None, Failure | None]:
         """Money, then the model. Each is done once however often this is called, so a crash in between harms nothing."""
         held = watched.held
         self._queue.settle(held.fence, watched.segments)
@@ -316,7 +314,7 @@ class Supervisor:
             results=watched.here.attempt(held.fence.attempt).name("results"),
         )
         try:
-            return self._registry.register(finished).id, None
+            return how(finished).id, None
         except (Unavailable, StorageFull):
             raise
         except LuthierError as error:

@@ -73,7 +73,7 @@ def test_a_model_that_is_worse_than_its_base_is_not_promoted(world, registry, al
 
 def test_a_model_that_was_not_measured_is_not_promoted(world, registry, alice):
     model = registry.register(world.finished(alice))
-    with pytest.raises(EvaluationNeeded, match="validation_dataset"):
+    with pytest.raises(EvaluationNeeded, match="model evaluate"):
         registry.transition(alice, model.id, Stage.PRODUCTION)
     assert registry.transition(alice, model.id, Stage.STAGING).stage is Stage.STAGING
 

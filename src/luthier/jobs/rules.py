@@ -113,6 +113,14 @@ def verdict(checks: Mapping[str, Any] | None) -> Failure | None:
     return None
 
 
+def export_verdict(manifest: Mapping[str, Any] | None) -> Failure | None:
+    """What is wrong with an export that its trainer calls a success: None for nothing. It is `results/export.json`."""
+    checks = (manifest or {}).get("checks") or {}
+    if not (manifest or {}).get("files") or not (checks.get("loads_again") is True and checks.get("same_answers") is True):
+        return _failure("storage", "The results hold no export that was checked.", "It is begun again.")
+    return None
+
+
 def over_limit(micro_usd: int, ms: int, *, max_micro_usd: int | None, max_seconds: int | None) -> Wish | None:
     """Which of a job's own limits it has reached."""
     if max_micro_usd is not None and micro_usd >= max_micro_usd and micro_usd > 0:

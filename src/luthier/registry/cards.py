@@ -12,8 +12,10 @@ from pydantic import ValidationError
 from luthier.errors import ArtifactCorrupt
 from luthier.jobs.spec import RunSpec
 from luthier.registry import rules
-from luthier.registry.types import Evaluation, Finished, ModelCard
+from luthier.registry.types import Evaluation, EvaluationRecord, Finished, ModelCard
 from luthier.values import ModelFile
+
+_MOST_RECORDS = 50
 
 
 @dataclass(frozen=True)
@@ -54,6 +56,40 @@ def card_of(finished: Finished, results: Results, number: int, now: datetime) ->
     )
 
 
+def record_of(finished: Finished, found: Mapping[str, Any], now: datetime) -> EvaluationRecord:
+    """What a run of the kind evaluate measured. Raises: ArtifactCorrupt where it cannot be read, or is not there."""
+    evaluation, sources = _evaluation(found), finished.spec.sources
+    if evaluation is None or sources is None or sources.dataset is None:
+        raise ArtifactCorrupt("The job left no evaluation.", hint="Evaluate again.")
+    return EvaluationRecord(
+        job_id=finished.job_id,
+        dataset=sources.dataset.id,
+        dataset_sha256=sources.dataset.sha256,
+        method=finished.spec.method,
+        against=finished.spec.against,
+        at=now,
+        evaluation=evaluation,
+    )
+
+
+def with_record(card: ModelCard, record: EvaluationRecord) -> ModelCard:
+    """The card with one more evaluation, once a job. Only the newest keeps its samples; of too many the oldest leave.
+
+    What training measured stays as it is.
+    """
+    if any(known.job_id == record.job_id for known in card.evaluations):
+        return card
+    before = [
+        known.model_copy(update={"evaluation": known.evaluation.model_copy(update={"samples": ()})}) for known in card.evaluations
+    ]
+    return card.model_copy(update={"evaluations": (record, *before)[:_MOST_RECORDS]})
+
+
+def latest(card: ModelCard) -> Evaluation | None:
+    """What was measured last, by an evaluation or else by training."""
+    return card.evaluations[0].evaluation if card.evaluations else card.evaluation
+
+
 def config_of(spec: RunSpec) -> dict[str, Any]:
     """`config.json` of a model's folder: the base it needs, and how it was trained."""
     kept = spec.model_dump(mode="json", include={"base_model", "method", "seed", "train", *_form_of(spec)})
@@ -69,4 +105,4 @@ def _evaluation(found: Mapping[str, Any]) -> Evaluation | None:
     try:
         return Evaluation.model_validate(found) if found else None
     except ValidationError:
-        raise ArtifactCorrupt("The job's evaluation.json cannot be read.", hint="Train again.") from None
+        raise ArtifactCorrupt("The job's evaluation.json cannot be read.", hint="Submit the job again.") from None

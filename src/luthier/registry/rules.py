@@ -104,7 +104,7 @@ def check_gate(evaluation: Evaluation | None) -> None:
     if evaluation is None:
         raise EvaluationNeeded(
             "This model was not measured against its base, so it cannot go to Production.",
-            hint="Train it with a `validation_dataset` of held-out rows (`tune start --validation-dataset ...`).",
+            hint="Measure it on held-out rows: `model evaluate <model> --dataset <dataset>`.",
         )
     base, tuned = evaluation.base, evaluation.tuned
     if not tuned.loss <= base.loss:  # written so that NaN does not pass

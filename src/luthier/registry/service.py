@@ -16,7 +16,7 @@ from luthier.database import EVERY_TENANT, Database, from_ms, to_ms
 from luthier.errors import DatabaseBusy, Gone, InUse, ModelNotAllowed, NotFound, Unavailable
 from luthier.jobs.rows import job_behind
 from luthier.registry import rules, store
-from luthier.registry.cards import Results, card_of, config_of
+from luthier.registry.cards import Results, card_of, config_of, latest, record_of, with_record
 from luthier.registry.files import ModelFiles, root_of
 from luthier.registry.rows import files_of, model_of, row_of, stored_of
 from luthier.registry.types import Archive, Finished, Model, Stage, StoredModel
@@ -59,6 +59,21 @@ class Registry:
                 continue
             return model_of(row_of(stored))
         raise DatabaseBusy
+
+    def attach(self, finished: Finished) -> Model:
+        """Put what a run of the kind evaluate measured on the card of its model, once a job. What training measured stays.
+
+        Raises: ArtifactCorrupt where the results hold no evaluation; NotFound, Gone for a model that is not there any more.
+        """
+        found = self._files.results(finished.results, "evaluation.json")
+        with self._database.write(finished.tenant_id) as session:
+            row = _standing(store.by_id(session, finished.spec.model or ""))
+            before = model_of(row).card
+            card = with_record(before, record_of(finished, found, self._now()))
+            if card is not before:
+                row.card, row.updated_at = card.model_dump_json(), self._now()
+        self._files.write(stored_of(row), {})
+        return model_of(row)
 
     def list(
         self,
@@ -128,7 +143,7 @@ class Registry:
         with self._database.write(actor.tenant_id) as session:
             row = _meant(session, ref)
             if stage == Stage.PRODUCTION and row.stage != Stage.PRODUCTION:
-                rules.check_gate(model_of(row).card.evaluation)
+                rules.check_gate(latest(model_of(row).card))
                 before = store.in_production(session, row.name)
                 if before is not None:
                     before.stage, before.updated_at = Stage.ARCHIVED, self._now()

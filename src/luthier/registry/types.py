@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
+from typing import Protocol
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -42,17 +43,33 @@ class Sample(Frozen):
     expected: str
     base: str
     tuned: str
+    against: str | None = None
 
 
 class Evaluation(Frozen):
-    """Base against tuned model on the same held-out rows (`results/evaluation.json`)."""
+    """Base, tuned model and maybe another one on the same held-out rows (`results/evaluation.json`)."""
 
     model_config = ConfigDict(extra="ignore", strict=False)
 
     rows: int
     base: Scores
     tuned: Scores
+    against: Scores | None = None
     samples: tuple[Sample, ...] = ()
+
+
+class EvaluationRecord(Frozen):
+    """A run of the kind evaluate: on what, when, and what it measured."""
+
+    model_config = ConfigDict(extra="ignore", strict=False)
+
+    job_id: str
+    dataset: str
+    dataset_sha256: str
+    method: str = Field(description="As whose rows the dataset was read.")
+    against: str | None = Field(default=None, description="Id of the model that was measured beside.")
+    at: datetime
+    evaluation: Evaluation
 
 
 class Lineage(Frozen):
@@ -84,7 +101,8 @@ class ModelCard(Frozen):
     metrics: dict[str, float] = Field(default_factory=dict)
     tags: tuple[str, ...] = ()
     lineage: Lineage
-    evaluation: Evaluation | None = None
+    evaluation: Evaluation | None = Field(default=None, description="What training measured at its end.")
+    evaluations: tuple[EvaluationRecord, ...] = Field(default=(), description="What was measured since, newest first.")
     warnings: tuple[str, ...] = Field(default=(), description="What to know before it is used, e.g. worse than its base.")
     created_at: datetime
 
@@ -109,7 +127,8 @@ class Model(Frozen):
 
 @dataclass(frozen=True)
 class Finished:
-    """A job that succeeded, as the supervisor hands it over. Metrics and evaluation are read from its results."""
+    """A job that succeeded, as the supervisor hands it over: one that trained, or one that evaluated. Metrics and evaluation
+    are read from its results."""
 
     tenant_id: str
     created_by: str
@@ -118,6 +137,21 @@ class Finished:
     """With `sources` filled in; `name` may be None, then the base and the job name the model."""
     results: str
     """Storage name of the results folder: `users/<tenant>/jobs/<job>/attempts/<n>/results`."""
+
+
+class Registered(Protocol):
+    """A model as far as a supervisor cares."""
+
+    @property
+    def id(self) -> str: ...
+
+
+class Registrar(Protocol):
+    """Makes visible what came out of a finished job, once a job, however often it is asked."""
+
+    def register(self, finished: Finished) -> Registered: ...
+
+    def attach(self, finished: Finished) -> Registered: ...
 
 
 @dataclass(frozen=True)
