@@ -81,7 +81,7 @@ class Warm(Local):
 
     def __init__(self, folder: Path) -> None:
         super().__init__(folder)
-        self.executor = WarmExecutor(self.executor, Keep(1, 600, 2**30), lambda: 2**40, iter(range(0, 10**6, 2)).__next__)
+        self.executor = WarmExecutor(self.executor, Keep(1, 600, 2**30), lambda: 2**40, iter(range(0, 10**6, 10)).__next__)
         self.executor.start(replace(launch("exit-0"), log_path="first.log"))
         self.executor.tend()
         (self.waits,) = self.executor.idle

@@ -29,7 +29,7 @@ class House:
         self.server: subprocess.Popen[bytes] | None = None
         self._clients: list[Client] = []
 
-    def start(self) -> Client:
+    def start(self, **settings: str) -> Client:
         """Start the server and return a client with the admin's key."""
         (self.data / "server.json").unlink(missing_ok=True)
         fast = {"LUTHIER_TICK_S": "0.1", "LUTHIER_HEARTBEAT_S": "1", "LUTHIER_REAP_AFTER_S": "5"}
@@ -38,7 +38,7 @@ class House:
                 [sys.executable, "-m", "luthier.server.main", "up", "--port", "0", "--data", str(self.data)],
                 stdout=log,
                 stderr=log,
-                env={**os.environ, **fast},
+                env={**os.environ, **fast, **settings},
             )
         self.wait_until(lambda: self._url() is not None, "the server answers")
         self._clients.append(Client(base_url=self._url(), api_key=(self.data / "admin.key").read_text().strip()))

@@ -144,6 +144,21 @@ def test_the_doctor_removes_the_locks_of_supervisors_that_died_over_an_hour_ago(
     assert findings(data, "supervisors")["supervisors"].found == "0 alive"
 
 
+@pytest.mark.parametrize(
+    ("given", "found", "mends"),
+    [
+        ({"warm_trainers": 0}, "off", False),
+        ({"warm_trainers": 2, "warm_idle_s": 60, "warm_memory_mb": 512}, "2 after each job, for 60 s", False),
+        ({"warm_trainers": 1, "warm_memory_mb": 2**40}, "none now: ", True),
+    ],
+)
+def test_the_doctor_says_whether_trainers_are_kept_ready(data, given, found, mends):
+    (finding,) = examine(Settings(data=data, **given), "warm trainers")
+    assert finding.found.startswith(found)
+    assert finding.ok  # without one a job starts later, and that is all
+    assert (finding.mend is not None) == mends
+
+
 def test_the_doctor_changes_nothing(data):
     before = {path: path.stat().st_mtime_ns for path in data.rglob("*.db")}
     findings(data, "database", "admin key", "supervisor", "folders")

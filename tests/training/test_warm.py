@@ -8,14 +8,17 @@ import os
 import subprocess
 import sys
 import threading
+import weakref
 from pathlib import Path
 
 import pytest
 from tests.training.conftest import few_threads
 
 from luthier.jobs.directory import EXIT_FENCED, EXIT_SETUP
+from luthier.jobs.spec import RunSpec
 from luthier.training.__main__ import main
-from luthier.training.warm import Order, read_order, wait_for_order
+from luthier.training.fitting import LoadedBases
+from luthier.training.warm import Order, Ready, read_order, stand_of, wait_for_order
 
 # -- the order ---------------------------------------------------------------------------------------------------------
 
@@ -89,6 +92,45 @@ def test_a_trainer_has_jobs_or_waits_for_them_at_a_pipe(arguments, capsys):
         main(arguments)
     assert ended.value.code == 2
     assert "--warm" in capsys.readouterr().err
+
+
+# -- what is in memory -------------------------------------------------------------------------------------------------
+
+PIN = {"id": "ds_1", "url": "file:///rows.jsonl", "sha256": "0" * 64}
+BASE = {"id": "luthier/tiny", "revision": "1", "url": "luthier:tiny"}
+
+
+def spec(base: dict | None = None, **train) -> RunSpec:
+    sources = {"dataset": PIN, "base": {**BASE, **(base or {})}}
+    return RunSpec.model_validate({"base_model": "luthier/tiny", "dataset": "ds_1", "train": train, "sources": sources})
+
+
+@pytest.mark.parametrize("other", [{"seed": 7}, {"name": "theirs"}, {"lora": {"rank": 2}}], ids=str)
+def test_a_base_goes_to_a_run_that_stands_on_it_once(other):
+    loaded = LoadedBases()
+    ready = Ready(loaded, stand_of(spec()))
+    asks = RunSpec.model_validate({**spec().model_dump(exclude_none=True), **other})
+    assert ready.take(asks) is loaded
+    assert ready.take(asks) is not loaded
+
+
+@pytest.mark.parametrize(
+    "unlike",
+    [
+        spec({"revision": "2"}),
+        spec({"id": "other/base", "url": "hub:other/base"}),
+        spec(precision="bf16"),
+        spec(quantization="8bit"),
+        spec(device="cpu"),
+    ],
+)
+def test_the_memory_of_a_base_that_the_run_does_not_stand_on_is_given_back(unlike):
+    loaded = LoadedBases()
+    ready = Ready(loaded, stand_of(spec()))
+    assert ready.take(unlike) is not loaded
+    gone = weakref.ref(loaded)
+    del loaded
+    assert gone() is None
 
 
 # -- real processes ----------------------------------------------------------------------------------------------------

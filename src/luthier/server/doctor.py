@@ -16,6 +16,7 @@ from typing import Any
 
 import psutil
 
+from luthier.billing.machine import free_bytes
 from luthier.jobs.presence import sweep
 from luthier.migrations import HEAD
 from luthier.server.locks import FolderLock
@@ -47,6 +48,7 @@ def examine(settings: Settings, *only: str) -> list[Finding]:
         "python": _python,
         "torch": _torch,
         "memory": _memory,
+        "warm trainers": _warm,
         "data folder": _folder,
         "disk": _disk,
     }
@@ -88,6 +90,16 @@ def _memory(_: Settings) -> Finding:
     free = psutil.virtual_memory().available
     ok = free >= _MIN_MEMORY_BYTES
     return Finding("memory", ok, f"{free / 1024**3:.1f} GiB free", None if ok else "The demo needs about 1 GiB; close something.")
+
+
+def _warm(settings: Settings) -> Finding:
+    if settings.warm_trainers == 0:
+        return Finding("warm trainers", True, "off: each job starts its trainer anew")
+    free, needed = free_bytes() / 1024**3, 2 * settings.warm_memory_mb / 1024
+    if free < needed:
+        found = f"none now: {free:.1f} GiB free, {needed:.1f} GiB needed"
+        return Finding("warm trainers", True, found, "Lower LUTHIER_WARM_MEMORY_MB, or set LUTHIER_WARM_TRAINERS=0.")
+    return Finding("warm trainers", True, f"{settings.warm_trainers} after each job, for {settings.warm_idle_s:g} s")
 
 
 def _folder(settings: Settings) -> Finding:

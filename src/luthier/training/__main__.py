@@ -80,8 +80,10 @@ def _train_when_told(arguments: argparse.Namespace) -> int:
     """Get ready before the jobs are known, then train them like any others."""
     from luthier.training import warm
 
-    like, bases, most_bytes = _spec_like(arguments.like), _bases(arguments), arguments.max_memory_mb * 2**20
-    order, ready = warm.wait_for_order(arguments.parent_pipe, lambda: warm.get_ready(like, bases, most_bytes))
+    bases, most_bytes = _bases(arguments), arguments.max_memory_mb * 2**20
+    order, ready = warm.wait_for_order(
+        arguments.parent_pipe, lambda: warm.get_ready(_spec_like(arguments.like), bases, most_bytes)
+    )
     warm.speak_into(order.log)
     return _train(arguments, order.jobs, ready)
 

@@ -18,7 +18,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, TypeAlias, TypeVar
 
 import psutil
 
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from luthier.training.fitting import LoadedBases
 
 T = TypeVar("T")
+Stand: TypeAlias = tuple[object, ...]
 
 _APPEND = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC
 _WHILE_LOADING = 2
@@ -85,14 +86,15 @@ class Ready:
     """What is in memory before the job is known."""
 
     loaded: LoadedBases
-    like: RunSpec | None
+    stand: Stand | None
+    """Of the job that came before; of whoever owns that one nothing else is kept."""
 
     def take(self, spec: RunSpec) -> LoadedBases:
         """Give away the base that is loaded, if this run stands on it; otherwise none, and its memory is free."""
         from luthier.training.fitting import LoadedBases
 
         loaded, self.loaded = self.loaded, LoadedBases()
-        return loaded if self.like is not None and _stand(self.like) == _stand(spec) else self.loaded
+        return loaded if self.stand == stand_of(spec) else self.loaded
 
 
 def get_ready(like: RunSpec | None, bases: Path, most_bytes: int) -> Ready:
@@ -116,7 +118,7 @@ def get_ready(like: RunSpec | None, bases: Path, most_bytes: int) -> Ready:
         loaded, held = LoadedBases(), "no base"
         gc.collect()
     sys.stderr.write(f"Ready after {time.monotonic() - began:.1f} s with {_rss_bytes() // 2**20} MiB and {held}.\n")
-    return Ready(loaded, like)
+    return Ready(loaded, None if like is None else stand_of(like))
 
 
 def _base_of(like: RunSpec, bases: Path, most_bytes: int) -> Path | None:
@@ -134,7 +136,8 @@ def _base_of(like: RunSpec, bases: Path, most_bytes: int) -> Path | None:
     return folder if _rss_bytes() + _WHILE_LOADING * size <= most_bytes else None
 
 
-def _stand(spec: RunSpec) -> tuple[object, ...]:
+def stand_of(spec: RunSpec) -> Stand:
+    """What runs have in common that stand on the same weights in memory."""
     base = spec.sources.base if spec.sources is not None else None
     return (base, spec.train.device, spec.train.precision, spec.train.quantization, spec.method == "classifier")
 

@@ -17,8 +17,9 @@ from luthier.backends.executors.local import LocalExecutor
 from luthier.seams import Launch
 
 LOG_PATH = "trainers/warm.log"
-_QUIET_S = 1.0
-"""How long a launch has the machine to itself before a further trainer is made ready: its first step goes first."""
+_QUIET_S, _COLD_QUIET_S = 1.0, 5.0
+"""How long a launch has the machine to itself before a further trainer is made ready: its first step goes first. A trainer
+that was not ready must get there too."""
 _LOADED_S = 30.0
 """From then on it is held to the bound of its memory."""
 
@@ -59,7 +60,7 @@ class WarmExecutor:
         self._idle: list[_Idle] = []
         self._leaving: list[str] = []
         self._like: Launch | None = None
-        self._launched_at_s = float("-inf")
+        self._quiet_until_s = float("-inf")
         self._owed = 0
         self._lock = threading.RLock()
 
@@ -72,8 +73,10 @@ class WarmExecutor:
     def start(self, launch: Launch) -> str:
         """Start and return a handle at once. Raises: Unavailable."""
         with self._lock:
-            handle = self._handed_over(launch) or self._local.start(launch)
-            self._like, self._launched_at_s, self._owed = launch, self._monotonic(), self._keep.count
+            ready = self._handed_over(launch)
+            handle = ready or self._local.start(launch)
+            self._like, self._owed = launch, self._keep.count
+            self._quiet_until_s = self._monotonic() + (_QUIET_S if ready else _COLD_QUIET_S)
             return handle
 
     def tend(self) -> None:
@@ -130,11 +133,10 @@ class WarmExecutor:
         return waited_s >= _LOADED_S and self._local.held_bytes(idle.handle) > self._keep.memory_bytes
 
     def _wants_another(self, now_s: float, free_bytes: int) -> bool:
-        since_s = now_s - self._launched_at_s
         return (
             self._owed > 0
             and len(self._idle) < self._keep.count
-            and _QUIET_S <= since_s < self._keep.idle_s
+            and self._quiet_until_s <= now_s < self._quiet_until_s + self._keep.idle_s
             and free_bytes >= 2 * self._keep.memory_bytes
         )
 
