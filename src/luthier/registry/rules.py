@@ -123,12 +123,16 @@ def description_of(spec: RunSpec) -> str:
     """One sentence about how it came to be."""
     if spec.method == "classifier":
         return f"{spec.base_model}, a classifier trained on {spec.dataset}."
-    return f"{spec.base_model}, tuned by {spec.method} on {spec.dataset}."
+    held = "" if spec.train.quantization == "none" else f", its base held in {spec.train.quantization.removesuffix('bit')} bits"
+    return f"{spec.base_model}, tuned by {spec.method} on {spec.dataset}{held}."
 
 
 def tags_of(spec: RunSpec) -> tuple[str, ...]:
     """What it is found by, unless its owner says something else."""
-    return (spec.method, spec.base_model if spec.method == "classifier" else "lora")
+    if spec.method == "classifier":
+        return (spec.method, spec.base_model)
+    held = () if spec.train.quantization == "none" else (spec.train.quantization,)
+    return (spec.method, "lora", *held)
 
 
 def warnings(spec: RunSpec, evaluation: Evaluation | None, checks: Mapping[str, Any]) -> tuple[str, ...]:
