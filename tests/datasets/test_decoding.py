@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 import luthier
-from luthier.datasets.rendering import Renderer
 from luthier.datasets.decoding import TextStream
+from luthier.datasets.rendering import Renderer
 
 TINY = Renderer.load(Path(luthier.__file__).parent / "bases" / "tiny")
 TEXTS = ["Hello world", "  two  blanks \n\n and a\ttab ", "größer 火山 🌋🇪🇺 नमस्ते", '{"intent": "refund", "urgency": "high"}', ""]

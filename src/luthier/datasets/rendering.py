@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, NoReturn, cast
 
 from luthier.datasets.chat import Notes, read_messages, read_tools
+from luthier.datasets.decoding import TextStream
 from luthier.datasets.examples import BadRow, Example, Message, Pair, Prompt
 from luthier.datasets.templates import FIXED_DAY, PLAIN, ChatTemplate
 from luthier.datasets.tokens import MARKS, Tokenised, Tokens, read_config
@@ -149,6 +150,12 @@ class Renderer:
     def decode(self, ids: Sequence[int]) -> str:
         """The text of tokens, without the special ones."""
         return self._tokens.decode(ids)
+
+    def spelled(self, ids: Sequence[int]) -> list[str]:
+        """The text that each token adds, special ones too; a character of several tokens stands at the last of them."""
+        stream = TextStream(self._tokens.spell)
+        texts = [stream.push([token]) for token in ids]
+        return [*texts[:-1], texts[-1] + stream.rest()] if texts else []
 
     def _kind(self, tools: Sequence[Any] | None) -> str:
         return "tool_use" if tools and "tool_use" in self._templates else "default"

@@ -40,6 +40,14 @@ class Index:
         pick = heapq.nlargest if by == "longest" else heapq.nsmallest
         return pick(count, self, key=lambda place: place.size)
 
+    def after(self, line: int, count: int) -> list[Place]:
+        """`count` places at most, from this line on."""
+        low, high = 0, self._count
+        while low < high:
+            middle = (low + high) // 2
+            low, high = (middle + 1, high) if self._at(middle).line < line else (low, middle)
+        return [self._at(number) for number in range(low, min(low + count, self._count))]
+
     def __iter__(self) -> Iterator[Place]:
         self._stream.seek(0)
         before: tuple[int, int] | None = None
@@ -57,6 +65,13 @@ class Index:
         line, start = PLACE.unpack(found[: PLACE.size])
         end = PLACE.unpack(found[PLACE.size :])[1] if len(found) == 2 * PLACE.size else self._end
         return Place(line, start, end - start)
+
+
+def read_bytes(rows: BinaryIO, places: Iterable[Place]) -> Iterator[tuple[int, bytes]]:
+    """Rows as they are stored, each with its line."""
+    for place in places:
+        rows.seek(place.start)
+        yield place.line, rows.read(place.size)
 
 
 def read_row(rows: BinaryIO, place: Place, most_characters: int) -> dict[str, Any]:

@@ -13,20 +13,22 @@ from sqlalchemy.orm import Session
 from luthier import ids
 from luthier.accounts.types import Actor
 from luthier.bases.service import Bases
-from luthier.bases.types import TINY
+from luthier.bases.types import TINY, Base
 from luthier.database import EVERY_TENANT, Database, page
-from luthier.datasets import rules, store
+from luthier.datasets import previewing, rules, store
 from luthier.datasets.arrivals import Arrived, receive, sweep, workspace
 from luthier.datasets.background import Background
 from luthier.datasets.comparing import difference
 from luthier.datasets.fixing import fixed_of
 from luthier.datasets.places import HASHES, INDEX, METADATA, RAW, ROWS, WISHES, folder_of, kept_of
 from luthier.datasets.refusals import expected_sha256, mapping_of, name_of, not_ready, rejection
+from luthier.datasets.renderers import Renderers
+from luthier.datasets.rendering import Renderer
 from luthier.datasets.row_hashes import overlap
-from luthier.datasets.samples import By, Index, read_row
+from luthier.datasets.samples import By, Index, read_bytes, read_row
 from luthier.datasets.sandbox import Checked, Ruler, Sandbox, Task
 from luthier.datasets.types import Dataset, Difference, Fixed, Overlap, Report, Room, Sample, Samples, Upload
-from luthier.errors import DatasetNotReady, Gone, InUse, Invalid, NotFound, StorageFull, Unavailable
+from luthier.errors import BaseUnavailable, DatasetNotReady, Gone, InUse, Invalid, NotFound, StorageFull, Unavailable
 from luthier.seams import Clock, NotStored, Storage
 from luthier.values import Frozen, Page, Source
 
@@ -49,6 +51,7 @@ class Datasets:
         self._room = room
         self._now = now
         self._sandbox = Sandbox()
+        self._renderers = Renderers()
         self._background = Background(self._finish)
 
     def upload(self, actor: Actor, upload: Upload) -> Dataset:
@@ -153,6 +156,25 @@ class Datasets:
         except NotStored:
             raise Gone("dataset") from None
 
+    def preview(self, actor: Actor, dataset_id: str, wish: previewing.Wish) -> previewing.Preview:
+        """What a method learns of some rows, on a base model: every token, whether it carries loss, what is cut and packed.
+
+        Raises: NotFound, Gone, DatasetNotReady; ModelNotAllowed, BaseUnavailable; FieldInvalid (method); Invalid `template`.
+        """
+        dataset = self.ready(actor, dataset_id)
+        base = self._bases.get(wish.base_model or TINY)
+        known = previewing.Known(base.id, base.context, dataset.report.methods if dataset.report else (), dataset.rows or 1)
+        previewing.method_of(known.methods, wish.method)
+        renderer = self._renderer(base)
+        folder = _folder(dataset)
+        try:
+            with self._storage.open(folder + INDEX) as stream, self._storage.open(folder + ROWS) as rows:
+                index = Index(stream, self._storage.size(folder + INDEX) or 0, self._storage.size(folder + ROWS) or 0)
+                stored = list(read_bytes(rows, index.after(wish.line or 0, wish.rows)))
+        except NotStored:
+            raise Gone("dataset") from None
+        return previewing.preview(stored, renderer, known, wish)
+
     def difference(self, actor: Actor, old_id: str, new_id: str) -> Difference:
         """What became of the rows of one dataset in another. Raises: NotFound, Gone, DatasetNotReady."""
         old, new = self.ready(actor, old_id), self.ready(actor, new_id)
@@ -244,6 +266,14 @@ class Datasets:
     def _ruler(self, base_id: str) -> Ruler:
         base = self._bases.get(base_id)
         return Ruler(base.id, self._bases.tokenizer_folder(base), base.context)
+
+    def _renderer(self, base: Base) -> Renderer:
+        folder = self._bases.tokenizer_folder(base)
+        if folder is None:
+            raise BaseUnavailable(
+                f"The base model {base.id} is not on this machine.", hint=f"Fetch it with `luthier bases fetch {base.id}`."
+            )
+        return self._renderers.of(folder)
 
     def _row(self, actor: Actor, dataset_id: str, upload: Upload, arrived: Arrived) -> store.DatasetRow:
         return store.DatasetRow(

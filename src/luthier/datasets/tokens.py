@@ -159,6 +159,10 @@ class Tokens:
         """The text of tokens, without the special ones."""
         return self._tokenizer.decode(list(ids), skip_special_tokens=True)
 
+    def spell(self, ids: Sequence[int]) -> str:
+        """The text of tokens, with the special ones."""
+        return self._tokenizer.decode(list(ids), skip_special_tokens=False)
+
     @cached_property
     def _plain(self) -> Tokenizer:
         tokenizer = Tokenizer.from_str(self._tokenizer.to_str())

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import threading
-from collections import OrderedDict
 from collections.abc import Generator, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -13,14 +11,13 @@ from typing import Any
 from luthier.accounts.types import Actor
 from luthier.bases.service import Bases
 from luthier.bases.types import Base
+from luthier.datasets.decoding import TextStream
+from luthier.datasets.renderers import Renderers
 from luthier.datasets.rendering import Renderer
 from luthier.errors import BaseUnavailable, EngineUnavailable, FieldInvalid, ModelNotAllowed, ModelNotReady, NotFound
 from luthier.registry.service import Registry
 from luthier.seams import Generation, InferenceEngine, Piece, ServedModel
-from luthier.datasets.decoding import TextStream
 from luthier.serving.types import ChatAnswer, ChatDelta, ChatRequest, FinishReason
-
-_RENDERERS = 32
 
 
 @dataclass(frozen=True)
@@ -39,8 +36,7 @@ class Serving:
         self._registry = registry
         self._bases = bases
         self._engine = engine
-        self._renderers: OrderedDict[Path, Renderer] = OrderedDict()
-        self._renderers_lock = threading.Lock()
+        self._renderers = Renderers()
 
     def chat(self, actor: Actor, request: ChatRequest) -> Iterator[ChatDelta]:
         """The answer, piece by piece. All refusals come before this returns; closing the iterator stops the engine.
@@ -66,7 +62,7 @@ class Serving:
 
     def _prepared(self, actor: Actor, request: ChatRequest) -> _Ready:
         model, base, words = self._found(actor, request.model)
-        renderer = self._renderer(words)
+        renderer = self._renderers.of(words)
         messages = [message.model_dump(mode="json", exclude_none=True) for message in request.messages]
         prompt = renderer.prompt(messages, list(request.tools) if request.tools else None)
         room = base.context - len(prompt)
@@ -84,7 +80,7 @@ class Serving:
             top_p=request.top_p,
             seed=request.seed,
             # The base's too: its generation_config.json, which may name more, does not travel with an adapter.
-            stop_ids=tuple(sorted(renderer.stop_ids | self._renderer(model.base_folder).stop_ids)),
+            stop_ids=tuple(sorted(renderer.stop_ids | self._renderers.of(model.base_folder).stop_ids)),
         )
         return _Ready(model, renderer, generation)
 
@@ -120,14 +116,6 @@ class Serving:
                 hint=f"Fetch it with `luthier bases fetch {base.id}`, or train on it: a job fetches it by itself.",
             )
         return self._bases.folder(base)
-
-    def _renderer(self, folder: Path) -> Renderer:
-        with self._renderers_lock:
-            renderer = self._renderers.pop(folder, None) or Renderer.load(folder)
-            self._renderers[folder] = renderer
-            if len(self._renderers) > _RENDERERS:
-                self._renderers.popitem(last=False)
-        return renderer
 
     def _deltas(self, ready: _Ready) -> Generator[ChatDelta]:
         """First an empty delta, once the engine has begun; then the answer."""

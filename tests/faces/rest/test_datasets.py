@@ -59,3 +59,20 @@ def test_leaked_rows_are_told_before_anything_is_trained(world):
     job = world.ask("GET", f"/api/jobs/{submitted['job']['id']}").json()
     assert (job["dataset"], job["validation_dataset"]) == (world.dataset, held_out.json()["id"])
     assert world.ask("DELETE", f"/api/datasets/{held_out.json()['id']}").status_code == 409
+
+
+def test_a_preview_shows_tokens_with_their_loss_and_what_is_cut(world):
+    path = f"/api/datasets/{world.dataset}/preview"
+    found = world.ask("GET", f"{path}?rows=2&max_seq_len=12").json()
+    assert (found["base_model"], found["method"], found["max_seq_len"], len(found["data"])) == ("luthier/tiny", "sft", 12, 2)
+    (part,) = found["data"][0]["parts"]
+    assert sum(token["cut"] for token in part["tokens"]) == part["cut"] > 0
+    third = world.ask("GET", f"{path}?line=3&rows=1&batch_size=4&packing=false").json()
+    assert ([row["line"] for row in third["data"]], third["packing"]["rows_per_pass"]) == ([3], 1)
+    learned = "".join(token["text"] for token in third["data"][0]["parts"][0]["tokens"] if token["loss"])
+    assert learned == ROWS[2]["messages"][-1]["content"] + "<|im_end|>"
+    assert world.ask("GET", f"{path}?line=1000").json()["data"] == []
+    for wrong in ("method=dpo", "method=best", "rows=0", "rows=21", "line=0", "max_seq_len=0", "base_model=x/y"):
+        refused = world.ask("GET", f"{path}?{wrong}")
+        assert (refused.status_code, refused.json()["error"]["param"]) == (422, wrong.partition("=")[0])
+    assert world.ask("GET", "/api/datasets/ds_" + "0" * 26 + "/preview").status_code == 404

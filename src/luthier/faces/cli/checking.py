@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import tempfile
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import luthier
+from luthier.bases.types import TINY
 from luthier.errors import DatasetRejected
 from luthier.faces.cli.edge import usage
 
 if TYPE_CHECKING:
     from luthier.datasets.sandbox import Checked, Task
+    from luthier.datasets.types import Report
+
+TINY_FOLDER = Path(luthier.__file__).parent / "bases" / "tiny"
 
 
 def validate(file: Path, against: Sequence[Path]) -> dict[str, Any]:
@@ -34,10 +40,7 @@ def fix(file: Path, output: Path) -> dict[str, Any]:
 
     with _workshop(file) as task:
         checked = _check(replace(task, drop=True, distinct=True))
-        report = checked.report
-        if report.errors:
-            first = next(finding for finding in report.findings if finding.severity == "error")
-            raise DatasetRejected(first.message, hint=first.fix, code=first.code, details=report.model_dump(mode="json"))
+        report = _good(checked)
         counts, dropped = dropped_of(task.side / "dropped")
         shutil.copyfile(task.rows, output)
         return {
@@ -48,6 +51,45 @@ def fix(file: Path, output: Path) -> dict[str, Any]:
             "counts": dict(counts),
             "dropped": dropped,
         }
+
+
+def preview(file: Path, base_model: str, wish: Mapping[str, Any]) -> dict[str, Any]:
+    """What is learned of rows of a file, as it would be stored. Raises: DatasetRejected; FieldInvalid (method); usage."""
+    from luthier.datasets import previewing
+    from luthier.datasets.rendering import Renderer
+    from luthier.datasets.samples import Index, read_bytes
+
+    wanted = previewing.Wish(base_model=base_model, **wish)
+    folder, context = _base(base_model)
+    with _workshop(file) as task:
+        report = _good(_check(task))
+        known = previewing.Known(base_model, context, report.methods, report.usable_rows)
+        index, rows = task.side / "index", task.rows
+        with index.open("rb") as stream, rows.open("rb") as stored:
+            places = Index(stream, index.stat().st_size, rows.stat().st_size).after(wanted.line or 0, wanted.rows)
+            shown = list(read_bytes(stored, places))
+    return previewing.preview(shown, Renderer.load(folder), known, wanted).model_dump(mode="json")
+
+
+def _base(base_model: str) -> tuple[Path, int]:
+    """Where its tokenizer lies, and its context. Raises: usage for a base that only a server knows."""
+    folder = TINY_FOLDER if base_model == TINY else Path(base_model)
+    if not (folder / "tokenizer.json").is_file():
+        raise usage(f"Of a file here, --base-model is {TINY} or a folder with a tokenizer.json; upload the file for other bases.")
+    try:
+        config = json.loads((folder / "config.json").read_text("utf-8"))
+        return folder, int(config.get("text_config", config).get("max_position_embeddings", 2048))
+    except (OSError, ValueError, TypeError, AttributeError):
+        raise usage(f"{folder / 'config.json'} does not say how long the base's context is.") from None
+
+
+def _good(checked: Checked) -> Report:
+    """Raises: DatasetRejected."""
+    report = checked.report
+    if report.errors:
+        first = next(finding for finding in report.findings if finding.severity == "error")
+        raise DatasetRejected(first.message, hint=first.fix, code=first.code, details=report.model_dump(mode="json"))
+    return report
 
 
 @contextmanager
@@ -61,12 +103,10 @@ def _workshop(file: Path) -> Generator[Task]:
 
 
 def _check(task: Task) -> Checked:
-    import luthier
     from luthier.datasets.sandbox import Ruler, Sandbox
 
     # The shipped base measures: another one's tokenizer may have to be fetched first, and this needs no network.
-    tiny = Path(luthier.__file__).parent / "bases" / "tiny"
-    checked = Sandbox().check(task, Ruler("luthier/tiny", tiny, 1024))
+    checked = Sandbox().check(task, Ruler(TINY, TINY_FOLDER, 1024))
     if checked is None:
         raise usage("The check was ended.")
     return checked

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated, BinaryIO
 
 import typer
 
+from luthier import ids
+from luthier.bases.types import TINY
 from luthier.faces.cli.edge import connect, new_app, run, usage
 from luthier.faces.cli.options import After, AsJson, DatasetArgument, DatasetOption, Force, Limit, Yes, sure, the_dataset
 from luthier.faces.cli.saving import may_replace, parts_removed_when_full, transfer
@@ -123,6 +125,36 @@ def samples(
     from luthier.faces.cli.looking import sample_text
 
     out("\n\n".join(sample_text(each) for each in found.data))
+
+
+@app.command()
+def preview(
+    source: Annotated[str, typer.Argument(metavar="DATASET_OR_FILE", help="A dataset's id, or a file here.", show_default=False)],
+    base_model: Annotated[
+        str, typer.Option("--base-model", help="Whose template and tokenizer render; of a file also a folder.")
+    ] = TINY,
+    method: Annotated[str | None, typer.Option("--method", help="The first that learns from such rows, by default.")] = None,
+    rows: Annotated[int, typer.Option("--rows", min=1, max=20, help="Most rows to show.")] = 3,
+    line: Annotated[int | None, typer.Option("--line", min=1, help="From this line of the file on.")] = None,
+    max_seq_len: Annotated[int | None, typer.Option(min=1, help="Cut rows here; at the base's context by default.")] = None,
+    tokens: Annotated[bool, typer.Option("--tokens", help="A line for each token.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """What will be learned: the rendered rows, which tokens carry loss, which are cut, what is packed together."""
+    wish: dict[str, int | None] = {"rows": rows, "line": line, "max_seq_len": max_seq_len}
+    if ids.is_id(source, ids.DATASET):
+        with connect() as client:
+            found = client.datasets.preview(source, base_model=base_model, method=method, **wish).raw
+    else:
+        from luthier.faces.cli import checking
+
+        found = checking.preview(Path(source), base_model, {**wish, "method": method})
+    if as_json:
+        out_json(found)
+        return
+    from luthier.faces.cli.previews import preview_text
+
+    out(preview_text(found, tokens=tokens))
 
 
 @app.command()

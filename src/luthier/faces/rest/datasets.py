@@ -7,9 +7,11 @@ from typing import Annotated, Any, Literal
 from fastapi import Header, Query, Request, Response
 from pydantic import BeforeValidator
 
+from luthier.datasets.previewing import MOST_ROWS, Preview, Wish
 from luthier.datasets.types import Dataset, Difference, Fixed, Samples, Upload
 from luthier.errors import (
     BadRequest,
+    BaseUnavailable,
     CursorInvalid,
     DatasetNotReady,
     DatasetRejected,
@@ -17,6 +19,7 @@ from luthier.errors import (
     Gone,
     IdempotencyKeyInvalid,
     InUse,
+    Invalid,
     KeyInFlight,
     KeyReused,
     ModelNotAllowed,
@@ -72,6 +75,23 @@ Against = Annotated[str | None, Query(description="Ids of datasets that it shoul
 DropBadRows = Annotated[bool, Query(description="Leave bad rows out, instead of refusing the file.")]
 SampleSize = Annotated[int, BeforeValidator(plain_number), Query(ge=1, le=100, description="Most rows of the answer.")]
 Seed = Annotated[int, BeforeValidator(plain_number), Query(ge=0, le=2**32 - 1, description="The same seed, the same rows.")]
+PreviewBase = Annotated[
+    str | None, Query(description="Base model whose template and tokenizer render; the shipped one by default.")
+]
+PreviewMethod = Annotated[
+    Literal["sft", "dpo", "orpo", "kto", "grpo"] | None, Query(description="By default the first that learns from these rows.")
+]
+PreviewLine = Annotated[int | None, BeforeValidator(plain_number), Query(ge=1, description="From this line of the file on.")]
+PreviewRows = Annotated[int, BeforeValidator(plain_number), Query(ge=1, le=MOST_ROWS, description="Most rows of the answer.")]
+PreviewLength = Annotated[
+    int | None, BeforeValidator(plain_number), Query(ge=1, description="`train.max_seq_len`; the base's context by default.")
+]
+PreviewBatch = Annotated[
+    int | None,
+    BeforeValidator(plain_number),
+    Query(ge=1, le=4096, description="`train.batch_size`; what `auto` takes by default."),
+]
+Packing = Annotated[bool, Query(description="`train.packing`.")]
 Chosen = Annotated[Literal["random", "longest", "shortest", "flagged"], Query(description="Which rows.")]
 
 
@@ -90,7 +110,7 @@ async def upload(
     x_filename: FileName = None,
 ) -> Dataset:
     """Upload a file; the answer holds the report. A large file answers `validating`: ask again until it is `ready`."""
-    query = Upload((), name, x_filename, sha256, base_model, ids_in(against), drop_bad_rows)
+    query = Upload((), name, x_filename, sha256, base_model, ids_in(against), drop_bad_rows=drop_bad_rows)
     taken = await request.app.state.receiver.take(request, actor, query, key)
     response.headers["location"] = f"/api/datasets/{taken.dataset.id}"
     if taken.replayed:
@@ -130,6 +150,28 @@ def samples(
 ) -> Samples:
     """Some rows as they are stored for training: by chance, the longest, the shortest, or those that were remarked."""
     return platform.datasets.samples(actor, dataset_id, by, n, seed)
+
+
+@routes.get(
+    "/{dataset_id}/preview",
+    responses=problems(NotFound, Gone, DatasetNotReady, ModelNotAllowed, FieldInvalid, Invalid, BaseUnavailable),
+)
+def preview(
+    dataset_id: DatasetId,
+    actor: CurrentActor,
+    platform: CurrentPlatform,
+    *,
+    base_model: PreviewBase = None,
+    method: PreviewMethod = None,
+    line: PreviewLine = None,
+    rows: PreviewRows = 3,
+    max_seq_len: PreviewLength = None,
+    batch_size: PreviewBatch = None,
+    packing: Packing = True,
+) -> Preview:
+    """What will be learned: rows as tokens of a base, which of them carry loss, what is cut, and what is packed together."""
+    wish = Wish(method, base_model, max_seq_len, line, rows, batch_size, packing)
+    return platform.datasets.preview(actor, dataset_id, wish)
 
 
 @routes.get("/{dataset_id}/diff/{other_id}", responses=problems(NotFound, Gone, DatasetNotReady))

@@ -100,6 +100,16 @@ class AsyncDatasets:
         path = f"{_path(dataset_id)}/samples"
         return await self._transport.get(path, Answer, by=by, n=n, seed=seed)
 
+    async def preview(
+        self, dataset_id: str, *, base_model: str | None = None, method: str | None = None, **wish: str | int | None
+    ) -> Answer:
+        """What will be learned: rows in `data` with their tokens, of each `text`, `loss` and `cut`; beside them `packing`.
+
+        wish: `rows`, or `line` to begin at; `max_seq_len`, `batch_size` and `packing` (`"false"`) as the run will have them.
+        """
+        path = f"{_path(dataset_id)}/preview"
+        return await self._transport.get(path, Answer, base_model=base_model, method=method, **wish)
+
     async def diff(self, old: str, new: str) -> Answer:
         """What became of the rows of one version in another, named by id or name@version."""
         old_id, new_id = await self.id_of(old), await self.id_of(new)
@@ -133,6 +143,7 @@ class Datasets(Face):
     delete = blocking(AsyncDatasets.delete)
     id_of = blocking(AsyncDatasets.id_of)
     samples = blocking(AsyncDatasets.samples)
+    preview = blocking(AsyncDatasets.preview)
     diff = blocking(AsyncDatasets.diff)
     fix = blocking(AsyncDatasets.fix)
     wait = blocking(AsyncDatasets.wait)
