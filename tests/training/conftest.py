@@ -98,7 +98,8 @@ class BigramEngine:
             answer = ids[len(prompt) : -1] if stopped else ids[len(prompt) :]
             yield Completion(tuple(answer), "stop" if stopped else "length")
 
-    def save_adapter(self, folder: Path, *, base_model: str, revision: str) -> None:
+    def save_adapter(self, folder: Path, *, base_model: str, revision: str, head: torch.Tensor | None = None) -> None:
+        assert head is None
         folder.mkdir(exist_ok=True)
         save_file({name: weight.detach() for name, weight in self.parameters.items()}, folder / "adapter_model.safetensors")
         (folder / "adapter_config.json").write_text("{}", "utf-8")

@@ -36,8 +36,8 @@ class SmallEngine(BigramEngine):
 
 def measured(engine, rows: Rows, limits: PassLimits, units: int):
     run = SimpleNamespace(progress=lambda _: None)
-    made = SimpleNamespace(engine=engine, plan=SimpleNamespace(limits=limits))
-    return train_together([_smallest_that_fits(run, made, longest_units(sft.Sft(rows), units))])[0]
+    made = SimpleNamespace(engine=engine, plan=SimpleNamespace(limits=limits, rows_per_step=units))
+    return train_together([_smallest_that_fits(run, made, sft.Sft(rows))])[0]
 
 
 def test_the_longest_rows_are_measured_and_teach_nothing():

@@ -16,7 +16,7 @@ _ROWS_SEEN = 1500
 _MOST_EPOCHS = 10
 _RATE, _RATE_WIDTH, _RATE_SLOPE = 5e-4, 2000, 0.78
 _LEAST_RATE, _MOST_RATE = 5e-5, 5e-3
-_SHARE_OF_RATE: dict[Method, float] = {"sft": 1.0, "orpo": 0.5, "dpo": 0.2, "kto": 0.2, "grpo": 0.2}
+_SHARE_OF_RATE: dict[Method, float] = {"sft": 1.0, "orpo": 0.5, "dpo": 0.2, "kto": 0.2, "grpo": 0.2, "classifier": 1.0}
 
 
 def epochs(rows: int) -> int:

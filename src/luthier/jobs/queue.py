@@ -257,7 +257,7 @@ def _waiting(row: store.JobRow) -> Waiting:
 
 def _alike(hardware: str, spec: RunSpec) -> Hashable | None:
     """What jobs have in common that may share a trainer: the base, how it is held, and switches of the whole process."""
-    if spec.sources is None or spec.method == "classifier" or spec.kind != "train":  # no base to share, or no wish to
+    if spec.sources is None or not spec.has_base or spec.kind != "train":  # no base to share, or no wish to
         return None
     base, train = spec.sources.base, spec.train
     held = (train.device, train.precision, train.quantization)

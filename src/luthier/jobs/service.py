@@ -216,7 +216,7 @@ class Jobs:
             raise ForbiddenField("`sources` is set by the platform.", hint="Leave it out: name datasets by id.", param="sources")
         if spec.kind in OF_MODELS:
             return self._examined_of_model(actor, spec)
-        base = classifiers.source_of(spec.base_model) if spec.method == "classifier" else self._bases.get(spec.base_model)
+        base = classifiers.source_of(spec.base_model) if not spec.has_base else self._bases.get(spec.base_model)
         price = self._billing.price(spec.hardware)
         dataset = self._datasets.ready(actor, spec.dataset)
         validation = self._datasets.ready(actor, spec.validation_dataset) if spec.validation_dataset else None

@@ -261,7 +261,7 @@ def _empty(text: str) -> bool:
 
 
 def _base_or_model(base_model: Any, info: ValidationInfo) -> Any:
-    """What is given; a classifier has no base, and the name of its model stands there."""
+    """What is given; a classifier from scratch has no base, and the name of its model stands there."""
     if base_model is not None:
         return base_model
     if info.data.get("method") != "classifier":
@@ -313,8 +313,8 @@ class RunSpec(Frozen):
     ] = Field(
         default_factory=_left_out,
         exclude_if=_empty,
-        description="Id of an allowed base model, e.g. `luthier/tiny`. A classifier has none, a `model` brings its own: leave it "
-        "out.",
+        description="Id of an allowed base model, e.g. `luthier/tiny`. A classifier learns from texts on one, and without one "
+        "from scratch; a `model` brings its own.",
     )
     dataset: Annotated[
         str,
@@ -381,9 +381,14 @@ class RunSpec(Frozen):
                 raise ValueError(f"`{name}` is a section of the method {name}, but `method` is {self.method}")
         if self.method == "grpo" and self.grpo is None:
             raise ValueError("the method grpo needs the section `grpo` with a `grader`")
-        if self.method == "classifier" and self.base_model != self.classifier_model.model:
-            raise ValueError("a classifier has no `base_model`: leave it out, and name its model in `classifier.model`")
+        if self.classifier is not None and self.base_model != self.classifier.model:
+            raise ValueError("`classifier` names a model that is trained from scratch: leave it out, or leave out `base_model`")
         return self
+
+    @property
+    def has_base(self) -> bool:
+        """Whether an adapter learns on a base model; False for a model from scratch, whose name stands in its place."""
+        return self.method != "classifier" or self.base_model != self.classifier_model.model
 
     @property
     def classifier_model(self) -> ClassifierSpec:

@@ -98,7 +98,7 @@ def config_of(spec: RunSpec) -> dict[str, Any]:
 
 
 def _form_of(spec: RunSpec) -> set[str]:
-    return {"classifier"} if spec.method == "classifier" else {"lora"}
+    return {"lora"} if spec.has_base else {"classifier"}
 
 
 def _evaluation(found: Mapping[str, Any]) -> Evaluation | None:

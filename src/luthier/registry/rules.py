@@ -16,8 +16,8 @@ from luthier.values import ModelFile
 
 ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors")
 """Without these there is no model."""
-_CLASSIFIER_FILES = (("classifier.json", "model.safetensors"), ("classifier.json", "model.skops"))
-"""Those of a PyTorch module, and those of a scikit-learn estimator."""
+_CLASSIFIER_FILES = tuple(("classifier.json", *weights) for weights in (("model.safetensors",), ("model.skops",), ADAPTER_FILES))
+"""Those of a PyTorch module, of a scikit-learn estimator, and of an adapter with a head of classes."""
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
 _NUMBERED = re.compile(r"(?P<name>.+)@(?P<number>[1-9][0-9]{0,8})", re.ASCII | re.DOTALL)
 
@@ -129,7 +129,7 @@ def description_of(spec: RunSpec) -> str:
 
 def tags_of(spec: RunSpec) -> tuple[str, ...]:
     """What it is found by, unless its owner says something else."""
-    if spec.method == "classifier":
+    if not spec.has_base:
         return (spec.method, spec.base_model)
     held = () if spec.train.quantization == "none" else (spec.train.quantization,)
     return (spec.method, "lora", *held)

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from transformers.utils.logging import disable_progress_bar
 
+from luthier.datasets.formats import Labelled
 from luthier.datasets.learning import READS
 from luthier.datasets.rendering import Renderer
 from luthier.errors import BaseUnavailable, LuthierError, StorageFull
@@ -111,7 +112,11 @@ def _work_of(spec: RunSpec) -> Callable[[Run], Work[None]]:
 
         return export_model
     if spec.method != "classifier":
-        return _work
+        return partial(train_on_base, finish=_finish)
+    if spec.has_base:
+        from luthier.training.classifiers.texts import finish
+
+        return partial(train_on_base, finish=finish)
     from luthier.training.classifiers.work import classify
 
     return classify
@@ -158,7 +163,8 @@ class Trained:
     state: TrainState
 
 
-def _work(run: Run) -> Work[None]:
+def train_on_base(run: Run, finish: Callable[[Run, Path, Data, Trained], None]) -> Work[None]:
+    """Train an adapter. finish: what follows the last step."""
     base = fetch_base_of(run)
     data = read_data(run, base)
     made = make(run, base, data)
@@ -168,7 +174,7 @@ def _work(run: Run) -> Work[None]:
     material = Material(run.spec, made.plan, made.engine, data.method, data.validation)
     loop = Loop(material, Desk(run.journal, checkpoints, run.watch), state, run.resumed)
     yield from loop.run()
-    _finish(run, base, data, made)
+    finish(run, base, data, made)
 
 
 def make(run: Run, base: Path, data: Data) -> Trained:
@@ -182,7 +188,7 @@ def make(run: Run, base: Path, data: Data) -> Trained:
     loaded = load_once(run.loaded, run.spec, base, state)
     engine, fixed = fit(run.spec, loaded, data.method, state)
     if run.resumed is not None:
-        _take_over(engine, *run.resumed)
+        _take_over(engine, data.method, *run.resumed)
     torch.set_num_threads(fixed.threads)
     plan = plan_of(run.spec, fixed, len(data.method), data.max_seq_len, data.hidden)
     state = state or TrainState(fixed)
@@ -212,7 +218,7 @@ def read_data(run: Run, base: Path) -> Data:
     context, hidden = widths_of(base)
     max_seq_len = min(spec.train.max_seq_len or context, context)
     renderer = Renderer.load(base)
-    tokenise = partial(tokenised, run, renderer, Lengths(max_seq_len, context))
+    tokenise = partial(tokenised, run, renderer, Lengths(max_seq_len, context, hidden))
     train = run.workspace / "train.jsonl"
     fetch_data(run.attempt.job, spec.dataset, sources.dataset if sources else None, run.fetch_url, train)
     method, validation = tokenise(train, "training"), None
@@ -221,12 +227,15 @@ def read_data(run: Run, base: Path) -> Data:
         pin = sources.validation_dataset if sources else None
         fetch_data(run.attempt.job, spec.validation_dataset, pin, run.fetch_url, held_out)
         validation = tokenise(held_out, "validation")
+    for remark in method.measured_on(validation):
+        run.journal.event("warning", remark, level="warning")
     return Data(renderer, method, validation, max_seq_len, context, hidden)
 
 
 def tokenised(run: Run, renderer: Renderer, lengths: Lengths, path: Path, name: str) -> Method:
     """The rows of a data file for the method of the run, and a word about them. Raises: AttemptFailed (`bad_data`)."""
-    found = rows_of_file(path, READS[run.spec.method], run.progress)
+    kind = Labelled if run.spec.method == "classifier" else READS[run.spec.method]
+    found = rows_of_file(path, kind, run.progress)
     method = open_method(run.spec, found, renderer, lengths, run.workspace)
     rows, max_seq_len = method.rows, lengths.max_seq_len
     facts = {
@@ -246,11 +255,12 @@ def tokenised(run: Run, renderer: Renderer, lengths: Lengths, path: Path, name: 
     return method
 
 
-def _take_over(engine: Engine, ref: CheckpointRef, folder: Path) -> None:
+def _take_over(engine: Engine, method: Method, ref: CheckpointRef, folder: Path) -> None:
     """Raises: AttemptFailed for an adapter that is none of this run's, or that is broken."""
     with used(ref):
-        engine.load_adapter(folder)
-    if not all(bool(weight.isfinite().all()) for weight in engine.parameters.values()):
+        engine.load_adapter(folder, head=method.head)
+    weights = [*engine.parameters.values(), *([] if method.head is None else [method.head])]
+    if not all(bool(weight.isfinite().all()) for weight in weights):
         raise AttemptFailed(
             "diverged",
             f"The adapter in the checkpoint of step {ref.step} holds numbers that are not finite.",
@@ -283,7 +293,7 @@ def say_why_plain(run: Run, loaded: LoadedBase, fixed: Fixed) -> None:
 def _finish(run: Run, base: Path, data: Data, trained: Trained) -> None:
     run.watch.check()
     run.journal.phase("checking", "Checking the adapter.")
-    _take_best(run, trained)
+    take_best(run, data, trained)
     folder = run.workspace / "final_model"
     probed = (data.validation or data.method).rows
     probes = [probed[index].ids for index in range(min(_PROBES, len(probed)))]
@@ -304,7 +314,7 @@ def _finish(run: Run, base: Path, data: Data, trained: Trained) -> None:
     export.publish_json(run.attempt, "metrics.json", export.metrics_of(trained.state, trained.plan.steps_per_epoch, peak))
 
 
-def _take_best(run: Run, trained: Trained) -> None:
+def take_best(run: Run, data: Data, trained: Trained) -> None:
     """The adapter with the lowest validation loss becomes the result, where that was measured."""
     best, last = trained.state.best_checkpoint, trained.state.step
     if best is None or best.step == last:
@@ -312,7 +322,7 @@ def _take_best(run: Run, trained: Trained) -> None:
     ref = CheckpointRef(attempt=best.attempt, step=best.step, sha256=best.sha256)
     folder = run.workspace / "best"
     if fetch_checkpoint(run.attempt.job, ref, folder):
-        _take_over(trained.engine, ref, folder)
+        _take_over(trained.engine, data.method, ref, folder)
         run.journal.event("checkpoint", f"The adapter of step {best.step} is the result: its validation loss was the lowest.")
     else:
         message = f"The checkpoint of step {best.step}, the best, no longer verifies: the result is that of step {last}."

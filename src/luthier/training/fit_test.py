@@ -15,9 +15,10 @@ from dataclasses import asdict, dataclass
 import torch
 
 from luthier.datasets.packing import PassLimits, grouped
+from luthier.modeling.types import Packed
 from luthier.training import export, machine
 from luthier.training.attempt import Run, Trained, fetch_base_of, make, read_data
-from luthier.training.batches import Row, pack
+from luthier.training.batches import Row
 from luthier.training.failures import AttemptFailed, is_out_of_memory
 from luthier.training.gang import Pass, Repeat, Work
 from luthier.training.method import Method
@@ -54,7 +55,7 @@ def measure_fit(run: Run) -> Work[None]:
     available = machine.free_bytes(machine.resolve_device(run.spec.train.device))
     made = make(run, base, data)
     run.journal.phase("measuring", "Measuring the longest rows.")
-    found = yield from _smallest_that_fits(run, made, longest_units(data.method, made.plan.rows_per_step))
+    found = yield from _smallest_that_fits(run, made, data.method)
     fit = _fit(made, found, available)
     export.publish_json(run.attempt, "fit_test.json", asdict(fit))
     run.journal.facts(peak_memory_bytes=fit.peak_memory_bytes, tokens_per_second=fit.tokens_per_second)
@@ -82,11 +83,13 @@ def _tokens(unit: Sequence[Row]) -> int:
     return sum(len(row.ids) for row in unit)
 
 
-def _smallest_that_fits(run: Run, made: Trained, units: Sequence[Sequence[Row]]) -> Work[_Measured]:
-    limits = made.plan.limits
+def _smallest_that_fits(run: Run, made: Trained, method: Method) -> Work[_Measured]:
+    limits, units = made.plan.limits, longest_units(method, made.plan.rows_per_step)
     while True:
+        packs = [method.packed([row for unit in group for row in unit]) for group in grouped(units, _tokens, limits)]
         try:
-            return (yield from _measured(run, made, units, limits))
+            seconds = yield from _measured(run, made, packs, limits)
+            return _Measured(len(units), sum(len(packed.ids_T) for packed in packs), len(packs), seconds)
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
@@ -99,8 +102,8 @@ def _smallest_that_fits(run: Run, made: Trained, units: Sequence[Sequence[Row]])
             limits = PassLimits(max(1, min(limits.rows, len(units)) // 2), limits.tokens)
 
 
-def _measured(run: Run, made: Trained, units: Sequence[Sequence[Row]], limits: PassLimits) -> Work[_Measured]:
-    packs = [pack([row for unit in group for row in unit]) for group in grouped(units, _tokens, limits)]
+def _measured(run: Run, made: Trained, packs: Sequence[Packed], limits: PassLimits) -> Work[float]:
+    """Seconds of the fastest of some steps."""
     best = float("inf")
     for number in range(_STEPS):
         run.progress(number / _STEPS)
@@ -111,7 +114,7 @@ def _measured(run: Run, made: Trained, units: Sequence[Sequence[Row]], limits: P
         best = min(best, time.perf_counter() - began)
     for parameter in made.engine.parameters.values():
         parameter.grad = None
-    return _Measured(len(units), sum(len(packed.ids_T) for packed in packs), len(packs), best)
+    return best
 
 
 def _fit(made: Trained, found: _Measured, available: int) -> Fit:

@@ -21,6 +21,7 @@ from torch.optim import AdamW
 from luthier.datasets.packing import PassLimits
 from luthier.jobs.directory import CheckpointRef
 from luthier.jobs.spec import RunSpec
+from luthier.modeling.adapter_files import HEAD
 from luthier.modeling.flops import peak_flops
 from luthier.training.batches import Order
 from luthier.training.checkpoints import used
@@ -52,14 +53,16 @@ class _Sum:
     tokens: int = 0
     flops: int = 0
 
-    def slope(self, batch: Batch, logp_N: Tensor) -> Tensor:
-        """The gradient of the batch's loss with respect to each log-probability."""
-        leaf_N = logp_N.detach().requires_grad_()
-        share = batch.loss(leaf_N)
-        (grad_N,) = torch.autograd.grad(share, leaf_N)
+    def slope(self, batch: Batch, given: Tensor) -> Tensor:
+        """The gradient of the batch's loss with respect to what the engine gave; that of a method's own head is added to it."""
+        leaf = given.detach().requires_grad_()
+        share = batch.loss(leaf)
+        torch.autograd.backward(share)
         self.loss += share.item()
         self.tokens += len(batch.packed.ids_T)
-        return grad_N
+        if leaf.grad is None:
+            raise RuntimeError("the loss of this method does not depend on the model")
+        return leaf.grad
 
 
 class Loop:
@@ -73,7 +76,8 @@ class Loop:
         self.order = Order(material.spec.seed, len(material.method), self.plan.rows_per_step)
         self.schedule = Schedule(self.plan.learning_rate, train.schedule, train.warmup_steps, self.plan.total_steps)
         # Sorted: the order decides the last bits of the gradient's norm, and a loaded adapter may list its weights in another.
-        self.named = dict(sorted(material.engine.parameters.items()))
+        head = material.method.head
+        self.named = dict(sorted({**material.engine.parameters, **({} if head is None else {HEAD: head})}.items()))
         self.parameters = list(self.named.values())
         betas = (train.adam_beta1, train.adam_beta2)
         self.optimiser = AdamW(
@@ -188,6 +192,7 @@ class Loop:
     def _fill(self, folder: Path) -> None:
         spec = self.material.spec
         base = spec.sources.base if spec.sources else None
-        self.material.engine.save_adapter(folder, base_model=spec.base_model, revision=base.revision if base else "")
+        revision, head = base.revision if base else "", self.material.method.head
+        self.material.engine.save_adapter(folder, base_model=spec.base_model, revision=revision, head=head)
         write_optimiser(folder, self.optimiser, self.named)
         self.material.method.save(folder)

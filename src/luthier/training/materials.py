@@ -7,9 +7,9 @@ import re
 from collections.abc import Callable, Iterator
 from importlib.resources import files
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, TypeVar
 
-from luthier.datasets.formats import BadRow, Example, Pair, Prompt, Rated, read_rows
+from luthier.datasets.formats import BadRow, Example, Labelled, Pair, Prompt, Rated, read_rows
 from luthier.jobs.directory import JobDirectory
 from luthier.jobs.spec import RunSpec
 from luthier.seams import NotStored
@@ -17,7 +17,7 @@ from luthier.training.checkpoints import sha256_of
 from luthier.training.failures import AttemptFailed
 from luthier.values import BaseSource, ModelSource, Source
 
-Row = Example | Pair | Rated | Prompt
+Row = TypeVar("Row", bound=Example | Pair | Rated | Prompt | Labelled)
 _PLAIN_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,199}")
 FetchUrl = Callable[[str, Path], None]
 """Bring the bytes at a URL into a local file. Raises: NotStored, ValueError."""
@@ -88,9 +88,7 @@ def _corrupt(how: str) -> AttemptFailed:
     return AttemptFailed("artifact_corrupt", f"A file of the model {how}.", hint)
 
 
-def rows_of_file(
-    path: Path, kind: type[Example] | type[Pair] | type[Rated] | type[Prompt], on_progress: Callable[[float], None]
-) -> Iterator[Row]:
+def rows_of_file(path: Path, kind: type[Row], on_progress: Callable[[float], None]) -> Iterator[Row]:
     """The rows of a data file in order. Raises: AttemptFailed (`bad_data`) naming the first line that cannot be used."""
     size = max(1, path.stat().st_size)
     with path.open("rb") as stream:

@@ -14,10 +14,11 @@ from typing import TYPE_CHECKING, ClassVar, Protocol
 
 from luthier.datasets.packing import PassLimits
 from luthier.modeling.types import Generator, Packed, TrainingEngine
-from luthier.training.batches import Row, Rows
+from luthier.training.batches import Row, Rows, pack
 
 if TYPE_CHECKING:
     from torch import Tensor
+    from torch.nn import Parameter
 
 OnPass = Callable[[float], None]
 """Told before each pass which share of the work is done, 0 to 1."""
@@ -31,8 +32,9 @@ class Engine(TrainingEngine, Generator, Protocol):
 class Batch:
     """What goes through the model at once, and its loss.
 
-    loss: log-probabilities of the loss tokens, shape (N,) -> this batch's share, shape (), of the step's loss. The shares of
-    all batches of a step add up to the step's loss, so that cutting a step into smaller batches changes nothing.
+    loss: what the pack wants, mostly log-probabilities of the loss tokens, shape (N,) -> this batch's share, shape (), of the
+    step's loss. The shares of all batches of a step add up to the step's loss, so that cutting a step into smaller batches
+    changes nothing.
     """
 
     packed: Packed
@@ -60,6 +62,11 @@ class Method(ABC):
     """All of it as rows of tokens: for what is told about the data, and to probe the adapter with."""
 
     @property
+    def head(self) -> Parameter | None:
+        """A layer that learns beside the adapter, on the CPU, and is saved with it. None for most."""
+        return None
+
+    @property
     def longest(self) -> int:
         """Tokens of the longest row that ever goes through the model."""
         return self.rows.longest
@@ -74,6 +81,18 @@ class Method(ABC):
         A resume does it again, in the same way: it must not depend on what has been learned.
         """
         del engine, numbers, limits, on_pass
+
+    def measured_on(self, validation: Method | None) -> Sequence[str]:
+        """Told once, before the first step, on which rows it is measured: they may need what it learns.
+
+        Returns what is odd about the rows. Raises: AttemptFailed (`bad_data`) where nothing can be learned of them.
+        """
+        del validation
+        return ()
+
+    def packed(self, rows: Sequence[Row]) -> Packed:
+        """These rows as they go through the model."""
+        return pack(rows)
 
     def unit(self, number: int) -> list[Row]:
         """The rows of a unit as they go through the model, at their longest."""

@@ -38,7 +38,7 @@ def test_a_table_is_the_same_as_json_lines(tmp_path):
 
 
 def test_classes_that_are_numbers_stand_in_their_order(tmp_path):
-    rows = [{"text": "a", "label": label} for label in (10, "9", 2)]
+    rows = [{"text": "a", "label": label} for label in (10, "9", 2, 2)]
     assert read(tmp_path, jsonl(rows)).classes == ("2", "9", "10")
 
 

@@ -4,10 +4,9 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from sklearn.metrics import accuracy_score, confusion_matrix, f1_score, log_loss
+from sklearn.metrics import accuracy_score, confusion_matrix, f1_score, log_loss, precision_recall_fscore_support
 
-from luthier.training.classifiers.data import Samples
-from luthier.training.classifiers.scores import evaluation, majority, scores_of
+from luthier.training.classifiers.scores import Measured, evaluation, majority, scores_of
 
 
 @given(st.integers(2, 6), st.integers(1, 60), st.integers(0, 1000))
@@ -27,16 +26,36 @@ def test_an_impossible_answer_costs_much_and_not_infinitely_much():
 
 
 def test_the_majority_is_the_most_frequent_class_of_the_training_rows():
-    training = Samples(["x"] * 4, np.array([0, 1, 1, 1]), ("a", "b"))
-    usual = majority(training, np.array([0, 0, 1]))
+    usual = majority(np.array([0, 1, 1, 1]), np.array([0, 0, 1]), 2)
     assert usual.accuracy == pytest.approx(1 / 3)
     assert usual.loss == pytest.approx(-(2 * np.log(1 / 4) + np.log(3 / 4)) / 3)
 
 
-def test_an_evaluation_shows_the_confusion_of_few_classes_only():
-    few = Samples(["x", "y"], np.array([0, 1]), ("a", "b"))
-    shown = evaluation(few, few, np.array([[0.9, 0.1], [0.8, 0.2]]))
+@given(st.integers(2, 6), st.integers(1, 60), st.integers(0, 1000))
+def test_each_class_is_scored_as_scikit_learn_does(classes, rows, seed):
+    draw = np.random.default_rng(seed)
+    probabilities, labels = draw.dirichlet(np.ones(classes), rows), draw.integers(0, classes, rows)
+    names = [f"class {place}" for place in range(classes)]
+    found = scores_of(probabilities, labels).per_class(names)
+    wanted = precision_recall_fscore_support(labels, probabilities.argmax(1), labels=range(classes), zero_division=0)
+    for place, name in enumerate(names):
+        precision, recall, f1, support = (float(column[place]) for column in wanted)
+        expected = {"rows": support, "precision": precision, "recall": recall, "f1": f1}
+        assert found[name] == pytest.approx(expected, abs=1e-4)
+
+
+def test_an_evaluation_shows_few_classes_one_by_one_and_many_as_a_whole():
+    few = Measured(("a", "b"), np.array([0, 1]), np.array([0, 1]), np.array([[0.9, 0.1], [0.8, 0.2]]))
+    shown = evaluation(few)
     assert (shown["classes"], shown["confusion"], shown["rows"]) == (["a", "b"], [[1, 0], [1, 0]], 2)
     assert shown["tuned"]["metrics"] == {"accuracy": 0.5, "macro_f1": pytest.approx(1 / 3, abs=1e-6)}
-    many = Samples(["x"] * 101, np.arange(101), tuple(map(str, range(101))))
-    assert evaluation(many, many, np.full((101, 101), 1 / 101))["confusion"] is None
+    assert shown["per_class"]["b"] == {"rows": 1, "precision": 0.0, "recall": 0.0, "f1": 0.0}
+    assert "untrained" not in shown
+    many = Measured(tuple(map(str, range(101))), np.arange(101), np.arange(101), np.full((101, 101), 1 / 101))
+    assert (evaluation(many)["confusion"], evaluation(many)["per_class"]) == (None, {})
+
+
+def test_an_evaluation_holds_what_the_model_said_before_it_learned():
+    before = np.array([[0.2, 0.8], [0.2, 0.8]])
+    measured = Measured(("a", "b"), np.array([0, 1]), np.array([0, 1]), np.array([[0.9, 0.1], [0.1, 0.9]]), before)
+    assert evaluation(measured)["untrained"]["metrics"]["accuracy"] == 0.5

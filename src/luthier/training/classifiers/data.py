@@ -18,6 +18,8 @@ Matrix: TypeAlias = NDArray[np.float32]
 Numbers: TypeAlias = NDArray[np.int64]
 Inputs: TypeAlias = "Matrix | list[str]"
 _EVERY = 200
+_UNEQUAL = 10
+"""Times as many rows as the rarest class has are worth a warning."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +64,7 @@ def read_samples(path: Path, on_progress: Callable[[float], None], like: Samples
     inputs = np.stack(images) if images else texts
     if not isinstance(inputs, list) and brightest > 1:
         inputs /= np.float32(255)  # written from 0 to 255
-    samples = _numbered(inputs, labels, like.classes if like else classes_of(labels))
+    samples = _samples(inputs, labels, like)
     if like is not None and (samples.reads, samples.pixels) != (like.reads, like.pixels):
         raise AttemptFailed("bad_data", "The validation rows are of another kind or size.", "Give rows like the training rows.")
     return samples
@@ -83,16 +85,51 @@ def _in_numbers(label: str) -> tuple[int, str]:
     return int(label), label
 
 
-def _numbered(inputs: Inputs, labels: Sequence[str], classes: tuple[str, ...]) -> Samples:
+def check_classes(labels: Sequence[str], classes: Sequence[str]) -> None:
+    """Raises: AttemptFailed (`bad_data`) for training rows that cannot teach to tell classes apart."""
     if len(classes) < 2:
         said = f"The rows have {len(classes)} class: there is nothing to tell apart." if classes else "The file holds no rows."
         raise AttemptFailed("bad_data", said, "Give rows of at least two classes.")
+    if len(classes) == len(labels) > 2:
+        said = f"Each of the {len(labels)} rows has a class of its own: there is nothing that rows of a class have in common."
+        raise AttemptFailed("bad_data", said, "Is `label` the name of a class? Give several rows of each.")
+
+
+def numbers_of(labels: Sequence[str], classes: Sequence[str]) -> Numbers:
+    """The place of each label in `classes`. Raises: AttemptFailed (`bad_data`) for no labels, and for one that is unknown."""
     places = {name: place for place, name in enumerate(classes)}
     unknown = next((label for label in labels if label not in places), None)
     if unknown is not None or not labels:
         said = "The validation rows have a label that no training row has." if labels else "The validation file holds no rows."
         raise AttemptFailed("bad_data", said, "Split training and validation rows so that both have every class.")
-    return Samples(inputs, np.array([places[label] for label in labels], np.int64), classes)
+    return np.array([places[label] for label in labels], np.int64)
+
+
+def remarks_on(training: Numbers, validation: Numbers | None, classes: int) -> list[str]:
+    """What is odd about how often the classes occur. training, validation: the place of each row's class.
+
+    >>> remarks_on(np.array([0, 0, 1]), np.array([0, 0]), 2)
+    ['1 of 2 classes has no validation row: nothing is measured of it.']
+    """
+    found: list[str] = []
+    if validation is not None:
+        absent = classes - len(np.unique(validation))
+        if absent:
+            said = f"{absent} of {classes} classes {'has' if absent == 1 else 'have'} no validation row"
+            found.append(f"{said}: nothing is measured of {'it' if absent == 1 else 'them'}.")
+    counts = np.bincount(training, minlength=classes)
+    most, least = int(counts.max()), int(counts.min())
+    if most >= _UNEQUAL * max(1, least):
+        said = f"The most frequent class has {most} rows, the rarest {least}: rare classes are learned badly, and accuracy"
+        found.append(f"{said} hides it. Look at macro-F1, or give more rows of the rare ones.")
+    return found
+
+
+def _samples(inputs: Inputs, labels: Sequence[str], like: Samples | None) -> Samples:
+    classes = like.classes if like else classes_of(labels)
+    if like is None:
+        check_classes(labels, classes)
+    return Samples(inputs, numbers_of(labels, classes), classes)
 
 
 def _rows(path: Path, on_progress: Callable[[float], None]) -> Iterator[Labelled]:

@@ -52,6 +52,9 @@ class About(Frozen):
     reads: Reads
     pixels: int = Field(ge=0, le=1_000_000, description="Of an image, from 0 to 1 each; 0 for texts.")
     classes: tuple[str, ...] = Field(min_length=2, max_length=100_000, description="In the order of the answers.")
+    max_tokens: int | None = Field(
+        default=None, ge=1, description="Of a model on a base, whose id is `model` then: longer texts are cut."
+    )
 
     @property
     def shape(self) -> Shape:
@@ -98,7 +101,7 @@ class TorchClassifier:
         return torch.cat(logits).softmax(-1).numpy()
 
     def save(self, folder: Path) -> None:
-        _write_about(folder, self.about)
+        write_about(folder, self.about)
         save_weights(self.module, folder)
 
     @property
@@ -119,7 +122,7 @@ class SklearnClassifier:
         return np.asarray(self.estimator.predict_proba(inputs), np.float64)
 
     def save(self, folder: Path) -> None:
-        _write_about(folder, self.about)
+        write_about(folder, self.about)
         skops_files.dump(self.estimator, folder / SKLEARN_FILE)
 
     @property
@@ -147,7 +150,9 @@ def load_weights(module: nn.Module, folder: Path) -> None:
 
 def load(folder: Path) -> Classifier:
     """A classifier as it was saved, on the CPU. Raises: ArtifactCorrupt for anything else; BaseUnavailable."""
-    about = _read_about(folder)
+    about = read_about(folder)
+    if about.max_tokens is not None:
+        raise corrupt("it stands on a base model, and is loaded with it")
     try:
         entry = entry_of(about.model)
         check_reads(entry, about.model, about.reads)
@@ -157,9 +162,9 @@ def load(folder: Path) -> Classifier:
             load_weights(classifier.module, folder)
             return classifier
     except FieldInvalid as error:
-        raise _corrupt(f"{ABOUT} names what the registry does not have ({error.message})") from None
+        raise corrupt(f"{ABOUT} names what the registry does not have ({error.message})") from None
     except ValueError as error:
-        raise _corrupt(str(error)) from None
+        raise corrupt(str(error)) from None
     return SklearnClassifier(about, _load_estimator(folder, about, entry))
 
 
@@ -169,25 +174,28 @@ def _load_estimator(folder: Path, about: About, entry: SklearnEntry) -> Estimato
         classes = [int(place) for place in estimator.classes_]
     except (OSError, skops_files.Untrusted, AttributeError, TypeError, ValueError) as error:
         why = str(error) if isinstance(error, skops_files.Untrusted) else "it is not what the registry's entry makes"
-        raise _corrupt(f"{SKLEARN_FILE} is not loaded: {why}") from None
+        raise corrupt(f"{SKLEARN_FILE} is not loaded: {why}") from None
     if classes != list(range(len(about.classes))):
-        raise _corrupt(f"{SKLEARN_FILE} knows other classes than {ABOUT}")
+        raise corrupt(f"{SKLEARN_FILE} knows other classes than {ABOUT}")
     return cast(Estimator, estimator)
 
 
-def _write_about(folder: Path, about: About) -> None:
-    (folder / ABOUT).write_text(about.model_dump_json(indent=2) + "\n", "utf-8")
+def write_about(folder: Path, about: About) -> None:
+    """Write `classifier.json`."""
+    (folder / ABOUT).write_text(about.model_dump_json(indent=2, exclude_none=True) + "\n", "utf-8")
 
 
-def _read_about(folder: Path) -> About:
+def read_about(folder: Path) -> About:
+    """What `write_about` wrote. Raises: ArtifactCorrupt."""
     try:
         path = folder / ABOUT
         if path.stat().st_size > _MOST_ABOUT_BYTES:
-            raise _corrupt(f"{ABOUT} is too large")
+            raise corrupt(f"{ABOUT} is too large")
         return About.model_validate_json(path.read_bytes())
     except (OSError, ValidationError):
-        raise _corrupt(f"{ABOUT} cannot be read") from None
+        raise corrupt(f"{ABOUT} cannot be read") from None
 
 
-def _corrupt(what: str) -> ArtifactCorrupt:
+def corrupt(what: str) -> ArtifactCorrupt:
+    """The error of a saved classifier that is none."""
     return ArtifactCorrupt(f"The classifier cannot be used: {what}.", hint="Train it again.")

@@ -15,12 +15,12 @@ from luthier.jobs.directory import CheckpointRef
 from luthier.jobs.spec import RunSpec
 from luthier.training import export, machine
 from luthier.training.checkpoints import Checkpoints, fetch_checkpoint, used
-from luthier.training.classifiers import saving, sklearn_fit
-from luthier.training.classifiers.data import Samples, read_samples
+from luthier.training.classifiers import measuring, saving, sklearn_fit
+from luthier.training.classifiers.data import Samples, read_samples, remarks_on
 from luthier.training.classifiers.extra import needs_sklearn
 from luthier.training.classifiers.registry import Entry, SklearnEntry, TorchEntry, check_reads, entry_of, options_of
 from luthier.training.classifiers.saving import About, Classifier, SklearnClassifier, TorchClassifier, load_weights
-from luthier.training.classifiers.scores import Scores, evaluation, majority, scores_of
+from luthier.training.classifiers.scores import Measured
 from luthier.training.classifiers.torch_loop import ClassifierLoop, Material
 from luthier.training.failures import AttemptFailed
 from luthier.training.materials import fetch_data
@@ -100,6 +100,9 @@ def _read_data(run: Run, entry: Entry) -> Data:
     held_out = "" if validation is None else f", {len(validation)} to measure on"
     message = f"{len(training)} rows of {len(training.classes)} classes{held_out}."
     run.journal.event("phase", message, {"phase": "reading data", **facts})
+    held_out_N = None if validation is None else validation.labels
+    for remark in remarks_on(training.labels, held_out_N, len(training.classes)):
+        run.journal.event("warning", remark, level="warning")
     return Data(training, validation)
 
 
@@ -216,16 +219,17 @@ def _finish(run: Run, data: Data, learned: Learned) -> None:
     folder.mkdir()
     export.publish_json(run.attempt, "checks.json", check(learned.classifier, data.measured, folder))
     run.journal.phase("evaluating", "Measuring the model.")
-    scores = _measure(run, data, learned.classifier)
+    rows = data.measured
+    answers = learned.classifier.probabilities(rows.inputs)
+    measured = Measured(rows.classes, data.training.labels, rows.labels, answers)
+    scores = measuring.publish(run.attempt, run.journal, measured, held_out=data.validation is not None)
     run.watch.check()
     run.journal.phase("saving", "Publishing the results.")
     export.publish_model(run.attempt, folder)
     learned.config["classifier"] = {"model": learned.classifier.about.model, **learned.classifier.about.options}
     export.publish_config(run.attempt, learned.config)
     run.journal.facts(peak_memory_bytes=learned.metrics["peak_memory_bytes"])
-    kind = "validation" if data.validation is not None else "training"
-    measured = {f"{kind}_{name}": value for name, value in scores.metrics.items()}
-    export.publish_json(run.attempt, "metrics.json", {**learned.metrics, **measured})
+    export.publish_json(run.attempt, "metrics.json", {**learned.metrics, **scores})
 
 
 def check(classifier: Classifier, samples: Samples, folder: Path) -> dict[str, Any]:
@@ -250,20 +254,3 @@ def check(classifier: Classifier, samples: Samples, folder: Path) -> dict[str, A
         "same_after_reload": True,
         "max_probability_change": gap,
     }
-
-
-def _measure(run: Run, data: Data, classifier: Classifier) -> Scores:
-    """Publish the evaluation where rows were held out, and say how it compares with always giving the same answer."""
-    rows = data.measured
-    answers = classifier.probabilities(rows.inputs)
-    scores, usual = scores_of(answers, rows.labels), majority(data.training, rows.labels)
-    told = {"accuracy": scores.accuracy, "macro_f1": scores.macro_f1, "majority_accuracy": usual.accuracy, "rows": len(rows)}
-    noun = "training" if data.validation is None else "validation"
-    message = f"Accuracy on {len(rows)} {noun} rows: {scores.accuracy:.1%}, macro-F1 {scores.macro_f1:.3f}"
-    run.journal.event("eval", f"{message}; the most frequent class alone: {usual.accuracy:.1%}.", told)
-    if scores.accuracy <= usual.accuracy:
-        said = "The model is no better than always giving the most frequent class."
-        run.journal.event("warning", f"{said} Train longer, or look at the rows.", level="warning")
-    if data.validation is not None:
-        export.publish_json(run.attempt, "evaluation.json", evaluation(data.training, data.validation, answers))
-    return scores

@@ -7,12 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from luthier.datasets.examples import Example, Pair, Prompt, Rated
+from luthier.datasets.examples import Example, Labelled, Pair, Prompt, Rated
 from luthier.jobs.spec import DpoSpec, KtoSpec, OrpoSpec, RunSpec
 from luthier.jobs.spec import Method as MethodName
+from luthier.modeling.classes import new_head
+from luthier.training.classifiers.data import classes_of
 from luthier.training.failures import AttemptFailed
 from luthier.training.method import Method
-from luthier.training.methods import grpo, kto, pairs, sft
+from luthier.training.methods import classification, grpo, kto, pairs, sft
 from luthier.training.methods.dpo import Dpo
 from luthier.training.methods.orpo import Orpo
 
@@ -26,6 +28,8 @@ class Lengths:
 
     max_seq_len: int
     context: int
+    hidden: int = 0
+    """Width of the base's hidden states."""
 
 
 def open_method(spec: RunSpec, rows: Iterable[Any], renderer: Renderer, lengths: Lengths, folder: Path | None = None) -> Method:
@@ -69,4 +73,17 @@ def _grpo(spec: RunSpec, rows: Iterable[Prompt], renderer: Renderer, lengths: Le
     return grpo.Grpo(read, items, spec.grpo, renderer.decode, frozenset(renderer.stop_ids), lengths.context)
 
 
-_METHODS: dict[MethodName, Any] = {"sft": _sft, "dpo": _dpo, "orpo": _orpo, "kto": _kto, "grpo": _grpo}
+def _classifier(spec: RunSpec, rows: Iterable[Labelled], renderer: Renderer, lengths: Lengths, folder: Path | None) -> Method:
+    read, labels = classification.rows_of(rows, renderer, lengths.max_seq_len, folder)
+    classes = classes_of(labels)
+    return classification.Classification(read, labels, classes, new_head(len(classes), lengths.hidden, spec.seed))
+
+
+_METHODS: dict[MethodName, Any] = {
+    "sft": _sft,
+    "dpo": _dpo,
+    "orpo": _orpo,
+    "kto": _kto,
+    "grpo": _grpo,
+    "classifier": _classifier,
+}
