@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from statistics import median
+from typing import BinaryIO
 
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session
@@ -22,15 +23,15 @@ from luthier.database import EVERY_TENANT, Database, page
 from luthier.datasets import kinds
 from luthier.datasets.service import Datasets
 from luthier.datasets.types import Dataset
-from luthier.errors import BudgetExceeded, CursorInvalid, FieldInvalid, ForbiddenField, Gone, NotFound, WillNotFit
-from luthier.jobs import classifiers, classifying, estimation, of_models, projection, rules, store
+from luthier.errors import BudgetExceeded, CursorInvalid, FieldInvalid, ForbiddenField, Gone, NotFound, WillNotFit, WrongState
+from luthier.jobs import artifacts, classifiers, classifying, estimation, of_models, projection, rules, store
 from luthier.jobs.directory import Event
 from luthier.jobs.of_models import Models, Named
 from luthier.jobs.rows import job_of, projection_of, row_of, spec_of
 from luthier.jobs.spec import OF_MODELS, RunSpec, Sources
 from luthier.jobs.types import Estimate, Job, JobState, LogTail, Submitted, Transition
 from luthier.seams import Clock, Storage
-from luthier.values import BaseSource, Page
+from luthier.values import BaseSource, ModelFile, Page
 
 _CURSOR = re.compile(r"([0-9]{1,9})-([0-9]{1,12})", re.ASCII)
 _CHARACTERS_PER_TOKEN = 3
@@ -143,6 +144,21 @@ class Jobs:
         return projection.directory(self._storage, actor.tenant_id, job.id).events(after=since)
 
     def transitions(self, actor: Actor, job_id: str) -> Sequence[Transition]:
+    def files(self, actor: Actor, job_id: str) -> list[ModelFile]:
+        """Names, sizes and checksums of what an export made. Raises: NotFound, Gone, WrongState, ArtifactCorrupt."""
+        return self._exported(actor, job_id)[1]
+
+    def open(self, actor: Actor, job_id: str, name: str) -> tuple[ModelFile, BinaryIO]:
+        """One file of an export, verified against its checksum, at its first byte.
+
+        Raises: NotFound, Gone, WrongState, ArtifactCorrupt.
+        """
+        results, files = self._exported(actor, job_id)
+        for file in files:
+            if file.name == name:
+                return file, artifacts.verified(self._storage, f"{results}/export", file)
+        raise NotFound("file", hint="`GET /api/jobs/<id>/files` lists the files of an export.")
+
         """Every step of the job's state machine, oldest first. Raises: NotFound, Gone."""
         with self._database.read(actor.tenant_id) as session:
             _found(session, job_id)
@@ -212,6 +228,16 @@ class Jobs:
     # -- inside ----------------------------------------------------------------------------------------------------
 
     def _examined(self, actor: Actor, spec: RunSpec) -> tuple[RunSpec, Estimate]:
+    def _exported(self, actor: Actor, job_id: str) -> tuple[str, list[ModelFile]]:
+        """The results of an export, and its files."""
+        job = self.get(actor, job_id)
+        if job.kind != "export":
+            raise WrongState(f"A run of the kind {job.kind} has no files to download.", hint="Its model has: `model download`.")
+        if job.state != JobState.SUCCEEDED:
+            raise WrongState(f"An export that is {job.state} has no files.", hint=f"See `tune status --job-id {job.id}`.")
+        attempt = projection.directory(self._storage, actor.tenant_id, job.id).attempt(job.attempt)
+        return attempt.name("results"), artifacts.exported(attempt)
+
         if spec.sources is not None:
             raise ForbiddenField("`sources` is set by the platform.", hint="Leave it out: name datasets by id.", param="sources")
         if spec.kind in OF_MODELS:

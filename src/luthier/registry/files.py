@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import shutil
 import tarfile
@@ -13,6 +12,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from luthier.errors import ArtifactCorrupt
+from luthier.jobs.artifacts import hashed, verified
 from luthier.registry import rules
 from luthier.registry.types import Archive, StoredModel
 from luthier.seams import NotStored, Storage
@@ -20,6 +20,7 @@ from luthier.values import ModelFile
 
 _CHUNK = 1024 * 1024
 _BLOCK = tarfile.BLOCKSIZE
+_AGAIN = "Train it again from its job, or restore the data folder from a backup."
 
 
 def root_of(tenant_id: str, model_id: str) -> str:
@@ -97,16 +98,7 @@ class ModelFiles:
 
     def opened(self, root: str, file: ModelFile) -> BinaryIO:
         """One file at its first byte, after all of it was compared with its checksum. Raises: ArtifactCorrupt."""
-        with ExitStack() as opening:
-            try:
-                stream = opening.enter_context(self._storage.open(f"{root}/weights/{file.name}"))
-            except NotStored:
-                raise _corrupt(file, "is missing") from None
-            if hashed(stream) != (file.sha256, file.bytes):
-                raise _corrupt(file, "has changed")
-            stream.seek(0)
-            opening.pop_all()  # the caller closes it
-        return stream
+        return verified(self._storage, f"{root}/weights", file, _AGAIN)
 
     def archive(self, root: str, folder: str, files: Sequence[ModelFile]) -> Archive:
         """All files below `folder/` as one tar. Every file is verified and open before this returns.
@@ -150,15 +142,6 @@ class ModelFiles:
         return all(self._storage.size(f"{root}/weights/{file.name}") == file.bytes for file in stored.files)
 
 
-def hashed(stream: BinaryIO) -> tuple[str, int]:
-    """sha256 and size of the rest of a stream, in constant memory."""
-    digest, size = hashlib.sha256(), 0
-    while chunk := stream.read(_CHUNK):
-        digest.update(chunk)
-        size += len(chunk)
-    return digest.hexdigest(), size
-
-
 def _tar(folder: str, streams: Sequence[tuple[ModelFile, BinaryIO]], close: Callable[[], None]) -> Iterator[bytes]:
     try:
         yield b""
@@ -176,11 +159,3 @@ def _tar(folder: str, streams: Sequence[tuple[ModelFile, BinaryIO]], close: Call
 
 def _json(value: dict[str, Any]) -> bytes:
     return (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode()
-
-
-def _corrupt(file: ModelFile, how: str) -> ArtifactCorrupt:
-    return ArtifactCorrupt(
-        f"A stored file of this model ({file.bytes} bytes when it was written) {how}.",
-        hint="Train it again from its job, or restore the data folder from a backup.",
-        details={"file": file.name},
-    )

@@ -7,13 +7,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from luthier.faces.cli import model_runs
 from luthier.faces.cli.edge import connect, new_app, run, usage
 from luthier.faces.cli.options import After, AsJson, Force, Limit, ModelArgument, ModelOption, Raw, Yes, sure, the_model
-from luthier.faces.cli.saving import may_replace, parts_removed_when_full, transfer
+from luthier.faces.cli.saving import is_the_same, may_replace, parts_removed_when_full, transfer
 from luthier.faces.cli.shown import moment, out, out_json, plain, size, table, talk
 
 if TYPE_CHECKING:
-    from luthier.faces.sdk.answers import Model, ModelFile
+    from luthier.faces.sdk.answers import Model
 
 app = new_app("Look at, download, promote and talk to tuned models.")
 
@@ -106,7 +107,7 @@ def download(
     folder = output or Path(found.id)
     with connect() as client:
         files = client.models.files(found.id)
-        may_replace([folder / file.name for file in files if not _is_the_same(folder / file.name, file)], force=force)
+        may_replace([folder / file.name for file in files if not is_the_same(folder / file.name, file)], force=force)
         paths = [folder / file.name for file in files]
         with transfer("download") as report, parts_removed_when_full(paths):
             client.models.download(found.id, folder, on_progress=report)
@@ -143,19 +144,13 @@ def chat(
             talk_with.ask(once)
 
 
+model_runs.add_to(app)
+
+
 def _found(model: str | None, model_id: str | None) -> Model:
     ref = the_model(model, model_id)
     with connect() as client:
         return client.models.get(ref)
-
-
-def _is_the_same(path: Path, file: ModelFile) -> bool:
-    import hashlib
-
-    if path.is_symlink() or not path.is_file() or path.stat().st_size != file.bytes:
-        return False
-    with path.open("rb") as there:
-        return hashlib.file_digest(there, "sha256").hexdigest() == file.sha256
 
 
 def _row(model: Model) -> tuple[object, ...]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from luthier.faces.cli.shown import clean, dollars, duration, moment, pairs, size
@@ -20,13 +20,21 @@ def estimate_text(estimate: Estimate) -> str:
     fits = "fits" if estimate.fits else "DOES NOT FIT"
     lines = [
         f"Memory   about {size(memory.total_bytes)}{f' of {size(there)}' if there else ''}: {fits}",
-        f"Time     about {duration(estimate.seconds)} for {estimate.steps} steps over {estimate.tokens:,} tokens",
+        f"Time     about {duration(estimate.seconds)}{_amount(estimate)}",
         f"Cost     about {dollars(estimate.cost_usd)} ({estimate.hardware}, {dollars(estimate.hourly_usd)} an hour)",
     ]
     if note := estimate.get("basis_note"):
         lines.append(f"Basis    {note}")
     lines += [f"Warning  {warning}" for warning in estimate.get("warnings") or ()]
     return clean("\n".join([*lines, *(f"Advice   {advice}" for advice in estimate.get("advice") or ())]))
+
+
+def _amount(estimate: Estimate) -> str:
+    if not estimate.tokens:
+        return ""
+    return (
+        f" for {estimate.steps} steps over {estimate.tokens:,} tokens" if estimate.steps else f" for {estimate.tokens:,} tokens"
+    )
 
 
 def fit_text(fit: Mapping[str, Any]) -> str:
@@ -51,6 +59,8 @@ def job_text(job: Job) -> str:
             ("name", job.get("name")),
             ("state", state_word(job)),
             ("phase", None if job.finished else job.get("phase")),
+            ("kind", None if job.get("kind") == "train" else job.get("kind")),
+            ("of model", job.get("model")),
             ("base model", job.base_model),
             ("dataset", job.dataset),
             ("hardware", job.hardware),
@@ -150,21 +160,38 @@ def model_text(model: Model) -> str:
     )
     evaluation = model.card.get("evaluation")
     measured = "not measured against its base" if not evaluation else evaluation_text(evaluation)
+    measured = "\n\n".join([measured, *_later_text(model.card.get("evaluations") or ())])
     warnings = [f"Warning: {clean(warning)}" for warning in model.card.get("warnings") or ()]
     return "\n".join([facts, "", measured, *warnings])
 
 
+def _later_text(records: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The newest of what was measured after training, and how many there are besides."""
+    if not records:
+        return []
+    newest = records[0]
+    beside = f", against {newest['against']}" if newest.get("against") else ""
+    more = f" ({len(records) - 1} earlier in `model card`)" if len(records) > 1 else ""
+    told = clean(f"Measured {moment(newest['at'])} on {newest.get('dataset')} by {newest.get('job_id')}{beside}{more}")
+    return [f"{told}\n{evaluation_text(newest.get('evaluation') or {})}"]
+
+
 def evaluation_text(evaluation: Mapping[str, Any]) -> str:
-    """Base against tuned model, as a small table."""
-    base, tuned = evaluation.get("base") or {}, evaluation.get("tuned") or {}
+    """Base, tuned model and maybe another one, as a small table."""
+    names = [name for name in ("base", "tuned", "against") if evaluation.get(name)]
+    sides: list[Mapping[str, Any]] = [evaluation[name] for name in names]
     head = f"on {evaluation.get('rows')} held-out rows"
-    lines = [f"{head:24} {'base':>9} {'tuned':>9}"]
+    lines = [f"{head:24}" + "".join(f" {name:>9}" for name in names)]
     for name, label in (("loss", "loss"), ("perplexity", "perplexity"), ("exact_match", "exact match")):
-        if base.get(name) is not None or tuned.get(name) is not None:
-            lines.append(f"{label:24} {_score(name, base.get(name)):>9} {_score(name, tuned.get(name)):>9}")
-    before, after = base.get("metrics") or {}, tuned.get("metrics") or {}
-    lines += [f"{name.replace('_', ' '):24} {_score(name, before.get(name)):>9} {_score(name, after[name]):>9}" for name in after]
+        if any(side.get(name) is not None for side in sides):
+            lines.append(_score_line(name, label, sides))
+    measures: list[Mapping[str, Any]] = [side.get("metrics") or {} for side in sides]
+    lines += [_score_line(name, name.replace("_", " "), measures) for name in (measures[1] if len(measures) > 1 else ())]
     return "\n".join(lines)
+
+
+def _score_line(name: str, label: str, sides: Sequence[Mapping[str, Any]]) -> str:
+    return f"{label:24}" + "".join(f" {_score(name, side.get(name)):>9}" for side in sides)
 
 
 def cost_text(cost: JobCost) -> str:

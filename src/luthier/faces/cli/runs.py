@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Annotated, Any, get_type_hints
@@ -66,6 +66,8 @@ class RunFlags:
         spec |= {field: value for field, value in given.items() if value is not None}
         if self.max_cost_usd is not None:
             spec["limits"] = {**_mapping(spec.get("limits")), "max_cost_usd": self.max_cost_usd}
+        if spec.get("kind") in _OF_MODELS:
+            return _of_model(spec)
         for field, flag in (("base_model", "--model"), ("dataset", "--dataset")):
             if field not in spec and (field, spec.get("method")) != ("base_model", "classifier"):
                 raise usage(f"{flag} is missing{'' if self.config is None else ', and the config has no ' + field}.")
@@ -88,9 +90,20 @@ class RunFlags:
         return {name: getattr(self, name) for name in names if getattr(self, name) is not None}
 
 
+_OF_MODELS = ("evaluate", "export")
 _TOP = ("method", "seed")
 _TRAIN = ("epochs", "max_steps", "learning_rate", "batch_size", "max_seq_len")
 _LORA = ("rank", "alpha")
+
+
+def _of_model(spec: dict[str, Any]) -> dict[str, Any]:
+    """A run about a model of the registry: `--model` names that one, not a base. Raises: usage."""
+    base = spec.pop("base_model", None)
+    if base is not None:
+        spec["model"] = base
+    if "model" not in spec:
+        raise usage("--model is missing, and the config has no model.")
+    return spec
 
 
 def takes_run(command: Callable[..., None]) -> Callable[..., None]:
@@ -145,7 +158,10 @@ def _mapping(value: object) -> dict[str, Any]:
     return dict(value) if isinstance(value, dict) else {}
 
 
-def described(spec: dict[str, Any]) -> str:
+def described(spec: Mapping[str, Any]) -> str:
     """One line about a run, for people."""
+    if spec.get("kind") in _OF_MODELS:
+        on = f" on {spec['dataset']}" if spec.get("dataset") else ""
+        return clean(f"{spec['kind']} of {spec['model']}{on}")
     of = spec.get("base_model") or _mapping(spec.get("classifier")).get("model", "mnist-cnn")
     return clean(f"{spec.get('method', 'sft')} of {of} on {spec.get('dataset')}")

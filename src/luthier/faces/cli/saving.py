@@ -16,6 +16,8 @@ from luthier.faces.cli.shown import size, talk
 if TYPE_CHECKING:
     from rich.progress import Progress
 
+    from luthier.faces.sdk.answers import ModelFile
+
 Report = Callable[[str, int, int | None], None]
 
 
@@ -30,6 +32,16 @@ def may_replace(paths: Iterable[Path], *, force: bool) -> None:
     if not sys.stdin.isatty():
         raise usage(f"{there[0]} is there already. Give --force to replace it, or another --output.")
     ask(f"{there[0]} is there already. Replace it?")
+
+
+def is_the_same(path: Path, file: ModelFile) -> bool:
+    """Whether it lies there already, whole: then nothing is replaced."""
+    import hashlib
+
+    if path.is_symlink() or not path.is_file() or path.stat().st_size != file.bytes:
+        return False
+    with path.open("rb") as there:
+        return hashlib.file_digest(there, "sha256").hexdigest() == file.sha256
 
 
 @contextlib.contextmanager

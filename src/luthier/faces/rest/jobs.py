@@ -9,6 +9,7 @@ from fastapi import Body, Header, Query, Request, Response
 from starlette.responses import PlainTextResponse
 
 from luthier.errors import (
+    ArtifactCorrupt,
     BudgetExceeded,
     CursorInvalid,
     DatasetNotReady,
@@ -19,7 +20,9 @@ from luthier.errors import (
     KeyInFlight,
     KeyReused,
     ModelNotAllowed,
+    ModelNotReady,
     NotFound,
+    RangeInvalid,
     StorageFull,
     TooLarge,
     UnsupportedType,
@@ -29,7 +32,7 @@ from luthier.errors import (
 from luthier.faces.rest.body import Json, YamlRoute
 from luthier.faces.rest.errors import problems
 from luthier.faces.rest.events import live
-from luthier.faces.rest.streaming import Stream
+from luthier.faces.rest.streaming import Stream, file_answer
 from luthier.faces.rest.wire import (
     After,
     ChangingActor,
@@ -45,7 +48,7 @@ from luthier.faces.rest.wire import (
 from luthier.jobs.directory import Event
 from luthier.jobs.spec import RunSpec
 from luthier.jobs.types import Estimate, Job, Submitted
-from luthier.values import Page
+from luthier.values import ModelFile, Page
 
 routes = router("/api/jobs", "jobs", route=YamlRoute)
 
@@ -66,6 +69,19 @@ _EXAMPLES = {
             "limits": {"max_cost_usd": "5.00"},
         },
     },
+    "evaluate": {
+        "summary": "A model of the registry on other rows, beside the one in Production",
+        "value": {
+            "kind": "evaluate",
+            "model": "support-intents@4",
+            "against": "support-intents",
+            "dataset": "ds_01kagz3vqdfyxtqn4w5b9zn8r2",
+        },
+    },
+    "export": {
+        "summary": "A model as one folder that needs no base beside it",
+        "value": {"kind": "export", "model": "support-intents@4", "export": {"format": "merged"}},
+    },
 }
 Spec = Annotated[Json[RunSpec], Body(description="The run; YAML 1.2 is read as well.", openapi_examples=_EXAMPLES)]  # pyright: ignore[reportArgumentType]  # plain dicts
 _IN_YAML = {
@@ -73,7 +89,17 @@ _IN_YAML = {
     "example": "base_model: luthier/tiny\ndataset: ds_01kagz3vqdfyxtqn4w5b9zn8r2\ntrain: {epochs: 6, learning_rate: 5e-4}\n",
 }
 YAML_TOO = {"requestBody": {"content": {"application/yaml": _IN_YAML}}}
-_REFUSALS = (NotFound, Gone, DatasetNotReady, ModelNotAllowed, FieldInvalid, ForbiddenField, TooLarge, UnsupportedType)
+_REFUSALS = (
+    NotFound,
+    Gone,
+    DatasetNotReady,
+    ModelNotReady,
+    ModelNotAllowed,
+    FieldInvalid,
+    ForbiddenField,
+    TooLarge,
+    UnsupportedType,
+)
 _ONE = problems(NotFound, Gone)
 
 
@@ -142,6 +168,23 @@ def logs(job_id: JobId, actor: CurrentActor, platform: CurrentPlatform, tail_byt
     tail = platform.jobs.logs(actor, job_id, tail_bytes=tail_bytes)
     facts = {"x-attempt": str(tail.attempt), "x-total-bytes": str(tail.total_bytes), "x-truncated": str(tail.truncated).lower()}
     return PlainTextResponse(tail.text, headers=facts)
+
+
+@routes.get("/{job_id}/files", responses=problems(NotFound, Gone, WrongState, ArtifactCorrupt))
+def files(job_id: JobId, actor: CurrentActor, platform: CurrentPlatform) -> Page[ModelFile]:
+    """What an export made: names, sizes and checksums."""
+    return Page(data=platform.jobs.files(actor, job_id))
+
+
+@routes.get(
+    "/{job_id}/files/{name}",
+    response_class=Response,
+    responses=problems(NotFound, Gone, WrongState, ArtifactCorrupt, RangeInvalid),
+)
+def file(job_id: JobId, name: str, actor: CurrentActor, platform: CurrentPlatform, request: Request) -> Response:
+    """One file of an export, or one range of it."""
+    known, opened = platform.jobs.open(actor, job_id, name)
+    return file_answer(request, opened, size=known.bytes, name=known.name, tag=known.sha256)
 
 
 _SSE = {200: {"content": {"text/event-stream": {"schema": {"type": "string"}, "example": "id: 1-7\nevent: step\ndata: {}\n\n"}}}}

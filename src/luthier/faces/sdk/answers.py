@@ -102,7 +102,8 @@ class Job(Answer):
     name: str | None
     state: str
     base_model: str
-    dataset: str
+    dataset: str | None
+    model: str | None
     hardware: str
     attempt: int
     phase: str | None

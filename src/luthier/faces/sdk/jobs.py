@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from luthier.errors import ClientError, FieldInvalid, LuthierError
-from luthier.faces.sdk.answers import Estimate, Event, Job, LogTail, Page, Submitted
+from luthier.faces.sdk.answers import Estimate, Event, Job, LogTail, ModelFile, Page, Submitted
 from luthier.faces.sdk.blocking import Face, blocking, iterating
+from luthier.faces.sdk.folders import FileProgress, fetch_all, listed
 from luthier.faces.sdk.streams import ServerEvent, server_events
 from luthier.faces.sdk.transport import Call, Lost, Transport, worth_another
 
@@ -81,6 +82,14 @@ class AsyncJobs:
             return LogTail({"text": text, "attempt": attempt, "total_bytes": total, "truncated": truncated})
 
         return await self._transport.tried(once, again=True)
+
+    async def files(self, job_id: str) -> tuple[ModelFile, ...]:
+        """What an export made, with sizes and checksums."""
+        return await listed(self._transport, f"{_path(job_id)}/files")
+
+    async def download(self, job_id: str, folder: Path, *, on_progress: FileProgress | None = None) -> tuple[Path, ...]:
+        """All files of an export into `folder`. Each appears only when whole and checked; a second call goes on."""
+        return await fetch_all(self._transport, f"{_path(job_id)}/files", folder, on_progress)
 
     async def events(self, job_id: str, *, after: str | None = None) -> tuple[Event, ...]:
         """What has happened so far, in order."""
@@ -152,6 +161,8 @@ class Jobs(Face):
     cancel = blocking(AsyncJobs.cancel)
     resume = blocking(AsyncJobs.resume)
     logs = blocking(AsyncJobs.logs)
+    files = blocking(AsyncJobs.files)
+    download = blocking(AsyncJobs.download)
     events = blocking(AsyncJobs.events)
     follow = iterating(AsyncJobs.follow)
     wait = blocking(AsyncJobs.wait)

@@ -2,25 +2,18 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from pathlib import Path
 from urllib.parse import quote
 
 from luthier import ids
-from luthier.errors import ClientError, NotFound
-from luthier.faces.sdk.answers import Model, ModelFile, Page
+from luthier.errors import NotFound
+from luthier.faces.sdk.answers import Model, ModelFile, Page, Submitted
 from luthier.faces.sdk.blocking import Face, blocking, iterating
-from luthier.faces.sdk.files import Fetch, fetch
+from luthier.faces.sdk.folders import FileProgress, fetch_all, listed
+from luthier.faces.sdk.jobs import AsyncJobs
 from luthier.faces.sdk.transport import Call, Transport
-
-_PLAIN_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,199}")
-# Names that Windows takes for devices, whatever their ending.
-_DEVICE = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)
-
-FileProgress = Callable[[str, int, int | None], None]
-"""Called with a file's name, its bytes so far and its bytes in all."""
 
 
 class AsyncModels:
@@ -63,26 +56,28 @@ class AsyncModels:
 
     async def files(self, model: str) -> tuple[ModelFile, ...]:
         """Its files, with sizes and checksums. Raises: ClientError where the server gives a name that is no plain file name."""
-        found = tuple([file async for file in self._transport.each(f"{await self._path(model)}/files", ModelFile, limit=None)])
-        for file in found:
-            _check_name(file.name)
-        return found
+        return await listed(self._transport, f"{await self._path(model)}/files")
 
     async def download(self, model: str, folder: Path, *, on_progress: FileProgress | None = None) -> tuple[Path, ...]:
         """All files into `folder`. Each appears under its name only when whole and checked; a second call goes on."""
-        model = await self._id(model)
-        files = await self.files(model)
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise ClientError(f"The folder cannot be made: {error.strerror}.", hint="Choose another one.", code="file") from None
-        paths: list[Path] = []
-        for file in files:
-            path = folder / file.name
-            wanted = Fetch(f"{_path(model)}/files/{quote(file.name, safe='')}", path, file.bytes, file.sha256)
-            await fetch(self._transport, wanted, _named(file.name, on_progress))
-            paths.append(path)
-        return tuple(paths)
+        return await fetch_all(self._transport, f"{await self._path(model)}/files", folder, on_progress)
+
+    async def evaluate(
+        self, model: str, *, dataset: str | None = None, against: str | None = None, **fields: object
+    ) -> Submitted:
+        """Queue a measurement of a model on a dataset, by default the validation dataset that it was trained with.
+
+        `against`: another model on the same base, measured on the same rows. `fields`: more of the run, e.g. `hardware`. What
+        was measured stands on the model's card afterwards: `card.evaluations[0]`.
+        """
+        named = {"dataset": dataset, "against": against}
+        given = {name: value for name, value in named.items() if value is not None}
+        return await AsyncJobs(self._transport).submit({"kind": "evaluate", "model": model, **given, **fields})
+
+    async def export(self, model: str, form: str = "merged", *, precision: str = "base", **fields: object) -> Submitted:
+        """Queue an export of a model: `merged` into its base, or as an `adapter`. `client.jobs.download` fetches what it made."""
+        export = {"format": form, "precision": precision}
+        return await AsyncJobs(self._transport).submit({"kind": "export", "model": model, "export": export, **fields})
 
     async def _id(self, model: str) -> str:
         return model if ids.is_id(model, ids.MODEL) else (await self.get(model)).id
@@ -101,21 +96,9 @@ class Models(Face):
     transition = blocking(AsyncModels.transition)
     files = blocking(AsyncModels.files)
     download = blocking(AsyncModels.download)
+    evaluate = blocking(AsyncModels.evaluate)
+    export = blocking(AsyncModels.export)
 
 
 def _path(model: str) -> str:
     return f"/api/models/{quote(model, safe='')}"
-
-
-def _check_name(name: object) -> None:
-    # The server is not trusted with our file system: its names must stay inside the folder, and be visible there.
-    if not isinstance(name, str) or not _PLAIN_NAME.fullmatch(name) or _DEVICE.fullmatch(name) or name.endswith("."):
-        raise ClientError(
-            "The server gave a file name that is no plain name; nothing was written.", hint="Do not trust this server."
-        )
-
-
-def _named(name: str, on_progress: FileProgress | None) -> Callable[[int, int | None], None] | None:
-    if on_progress is None:
-        return None
-    return lambda done, total: on_progress(name, done, total)
