@@ -20,6 +20,13 @@ USELESS = frozenset({"no_preference", "zero_weight"})
 """Rows with such a warning teach nothing: a cleaned version leaves them out."""
 MAX_LABELS = 1000
 """Classes of one dataset."""
+CUT_SHARE = 0.2
+"""If more of the long answers end without a stop, that is how they are written."""
+REFERENCES = frozenset({"answer", "reference_answer", "reference", "solution", "ground_truth", "target", "expected"})
+"""Fields of prompts that hold what a grader compares with."""
+_LANGUAGE_BYTES = 4 * 1024 * 1024
+_FEW_OF_A_LABEL = 3
+_LABELS_APART = 20
 REJECTED_KEPT = timedelta(hours=24)
 """How long the bytes of a rejected dataset are kept, for `dataset fix`."""
 SAMPLE_CHARACTERS = 20_000
@@ -60,6 +67,49 @@ def measure_every(size_bytes: int) -> int:
     (1, 32)
     """
     return max(1, -(-size_bytes // _MEASURED_BYTES))
+
+
+def language_every(size_bytes: int) -> int:
+    """Look at the language of each n-th row, so that it is told from about 4 MiB."""
+    return max(1, -(-size_bytes // _LANGUAGE_BYTES))
+
+
+def language_mix(languages: Mapping[str, int]) -> list[tuple[str, str]]:
+    """What is to be said of rows in other languages than most: a few of them are more often a mistake than meant.
+
+    >>> language_mix({"en": 98, "de": 2, "und": 40})
+    [('Most rows look like en, and 2.0% like de.', 'Remove what was not meant; `dataset samples` shows rows.')]
+    >>> language_mix({"en": 50, "de": 50}), language_mix({"en": 3000, "de": 1})
+    ([], [])
+    """
+    known = Counter({name: rows for name, rows in languages.items() if name != "und"})
+    total, most = known.total(), known.most_common(1)
+    others = [(name, rows / total) for name, rows in known.most_common() if rows / total < 0.2 and rows > max(1, total / 200)]
+    if not most or not others or most[0][1] < 0.6 * total:
+        return []
+    told = ", ".join(f"{share:.1%} like {name}" for name, share in others[:3])
+    return [(f"Most rows look like {most[0][0]}, and {told}.", "Remove what was not meant; `dataset samples` shows rows.")]
+
+
+def odd_labels(labels: Mapping[str, int]) -> list[tuple[str, str, str]]:
+    """What is odd about classes: (code, what, what to do).
+
+    >>> [code for code, _, _ in odd_labels({"a": 100, "A": 100, "b": 2})]
+    ['label_variants', 'label_imbalance']
+    """
+    found: list[tuple[str, str, str]] = []
+    alike: dict[str, list[str]] = {}
+    for label in labels:
+        alike.setdefault(" ".join(label.casefold().split()), []).append(label)
+    variants = [names for names in alike.values() if len(names) > 1]
+    if variants:
+        said = f"{len(variants)} labels are written in more than one way, that differ only in capitals or spaces."
+        found.append(("label_variants", said, "Write each label in one way."))
+    least, most = min(labels.values(), default=0), max(labels.values(), default=0)
+    if len(labels) > 1 and (most >= _LABELS_APART * least or (least < _FEW_OF_A_LABEL and most >= 5 * _FEW_OF_A_LABEL)):
+        said = f"The commonest label has {most:,} rows, the rarest {least:,}."
+        found.append(("label_imbalance", said, "Add rows of the rare ones, or merge or remove them."))
+    return found
 
 
 def name_of(file_name: str | None) -> str:

@@ -83,6 +83,7 @@ class Sandbox:
             "tokenizer": str(ruler.tokenizer.resolve()) if ruler.tokenizer else None,
             "context": ruler.context,
             "every": rules.measure_every(size * rules.USUAL_RATIO if packed else size),
+            "language_every": rules.language_every(size * rules.USUAL_RATIO if packed else size),
             **asdict(allowed),
         }
         process = self._start(request)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from luthier.datasets import rules
@@ -55,6 +55,11 @@ class Tally:
         self._loss_tokens = 0
         self._over_context = 0
 
+    @property
+    def labels(self) -> Mapping[str, int]:
+        """Rows by their label so far."""
+        return self._labels
+
     def bad(self, bad: BadRow) -> None:
         """A record that cannot be used."""
         self.rows += bad.line is not None
@@ -90,8 +95,8 @@ class Tally:
         for line, first in found.conflicts:
             said = f"The row asks the same as line {first}, with another answer."
             self._show(line, "conflict", "warning", (said, "Keep the right one, unless several answers are meant."))
-        self._count("duplicate", found.duplicates.count)
-        self._count("conflict", found.conflicts.count)
+        self.count("duplicate", found.duplicates.count)
+        self.count("conflict", found.conflicts.count)
 
     def overlaps(self, name: str, found: Overlap) -> None:
         """Rows that another dataset holds, too: of training and validation data none should be."""
@@ -100,7 +105,7 @@ class Tally:
         for pairs, said in ((found.rows, "The row is also line {} of {}."), (found.prompts, "Line {} of {} asks the same.")):
             for line, other in pairs:
                 self._show(line, "train_val_overlap", "warning", (said.format(other, name), fix))
-            self._count("train_val_overlap", pairs.count)
+            self.count("train_val_overlap", pairs.count)
 
     def measured(self, line: int | None, counted: Counted, context: int | None) -> None:
         """A row was tokenised."""
@@ -204,7 +209,8 @@ class Tally:
         message, fix = said
         self._shown.append({"line": line, "code": code, "severity": severity, "message": message, "fix": fix})
 
-    def _count(self, code: str, warnings: int) -> None:
+    def count(self, code: str, warnings: int) -> None:
+        """Count findings that are shown otherwise, or not at all."""
         if warnings:
             self._counts[code] += warnings
             self._warnings += warnings

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from luthier.datasets import rules
 from luthier.datasets.containers import Limits
+from luthier.datasets.content import Content
 from luthier.datasets.examples import MAX_RECORD_BYTES, BadRow, FileRemark, Labelled, Parsed, Prompt, Row
 from luthier.datasets.keeping import Kept
 from luthier.datasets.opening import Reading, opened
@@ -95,7 +96,7 @@ class Measure:
         return self._renderer
 
 
-def validate(records: Records, kept: Kept, measure: Measure, *, drop: bool = False) -> Tally:
+def validate(records: Records, kept: Kept, measure: Measure, content: Content, *, drop: bool = False) -> Tally:
     """Check all records, keep the canonical rows, and return the tally. With `drop` bad rows are left out and remarked."""
     tally = Tally(drop=drop)
     for record in _limited(records):
@@ -113,10 +114,12 @@ def validate(records: Records, kept: Kept, measure: Measure, *, drop: bool = Fal
         kept.seen(parsed.row, canonical, parsed.line)
         if not tally.errors:  # a rejected file needs no rows, and no tokens
             kept.keep(canonical, parsed.line)
+            content.look(tally, parsed, canonical)
             if not isinstance(parsed.row, Labelled):  # no tokens: a classifier reads it in its own way
                 measure.add(tally, parsed.row)
     if not tally.errors:
         measure.flush(tally)
+        content.close(tally)
     return tally
 
 
@@ -181,14 +184,14 @@ def main() -> int:
     request: dict[str, Any] = json.loads(sys.argv[1])
     _limit(request)
     path = Path(request["source"])
-    measure = Measure(request["tokenizer"], request["context"], request["every"])
+    measure, content = Measure(request["tokenizer"], request["context"], request["every"]), Content(request["language_every"])
     try:
         with path.open("rb") as source, Kept(Path(request["rows"]), Path(request["side"])) as kept:
             found = opened(source, _reading(request))
-            tally = validate(found.records, kept, measure, drop=request["drop"])
+            tally = validate(found.records, kept, measure, content, drop=request["drop"])
             _compare(tally, kept, request)
         report = tally.report(size_bytes=path.stat().st_size, format_name=found.format)
-        report.update(containers=found.containers, mapping=request["mapping"])
+        report.update(containers=found.containers, mapping=request["mapping"], languages=dict(content.languages))
     except MemoryError:
         return EXIT_MEMORY
     except OSError as error:

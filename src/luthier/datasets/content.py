@@ -1,0 +1,152 @@
+"""What the texts of rows are like: secrets and personal data, cut answers, tool calls beside their schema, languages, labels.
+
+All of it warns, nothing here rejects a row.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Mapping
+from typing import Any, cast
+
+from luthier.datasets import rules
+from luthier.datasets.examples import Labelled, Message, Parsed, Prompt, is_learned
+from luthier.datasets.languages import language_of
+from luthier.datasets.personal_data import found_in
+from luthier.datasets.row_hashes import First
+from luthier.datasets.strict_json import dump
+from luthier.datasets.tally import Tally
+
+_CUT_LENGTH = 200
+"""Only answers of so many characters are expected to end like a sentence."""
+_ENDS = frozenset(".!?:;\"'`)]}>*|…。！？」』”’~-_=/\\#%$€")
+_SCHEMA_SECONDS = 10.0
+"""For the schemas of tools, all rows together: a schema is a stranger's, too."""
+
+
+class Content:
+    """Looks at each good row, and at the end at what they have in common."""
+
+    def __init__(self, language_every: int) -> None:
+        self.languages: Counter[str] = Counter()
+        self._every = language_every
+        self._seen = 0
+        self._long = 0
+        self._cut = First(rules.SHOWN_A_CODE)
+        self._schemas: dict[bytes, bool] = {}
+        self._schema_seconds = _SCHEMA_SECONDS
+
+    def look(self, tally: Tally, parsed: Parsed, canonical: bytes) -> None:
+        """One good row, and the bytes that are kept of it."""
+        row = parsed.row
+        if isinstance(row, Labelled) and row.text is None:
+            return
+        for code, noun in found_in(canonical):
+            fix = "Remove or replace it: a model can learn it by heart and tell it to anyone."
+            tally.note(parsed.line, code, "warning", (f"The row seems to hold {noun}.", fix))
+        answer = _answer_of(parsed)
+        if answer is not None and len(answer) >= _CUT_LENGTH:
+            self._long += 1
+            if answer.rstrip()[-1:] not in _ENDS:
+                self._cut.add(parsed.line, 0)
+        if row.messages and any("tool_calls" in message for message in row.messages):
+            self._check_calls(tally, parsed)
+        if isinstance(row, Prompt):
+            _check_reference(tally, parsed.line, row.item)
+        if self._seen % self._every == 0:
+            self.languages[language_of(_text_of(parsed))] += 1
+        self._seen += 1
+
+    def close(self, tally: Tally) -> None:
+        """What only all rows together can tell."""
+        if self._cut.count and self._cut.count <= rules.CUT_SHARE * self._long:
+            for line, _ in self._cut:
+                said = "A long answer ends in the middle of a sentence: it looks cut off."
+                tally.note(line, "truncated_answer", "warning", (said, "Write the rest of it, or remove the row."))
+            tally.count("truncated_answer", self._cut.count - len(list(self._cut)))
+        for line in rules.language_mix(self.languages):
+            tally.note(None, "language_mix", "warning", line)
+        for code, message, fix in rules.odd_labels(tally.labels):
+            tally.note(None, code, "warning", (message, fix))
+
+    def _check_calls(self, tally: Tally, parsed: Parsed) -> None:
+        schemas = {name: schema for tool in _tools_of(parsed) for name, schema in _parameters(tool)}
+        for message in parsed.row.messages:
+            for call in message.get("tool_calls", ()):
+                schema = schemas.get(call["function"]["name"])
+                if schema and not self._fits(schema, call["function"]["arguments"]):
+                    said = "The arguments of a tool call are not as the tool's `parameters` say."
+                    tally.note(parsed.line, "tool_args", "warning", (said, "Mend the arguments, or the schema."))
+                    return
+
+    def _fits(self, schema: Mapping[str, Any], arguments: Any) -> bool:
+        from luthier.graders.json_schema import check_schema, fits
+        from luthier.graders.templates import Ungradable
+
+        if self._schema_seconds < 0:
+            return True
+        started = time.monotonic()
+        try:
+            written = dump(schema)
+            if written not in self._schemas and len(self._schemas) < rules.MAX_LABELS:
+                self._schemas[written] = _usable(check_schema, schema)
+            return not self._schemas.get(written) or fits(schema, arguments)
+        except Ungradable:
+            return True
+        finally:
+            self._schema_seconds -= time.monotonic() - started
+
+
+def _usable(check: Any, schema: Mapping[str, Any]) -> bool:
+    try:
+        check(schema)
+    except ValueError:
+        return False
+    return True
+
+
+def _parameters(tool: Mapping[str, Any]) -> list[tuple[str, dict[str, Any]]]:
+    function = tool.get("function", tool)
+    fields = cast("dict[str, Any]", function) if isinstance(function, dict) else {}
+    schema = fields.get("parameters")
+    return [(str(fields.get("name")), cast("dict[str, Any]", schema))] if isinstance(schema, dict) else []
+
+
+def _tools_of(parsed: Parsed) -> tuple[Mapping[str, Any], ...]:
+    row = parsed.row
+    if isinstance(row, Labelled):
+        return ()
+    return (row.tools if isinstance(row, Prompt) else row.examples[0].tools) or ()
+
+
+def _answer_of(parsed: Parsed) -> str | None:
+    """The last text that is learned."""
+    for example in parsed.row.examples[:1]:
+        if example.prompt is not None:
+            return example.completion
+        if example.messages and is_learned(example.messages[-1]) and "tool_calls" not in example.messages[-1]:
+            return _said(example.messages[-1])
+    return None
+
+
+def _said(message: Message) -> str:
+    return cast("str", message["content"])
+
+
+def _text_of(parsed: Parsed) -> str:
+    """What tells the language of a row: its answer, or else what is asked."""
+    row = parsed.row
+    if isinstance(row, Labelled):
+        return row.text or ""
+    if isinstance(row, Prompt) and row.text is not None:
+        return row.text
+    answer = _answer_of(parsed)
+    return answer if answer else " ".join(_said(message) for message in row.messages[-2:])
+
+
+def _check_reference(tally: Tally, line: int, item: Mapping[str, Any]) -> None:
+    for name in rules.REFERENCES & item.keys():
+        if item[name] is None or item[name] in ([], {}) or (isinstance(item[name], str) and not item[name].strip()):
+            said = f"`{name}` is empty: a grader has nothing to compare with."
+            tally.note(line, "empty_reference", "warning", (said, "Write the right answer, or remove the row."))

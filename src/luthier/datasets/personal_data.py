@@ -1,0 +1,76 @@
+"""Secrets and personal data in rows: keys, card numbers, mail addresses, phone numbers. What is found is never repeated.
+
+Patterns are slow, so a quick look goes first: without its small letters a row is short, and whatever is looked for is still there
+as a run of capitals, digits and dashes. Most rows have none.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+
+def _is_card(match: bytes) -> bool:
+    """Whether digits pass Luhn's check, as all card numbers do.
+
+    >>> _is_card(b"4111 1111 1111 1111"), _is_card(b"4111 1111 1111 1112"), _is_card(b"0000000000000")
+    (True, False, False)
+    """
+    digits = [byte - 48 for byte in match if 48 <= byte <= 57]
+    if not 13 <= len(digits) <= 19 or len(set(digits)) == 1:
+        return False
+    doubled = (2 * digit - 9 if digit > 4 else 2 * digit for digit in digits[-2::-2])
+    return (sum(digits[-1::-2]) + sum(doubled)) % 10 == 0
+
+
+def _is_address(match: bytes) -> bool:
+    return not match.lower().endswith(_MADE_UP)
+
+
+_MADE_UP = (b"@example.com", b"@example.org", b"@example.net", b".example", b".invalid", b".test", b"@localhost")
+"""Names that are kept free for examples. https://www.rfc-editor.org/rfc/rfc2606"""
+_KEY_HINTS = (
+    *(b"AKIA", b"ASIA", b"ghp_", b"gho_", b"ghs_", b"github_pat_", b"glpat-", b"sk-", b"sk_live_", b"rk_live_", b"xox"),
+    *(b"AIza", b"hf_", b"npm_", b"pypi-", b"eyJ", b"-----BEGIN", b"SG.", b"lk_"),
+)
+_KEY = re.compile(
+    rb"(?<![A-Za-z0-9])(?:(?:AKIA|ASIA)[A-Z0-9]{16}(?![A-Z0-9])|gh[pos]_[A-Za-z0-9]{36}|github_pat_[A-Za-z0-9_]{60}"
+    rb"|glpat-[A-Za-z0-9_-]{20}|sk-(?:ant-|proj-)?[A-Za-z0-9_-]{32}|[sr]k_live_[A-Za-z0-9]{24}|xox[abprs]-[A-Za-z0-9-]{20}"
+    rb"|AIza[A-Za-z0-9_-]{35}|hf_[A-Za-z0-9]{34}|npm_[A-Za-z0-9]{36}|pypi-[A-Za-z0-9_-]{50}|lk_[A-Za-z0-9_-]{32}"
+    rb"|eyJ[A-Za-z0-9_-]{10,512}\.eyJ[A-Za-z0-9_-]{10,2048}\.[A-Za-z0-9_-]{20}|SG\.[A-Za-z0-9_-]{22}\.[A-Za-z0-9_-]{43}"
+    rb"|-----BEGIN (?:[A-Z]{1,10} )?PRIVATE KEY-----)"
+)
+_ADDRESS = re.compile(
+    rb"(?<![A-Za-z0-9._%+-])[A-Za-z0-9._%+-]{1,64}@[A-Za-z0-9-]{1,63}(?:\.[A-Za-z0-9-]{1,63}){0,4}\.[A-Za-z]{2,24}(?![A-Za-z])"
+)
+_CARD = re.compile(rb"(?<![0-9.,])[2-6][0-9]{3}(?:[ -]?[0-9]){9,15}(?![0-9.,]?[0-9])")
+_PHONE = re.compile(
+    rb"(?<![0-9A-Za-z.,+/-])(?:\+[1-9][0-9]{0,2}[ .-]?(?:\(?[0-9]{1,4}\)?[ .-]?){2,4}[0-9]{2,4}"
+    rb"|\(?[2-9][0-9]{2}\)?[ .-][2-9][0-9]{2}[.-][0-9]{4})(?![0-9])"
+)
+_NOT_DIGITS = bytes(byte for byte in range(256) if not 48 <= byte <= 57)
+_LEAST_DIGITS = 9
+_PLAIN = bytes([*range(97, 123), *range(128, 256)])
+_RUN = re.compile(rb"[A-Z0-9_()-]{8}|[0-9](?:[ .-]{0,2}[0-9]){7}|-----B")
+
+
+def found_in(row: bytes) -> Iterator[tuple[str, str]]:
+    """What a row holds, each kind once: (code, noun).
+
+    >>> list(found_in(b"Write to jo@shop.io, or call +49 30 1234567."))
+    [('personal_data', 'a mail address'), ('personal_data', 'a phone number')]
+    """
+    if b"@" in row and any(_is_address(match.group()) for match in _ADDRESS.finditer(row)):
+        yield "personal_data", "a mail address"
+    if _RUN.search(row.translate(None, _PLAIN)) is None:
+        return
+    if any(hint in row for hint in _KEY_HINTS) and _KEY.search(row):
+        yield "secret", "a key or a token"
+    if any(_is_card(match.group()) for match in _CARD.finditer(row)):
+        yield "personal_data", "a card number"
+    if any(_is_phone(match.group()) for match in _PHONE.finditer(row)):
+        yield "personal_data", "a phone number"
+
+
+def _is_phone(match: bytes) -> bool:
+    return _LEAST_DIGITS <= len(match.translate(None, _NOT_DIGITS)) <= 15
