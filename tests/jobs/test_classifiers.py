@@ -44,7 +44,7 @@ def test_steps_are_counted_as_the_trainer_counts_them(bench, alice, images):
 
 
 def test_words_and_classes_of_a_linear_model_take_memory(bench, alice):
-    rows = b"text,label\n" + b"".join(b"word,class %d\n" % at for at in range(150))
+    rows = b"text,label\n" + b"".join(b"word,class %d\n" % at for at in range(150)) * 2
     texts = bench.datasets.upload(alice, Upload(chunks=[rows], name="intents")).id
     linear = bench.jobs.estimate(alice, asked(texts, classifier={"model": "logistic-regression"})).memory
     network = bench.jobs.estimate(alice, asked(texts)).memory
@@ -87,3 +87,58 @@ def test_the_checks_of_a_classifier_say_whether_answers_differ_not_whether_a_bas
     assert verdict(checks) is None
     assert verdict({**checks, "finite": False}).code == "diverged"
     assert verdict({**checks, "loads_again": False}).code == "storage"
+
+
+# -- on a base ---------------------------------------------------------------------------------------------------------
+
+
+def labelled(bench, alice, name: str, *rows: str) -> str:
+    data = "text,label\n" + "".join(f"{row}\n" for row in rows)
+    return bench.datasets.upload(alice, Upload(chunks=[data.encode()], name=name)).id
+
+
+@pytest.fixture
+def intents(bench, alice) -> str:
+    return labelled(bench, alice, "intents", *[f"say {at},{'ab'[at % 2]}" for at in range(40)])
+
+
+def on_tiny(dataset: str, **changes) -> RunSpec:
+    return asked(dataset, base_model="luthier/tiny", **changes)
+
+
+def test_with_a_base_it_is_an_adapter_and_shares_its_trainer(bench, alice, intents):
+    jobs = [bench.jobs.submit(alice, on_tiny(intents, validation_dataset=intents)).job for _ in range(2)]
+    assert {(job.base_model, job.method) for job in jobs} == {("luthier/tiny", "classifier")}
+    frozen = json.loads(bench.here(jobs[0]).read_spec())
+    assert frozen["sources"]["base"]["id"] == "luthier/tiny"
+    claim = bench.queue.claim("host/one", Line(frozenset({"local-cpu"})), Sharing(most=4))
+    assert len(claim) == len(jobs)
+
+
+def test_its_estimate_counts_tokens(bench, alice, intents):
+    estimate = bench.jobs.estimate(alice, on_tiny(intents, train={"epochs": 2, "batch_size": 8}))
+    assert (estimate.rows, estimate.steps) == (40, 10)
+    assert estimate.tokens > estimate.rows
+    assert estimate.memory.base_bytes > 0
+
+
+def test_images_are_not_read_by_a_base(bench, alice, images):
+    with pytest.raises(FieldInvalid, match="reads texts") as refused:
+        bench.jobs.submit(alice, on_tiny(images))
+    assert refused.value.param == "base_model"
+
+
+def test_labels_that_cannot_be_learned_or_measured_are_refused_at_submit(bench, alice, intents):
+    each = labelled(bench, alice, "free", "a,one", "b,two", "c,three")
+    with pytest.raises(FieldInvalid, match="a label of its own") as refused:
+        bench.jobs.submit(alice, on_tiny(each))
+    assert refused.value.param == "dataset"
+    other = labelled(bench, alice, "held-out", "say,a", "tell,c")
+    with pytest.raises(FieldInvalid, match="1 of 2 labels of the validation rows") as refused:
+        bench.jobs.submit(alice, on_tiny(intents, validation_dataset=other))
+    assert (refused.value.param, refused.value.details) == ("validation_dataset", {"labels": ["c"]})
+
+
+def test_a_base_beside_a_model_from_scratch_is_refused(intents):
+    with pytest.raises(ValueError, match="leave out `base_model`"):
+        on_tiny(intents, classifier={"model": "logistic-regression"})

@@ -1,4 +1,5 @@
-"""What training a classifier will take. It has no base, so a row counts where a language model counts tokens. Pure."""
+"""What a classifier can learn from, and what training one without a base will take: there a row counts where a language model
+counts tokens. Pure."""
 
 from __future__ import annotations
 
@@ -14,11 +15,32 @@ _OPERATIONS_A_ROW = 50e6
 """There and back through a small network, with room."""
 _START_S = 15
 _MODEL_BYTES = 50_000_000
+_MOST_NAMED = 20
 _RUNTIME_BYTES = 700_000_000
 _WORDS, _VECTORS = 20_000, 22
 """A linear model has a weight for each word and class, and its solver remembers ten steps and ten gradients."""
 _MEMORY_A_BYTE = 8
 """Of the data: numbers of four bytes, and their copy while they are read."""
+
+
+def check(spec: RunSpec, dataset: Dataset, validation: Dataset | None) -> None:
+    """Raises: FieldInvalid where the rows cannot teach classes, or measure what was taught."""
+    report, held_out = dataset.report, validation.report if validation else None
+    if report is None:
+        return
+    if spec.has_base and report.schema_name == "images":
+        hint = "Leave `base_model` out: `classifier.model` names a network that learns images from scratch."
+        raise FieldInvalid("A base model reads texts, and the rows are images.", hint=hint, param="base_model")
+    if len(report.labels) == report.usable_rows > 2:
+        said = f"Each of the {report.usable_rows} rows has a label of its own: rows of a class have nothing in common."
+        raise FieldInvalid(said, hint="Is `label` the name of a class? Give several rows of each.", param="dataset")
+    unknown = sorted(set(held_out.labels) - set(report.labels)) if held_out else []
+    if unknown:
+        said = (
+            f"{len(unknown)} of {len(held_out.labels) if held_out else 0} labels of the validation rows are in no training row."
+        )
+        hint = "Split the rows so that the training rows have every label."
+        raise FieldInvalid(said, hint=hint, param="validation_dataset", details={"labels": unknown[:_MOST_NAMED]})
 
 
 def estimate(spec: RunSpec, dataset: Dataset, price: Price, measured: estimation.Measured | None) -> Estimate:

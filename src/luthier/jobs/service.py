@@ -249,6 +249,8 @@ class Jobs:
         _check_serves(spec, dataset, "dataset")
         if validation is not None:
             _check_serves(spec, validation, "validation_dataset")
+        if spec.method == "classifier":
+            classifying.check(spec, dataset, validation)
         measured = self._measured(actor, base.id, price.hardware)
         if isinstance(base, BaseSource):
             estimate = classifying.estimate(spec, dataset, price, measured)

@@ -46,6 +46,17 @@ class Sample(Frozen):
     against: str | None = None
 
 
+class ClassScores(Frozen):
+    """How a classifier answers the held-out rows of one class."""
+
+    model_config = ConfigDict(extra="ignore", strict=False)
+
+    rows: int
+    precision: float
+    recall: float
+    f1: float
+
+
 class Evaluation(Frozen):
     """Base, tuned model and maybe another one on the same held-out rows (`results/evaluation.json`)."""
 
@@ -56,6 +67,9 @@ class Evaluation(Frozen):
     tuned: Scores
     against: Scores | None = None
     samples: tuple[Sample, ...] = ()
+    per_class: dict[str, ClassScores] = Field(
+        default_factory=dict, description="Of a classifier of at most 100 classes, by the name of the class."
+    )
 
 
 class EvaluationRecord(Frozen):
