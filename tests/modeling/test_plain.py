@@ -8,6 +8,7 @@ import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 
 from luthier.modeling.head import token_logprobs
+from luthier.modeling.load import frozen
 from luthier.modeling.lora import merged_weights
 from luthier.modeling.plain import PlainEngine
 from luthier.modeling.types import LoraShape, Packed
@@ -67,6 +68,24 @@ def test_packed_rows_have_the_logprobs_of_each_row_alone(random_base, kind):
     assert torch.allclose(together_N, alone_N, atol=1e-5, rtol=0)
     with torch.no_grad():
         assert torch.allclose(together_N, reference_logprobs(engine.base.model, packed), atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_ragged_packs_meet_few_sizes_on_a_cpu_and_keep_their_numbers(random_model, dtype):
+    """A library that compiles code for each shape would compile in every step."""
+    base = frozen(random_model("llama").to(dtype), torch.device("cpu"))
+    engine = trained(PlainEngine(base, SHAPE, seed=0))
+    packs = [a_pack((7,) * 72 + (tokens,), seed=tokens) for tokens in range(1, 40)]  # 505 to 543 tokens: 512, 576
+    sizes = set[int]()
+    watching = base.model.get_input_embeddings().register_forward_hook(lambda _, given, __: sizes.add(given[0].shape[1]))
+    found = [engine.logprobs(packed, training=False) for packed in packs]
+    watching.remove()
+    assert sizes == {512, 576}
+    assert [len(logp_N) for logp_N in found] == [len(packed.loss_at_N) for packed in packs]
+    with torch.no_grad():
+        for packed, logp_N in list(zip(packs, found, strict=True))[::13]:
+            expected_N = reference_logprobs(base.model, packed)
+            assert torch.allclose(logp_N, expected_N, atol=1e-5 if dtype == torch.float32 else 0.1, rtol=0)
 
 
 @pytest.mark.parametrize("kind", ARCHITECTURES)
@@ -249,8 +268,6 @@ def test_logprobs_of_many_chunks_are_those_of_one_and_of_autograd(capped):
 
 
 def test_bf16_bases_train_fp32_adapters(random_model):
-    from luthier.modeling.load import frozen
-
     base = frozen(random_model("llama").to(torch.bfloat16), torch.device("cpu"))
     engine = trained(PlainEngine(base, SHAPE, seed=0))
     packed = a_pack()

@@ -20,6 +20,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers import AttentionInterface, PreTrainedModel
 
+from luthier.modeling.shapes import bounded
+
 NAME: Final = "luthier_rows"
 _SPREAD = 0.6
 """A bucket's shortest row is at least this share of its longest: at most about half of the scores are padding."""
@@ -68,7 +70,8 @@ def _grouped(lengths: Sequence[int]) -> Iterator[list[tuple[int, int]]]:
 def _bucket(rows: list[tuple[int, int]], device: torch.device) -> _Bucket:
     start_B1 = torch.tensor([[start] for start, _ in rows])
     length_B1 = torch.tensor([[length] for _, length in rows])
-    place_1L = torch.arange(rows[0][1])[None]
+    longest = rows[0][1]
+    place_1L = torch.arange(bounded(longest) if device.type == "cpu" else longest)[None]
     gather_BL = start_B1 + torch.minimum(place_1L, length_B1 - 1)
     real_BL = place_1L < length_B1
     return _Bucket(gather_BL.to(device), real_BL.flatten().nonzero().squeeze(1).to(device), gather_BL[real_BL].to(device))

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
-from torch.nn import Parameter
+from torch.nn import Parameter, functional
 
 from luthier.modeling import adapter_files, generate, lora
 from luthier.modeling.attention import Rows, RowsUnsupported, attending_by_rows
@@ -21,6 +21,7 @@ from luthier.modeling.dropout import Drop, Dropout
 from luthier.modeling.flops import training_flops
 from luthier.modeling.head import chunk_of, head_of, tempered, token_logprobs
 from luthier.modeling.load import LoadedBase
+from luthier.modeling.shapes import bounded
 from luthier.modeling.types import Completion, LoraShape, Packed, Sampling, Wants
 
 _SAME = 1e-3
@@ -149,10 +150,11 @@ class PlainEngine:
 
     def _packed_logprobs(self, packed: Packed) -> Tensor:
         ids_T = torch.tensor(packed.ids_T, device=self.base.device)
-        at_N = torch.tensor(packed.loss_at_N, device=self.base.device)
+        at = packed.loss_at_N
+        at_N = torch.tensor([*at, *[0] * self._spare(len(at))], device=self.base.device)
         hidden_TD = self._hidden(ids_T, packed.lengths)
         head = tempered(self._head, packed.temperature)
-        return token_logprobs(head, hidden_TD.index_select(0, at_N), ids_T[at_N + 1], self._chunk)
+        return token_logprobs(head, hidden_TD.index_select(0, at_N), ids_T[at_N + 1], self._chunk)[: len(at)]
 
     def packed_logits(self, rows: Sequence[Sequence[int]]) -> Tensor:
         """Logits of rows that go through the model together, shape (T, V), fp32. Raises: RowsUnsupported."""
@@ -162,10 +164,17 @@ class PlainEngine:
 
     def _hidden(self, ids_T: Tensor, lengths: Sequence[int]) -> Tensor:
         """Last hidden states of packed rows, shape (T, D)."""
-        rows = Rows(lengths, self.base.device)
+        spare, longest = self._spare(len(ids_T)), max(lengths)
+        # In rows of their own, which nobody sees; none longer than the rows there are, for the base may know no more places.
+        rows = Rows([*lengths, *(min(longest, spare - start) for start in range(0, spare, longest))], self.base.device)
+        ids_1S = functional.pad(ids_T, (0, spare))[None]
         with attending_by_rows(self.base.model):
-            output = self.base.model.base_model(input_ids=ids_T[None], position_ids=rows.positions_1T, use_cache=False, rows=rows)
-        return output.last_hidden_state[0]
+            output = self.base.model.base_model(input_ids=ids_1S, position_ids=rows.positions_1T, use_cache=False, rows=rows)
+        return output.last_hidden_state[0, : len(ids_T)]
+
+    def _spare(self, size: int) -> int:
+        """How many more there are to be of so many tokens, so that a CPU meets few shapes (`shapes.py`)."""
+        return bounded(size) - size if self.base.device.type == "cpu" else 0
 
     def _read(self, packed: Packed, drop: Drop | None) -> Tensor:
         """Last hidden states at the positions of a pack, in the base's own type."""
