@@ -177,6 +177,18 @@ class KeyInFlight(Conflict):
     code = "idempotency_key_in_flight"
 
 
+class RenderingDiffers(Conflict):
+    """Tokenizer, template or rules are not those that the model was trained with: it would read other tokens."""
+
+    code = "rendering_differs"
+
+    def __init__(self, what: str) -> None:
+        super().__init__(
+            f"{what} has another tokenizer or chat template now, or another release's rules render it: its tokens would differ.",
+            hint="Fetch the base again at the revision of the model's card, or train the model again.",
+        )
+
+
 class ArtifactCorrupt(Conflict):
     """A stored file no longer matches the checksum that was written with it."""
 

@@ -57,12 +57,22 @@ class Source(Frozen):
     sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
 
 
+def _absent(value: object) -> bool:
+    return value is None
+
+
 class BaseSource(Frozen):
     """A base model at one exact revision. Filled in by the platform at submit."""
 
     id: str
     revision: str
     url: str = Field(description="`luthier:tiny` is built on the spot, `hub:<id>` is fetched from the hub.")
+    rendering_sha256: str | None = Field(
+        default=None,
+        # Left out where it is not known: a spec without it hashes as it did before there was one.
+        exclude_if=_absent,
+        description="Of tokenizer, template, end-of-turn and rules, where the base was on the machine. Another one is refused.",
+    )
 
 
 class ModelFile(Frozen):

@@ -15,7 +15,16 @@ from luthier.backends.storage.local import LocalStorage
 from luthier.bases.service import Bases
 from luthier.database import Database, Row
 from luthier.datasets.rendering import Renderer
-from luthier.errors import ArtifactCorrupt, BaseUnavailable, EngineUnavailable, FieldInvalid, Gone, ModelNotAllowed, NotFound
+from luthier.errors import (
+    ArtifactCorrupt,
+    BaseUnavailable,
+    EngineUnavailable,
+    FieldInvalid,
+    Gone,
+    ModelNotAllowed,
+    NotFound,
+    RenderingDiffers,
+)
 from luthier.jobs.spec import RunSpec, Sources
 from luthier.registry.service import Registry
 from luthier.registry.types import Finished, Stage
@@ -75,13 +84,14 @@ class World:
         (folder / "model.safetensors").write_bytes(b"weights")
         return folder
 
-    def model(self, name: str = "intents", stage: Stage = Stage.PRODUCTION, revision: str = "1"):
+    def model(self, name: str = "intents", stage: Stage = Stage.PRODUCTION, revision: str = "1", rendering: str | None = None):
         job_id = ids.new(ids.JOB)
         results = f"users/team_alice/jobs/{job_id}/attempts/1/results"
         for file in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
             self.storage.write(f"{results}/final_model/{file}", (TINY / file).read_bytes())
         for file in ("adapter_model.safetensors", "adapter_config.json"):
             self.storage.write(f"{results}/final_model/{file}", b"{}")
+        self.storage.write(f"{results}/metrics.json", json.dumps({"rendering_sha256": rendering}).encode())
         scores = {"rows": 10, "base": {"loss": 2.0}, "tuned": {"loss": 1.0}}
         self.storage.write(f"{results}/evaluation.json", json.dumps(scores).encode())
         data = Source(id="ds_1", url="file:///x", sha256=hashlib.sha256(b"").hexdigest())
@@ -114,6 +124,18 @@ def test_a_tuned_model_answers_with_its_adapter_on_its_base(world):
     assert list(request.prompt_ids) == RENDERER.prompt([{"role": "user", "content": "Hi"}])
     assert answer.prompt_tokens == len(request.prompt_ids)
     assert answer.completion_tokens == len(world.engine.token_ids)
+
+
+def test_a_model_is_served_with_the_rendering_that_it_was_trained_with_or_not_at_all(world):
+    world.build_base()
+    same = world.model("same", rendering=RENDERER.fingerprint)
+    assert same.card.lineage.rendering_sha256 == RENDERER.fingerprint
+    assert world.registry.pinned(ALICE, "same").base.rendering_sha256 == RENDERER.fingerprint
+    assert world.serving.answer(ALICE, asks("same")).text == "Hello there"
+    world.model("other", rendering="0" * 64)
+    with pytest.raises(RenderingDiffers, match="The model other has another tokenizer or chat template"):
+        world.serving.answer(ALICE, asks("other"))
+    assert len(world.engine.asked) == 1
 
 
 @pytest.mark.parametrize("ref", ["luthier/tiny", "tiny"])

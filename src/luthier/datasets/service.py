@@ -220,6 +220,11 @@ class Datasets:
                 fixed = self.upload(actor, Upload(chunks, dataset.name, file_name, base_model=base_model))
             return fixed_of(dataset, fixed, report, folder / "dropped")
 
+    def rendering_sha256(self, base: Base) -> str | None:
+        """Of what makes tokens of rows for this base; None before the base is here. Raises: Invalid `template`."""
+        folder = self._bases.tokenizer_folder(base)
+        return None if folder is None else self._renderers.of(folder).fingerprint
+
     def source(self, dataset: Dataset) -> Source:
         """What a trainer reads: url and sha256 of the canonical rows. Raises: DatasetNotReady."""
         if dataset.rows_sha256 is None:

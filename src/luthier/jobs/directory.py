@@ -36,6 +36,7 @@ FailureCode = Literal[
     "diverged",
     "bad_data",
     "no_effect",
+    "never_stops",
     "crashed",
     "storage",
     "device",
@@ -44,6 +45,7 @@ FailureCode = Literal[
     "base_unavailable",
     "artifact_corrupt",
     "export_differs",
+    "rendering_differs",
 ]
 WORTH_RETRYING = frozenset[FailureCode]({"crashed", "storage", "device"})
 """Failures that may pass by themselves. Bad data stays bad, and what did not fit will not fit again."""

@@ -16,6 +16,7 @@ from luthier import ids
 from luthier.accounts.service import Accounts
 from luthier.accounts.types import Actor, Idempotency
 from luthier.bases.service import Bases
+from luthier.bases.types import Base
 from luthier.billing import rules as money
 from luthier.billing.service import Billing
 from luthier.billing.types import Hold
@@ -269,7 +270,7 @@ class Jobs:
         sources = Sources(
             dataset=self._datasets.source(dataset),
             validation_dataset=self._datasets.source(validation) if validation else None,
-            base=base if isinstance(base, BaseSource) else self._bases.source(base),
+            base=base if isinstance(base, BaseSource) else self._pinned(base),
         )
         # The id, not the alias that was typed: the registry and the measured speeds look for it.
         frozen = spec.model_copy(update={"sources": sources, "base_model": base.id})
@@ -284,6 +285,9 @@ class Jobs:
         where = f" (lines {', '.join(str(line) for line in lines[:5])}{', ...' if shared.rows > 5 else ''})" if lines else ""
         asked = f"; {shared.prompts:,} more ask what a row of it asks" if shared.prompts else ""
         return (f"{shared.rows:,} rows of the validation dataset{where} are rows of {shared.name}, too{asked}.",)
+
+    def _pinned(self, base: Base) -> BaseSource:
+        return self._bases.source(base).model_copy(update={"rendering_sha256": self._datasets.rendering_sha256(base)})
 
     def _examined_of_model(self, actor: Actor, spec: RunSpec) -> tuple[RunSpec, Estimate]:
         model = self._models.pinned(actor, spec.model or "")

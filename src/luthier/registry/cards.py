@@ -49,7 +49,9 @@ def card_of(finished: Finished, results: Results, number: int, now: datetime) ->
         description=about.get("description", rules.description_of(spec)),
         metrics=rules.flat_metrics(results.metrics, evaluation),
         tags=rules.words(about.get("tags", "")) or rules.tags_of(spec),
-        lineage=rules.lineage(finished.job_id, spec, results.files).model_copy(update={"base_commit": results.base_commit}),
+        lineage=rules.lineage(finished.job_id, spec, results.files).model_copy(
+            update={"base_commit": results.base_commit, "rendering_sha256": results.metrics.get("rendering_sha256")}
+        ),
         evaluation=evaluation,
         warnings=rules.warnings(spec, evaluation, results.checks),
         created_at=now,

@@ -249,7 +249,8 @@ class Registry:
         """At the revision that it was trained on. Raises: ModelNotAllowed for a base that was taken off the list."""
         if model.card.lineage.method == "classifier":
             return BaseSource(id=model.base_model, revision=model.base_revision, url=f"classifier:{model.base_model}")
-        return self._bases.fetchable(model.base_model).model_copy(update={"revision": model.base_revision})
+        pinned = {"revision": model.base_revision, "rendering_sha256": model.card.lineage.rendering_sha256}
+        return self._bases.fetchable(model.base_model).model_copy(update=pinned)
 
     def _of_job(self, finished: Finished) -> Model | None:
         with self._database.read(finished.tenant_id) as session:

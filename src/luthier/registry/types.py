@@ -97,6 +97,9 @@ class Lineage(Frozen):
     validation_dataset: str | None = None
     method: str
     seed: int
+    rendering_sha256: str | None = Field(
+        default=None, description="Of tokenizer, template, end-of-turn and rules in training; serving with others is refused."
+    )
     tokenizer_sha256: dict[str, str] = Field(
         default_factory=dict, description="Of each tokenizer and template file: the same prompt, the same tokens."
     )

@@ -14,7 +14,15 @@ from luthier.bases.types import Base
 from luthier.datasets.decoding import TextStream
 from luthier.datasets.renderers import Renderers
 from luthier.datasets.rendering import Renderer
-from luthier.errors import BaseUnavailable, EngineUnavailable, FieldInvalid, ModelNotAllowed, ModelNotReady, NotFound
+from luthier.errors import (
+    BaseUnavailable,
+    EngineUnavailable,
+    FieldInvalid,
+    ModelNotAllowed,
+    ModelNotReady,
+    NotFound,
+    RenderingDiffers,
+)
 from luthier.registry.service import Registry
 from luthier.seams import Generation, InferenceEngine, Piece, ServedModel
 from luthier.serving.types import ChatAnswer, ChatDelta, ChatRequest, FinishReason
@@ -41,8 +49,8 @@ class Serving:
     def chat(self, actor: Actor, request: ChatRequest) -> Iterator[ChatDelta]:
         """The answer, piece by piece. All refusals come before this returns; closing the iterator stops the engine.
 
-        Raises: NotFound, Gone, ModelNotReady, ModelNotAllowed, FieldInvalid (`context_length`), ArtifactCorrupt, BaseUnavailable,
-        EngineUnavailable.
+        Raises: NotFound, Gone, ModelNotReady, ModelNotAllowed, FieldInvalid (`context_length`), ArtifactCorrupt,
+        RenderingDiffers, BaseUnavailable, EngineUnavailable.
         """
         deltas = self._deltas(self._prepared(actor, request))
         next(deltas)  # it has started: from here on `close` reaches the engine, and what the engine refuses was raised
@@ -61,8 +69,10 @@ class Serving:
         )
 
     def _prepared(self, actor: Actor, request: ChatRequest) -> _Ready:
-        model, base, words = self._found(actor, request.model)
+        model, base, words, trained_with = self._found(actor, request.model)
         renderer = self._renderers.of(words)
+        if trained_with not in {None, renderer.fingerprint}:
+            raise RenderingDiffers(f"The model {request.model}")
         messages = [message.model_dump(mode="json", exclude_none=True) for message in request.messages]
         prompt = renderer.prompt(messages, list(request.tools) if request.tools else None)
         room = base.context - len(prompt)
@@ -84,8 +94,11 @@ class Serving:
         )
         return _Ready(model, renderer, generation)
 
-    def _found(self, actor: Actor, ref: str) -> tuple[ServedModel, Base, Path]:
-        """What a reference means, and where its tokenizer lies. The ids of bases come first, their short names last."""
+    def _found(self, actor: Actor, ref: str) -> tuple[ServedModel, Base, Path, str | None]:
+        """What a reference means, where its tokenizer lies, and the rendering that it was trained with.
+
+        The ids of bases come first, their short names last.
+        """
         if any(base.id == ref for base in self._bases.list()):
             return self._bare(self._bases.get(ref))
         try:
@@ -103,11 +116,11 @@ class Serving:
             raise FieldInvalid("This model is a classifier: it cannot chat.", hint="Name a language model.", param="model")
         base = self._bases.get(model.base_model).model_copy(update={"revision": model.base_revision})
         weights = self._registry.weights(actor, model)
-        return ServedModel(model.id, self._here(base), weights), base, weights
+        return ServedModel(model.id, self._here(base), weights), base, weights, model.card.lineage.rendering_sha256
 
-    def _bare(self, base: Base) -> tuple[ServedModel, Base, Path]:
+    def _bare(self, base: Base) -> tuple[ServedModel, Base, Path, None]:
         folder = self._here(base)
-        return ServedModel(base.id, folder, None), base, folder
+        return ServedModel(base.id, folder, None), base, folder, None
 
     def _here(self, base: Base) -> Path:
         if not self._bases.ready(base):

@@ -35,7 +35,7 @@ from luthier.training.fitting import LoadedBases, fit, load_once
 from luthier.training.gang import Work
 from luthier.training.journal import Journal
 from luthier.training.loop import Loop, Material
-from luthier.training.materials import FetchUrl, base_source, fetch_data, rows_of_file
+from luthier.training.materials import FetchUrl, base_source, fetch_data, renderer_of, rows_of_file
 from luthier.training.method import Engine, Method
 from luthier.training.methods.opening import Lengths, open_method
 from luthier.training.milestones import Desk
@@ -217,7 +217,7 @@ def read_data(run: Run, base: Path) -> Data:
     run.journal.phase("reading data", "Reading and tokenising the data.")
     context, hidden = widths_of(base)
     max_seq_len = min(spec.train.max_seq_len or context, context)
-    renderer = Renderer.load(base)
+    renderer = renderer_of(base, run.source)
     tokenise = partial(tokenised, run, renderer, Lengths(max_seq_len, context, hidden))
     train = run.workspace / "train.jsonl"
     fetch_data(run.attempt.job, spec.dataset, sources.dataset if sources else None, run.fetch_url, train)
@@ -311,7 +311,8 @@ def _finish(run: Run, base: Path, data: Data, trained: Trained) -> None:
     export.publish_config(run.attempt, resolved(run.spec, trained.plan))
     peak = machine.peak_bytes(trained.plan.fixed.device)
     run.journal.facts(peak_memory_bytes=peak)
-    export.publish_json(run.attempt, "metrics.json", export.metrics_of(trained.state, trained.plan.steps_per_epoch, peak))
+    metrics = export.metrics_of(trained.state, trained.plan.steps_per_epoch, peak)
+    export.publish_json(run.attempt, "metrics.json", {**metrics, "rendering_sha256": data.renderer.fingerprint})
 
 
 def take_best(run: Run, data: Data, trained: Trained) -> None:

@@ -11,7 +11,6 @@ import torch
 from transformers.utils.logging import disable_progress_bar
 
 from luthier.datasets.packing import PassLimits
-from luthier.datasets.rendering import Renderer
 from luthier.jobs.spec import RunSpec
 from luthier.modeling import adapter_files
 from luthier.modeling.engines import open_engine
@@ -31,7 +30,7 @@ from luthier.training.evaluate import HeldOut, Sides, compare
 from luthier.training.failures import AttemptFailed
 from luthier.training.fitting import fixed_of, load_once
 from luthier.training.gang import Work
-from luthier.training.materials import fetch_data, fetch_model
+from luthier.training.materials import fetch_data, fetch_model, renderer_of
 from luthier.training.method import Method
 from luthier.training.methods.opening import Lengths
 
@@ -47,7 +46,7 @@ def evaluate_model(run: Run) -> Work[None]:
     path, context = run.workspace / "held_out.jsonl", widths_of(base)[0]
     pin = run.spec.sources.dataset if run.spec.sources else None
     fetch_data(run.attempt.job, run.spec.dataset, pin, run.fetch_url, path)
-    renderer = Renderer.load(base)
+    renderer = renderer_of(base, run.source)
     method = tokenised(run, renderer, Lengths(min(run.spec.train.max_seq_len or context, context), context), path, "held-out")
     sides, limits = _sides(run, base, method)
     run.journal.phase("evaluating", "Comparing the tuned model with its base.")

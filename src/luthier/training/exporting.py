@@ -32,7 +32,7 @@ from luthier.training.checkpoints import sha256_of
 from luthier.training.evaluating import carried
 from luthier.training.failures import AttemptFailed
 from luthier.training.gang import Work
-from luthier.training.materials import fetch_model
+from luthier.training.materials import fetch_model, renderer_of
 
 FOLDER = "export"
 _QUESTIONS = ("Hello!", "What is 2 + 2?", "Write one sentence about the sea.", "List three colours as JSON.")
@@ -74,7 +74,7 @@ def export_model(run: Run) -> Work[None]:
     torch.set_num_threads(machine.threads_for(loaded.n_params))
     run.journal.facts(device="cpu")
     run.journal.state("running", f"{wanted.format} of {run.spec.base_model} on cpu.")
-    answered = _answers(loaded, adapter, Renderer.load(base), run.spec.seed)
+    answered = _answers(loaded, adapter, renderer_of(base, run.source), run.spec.seed)
     run.watch.check()
     run.journal.phase("exporting", "Writing the files.")
     if wanted.format == "merged":

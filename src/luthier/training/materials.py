@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import BinaryIO, TypeVar
 
 from luthier.datasets.formats import BadRow, Example, Labelled, Pair, Prompt, Rated, read_rows
+from luthier.datasets.rendering import Renderer
+from luthier.errors import RenderingDiffers
 from luthier.jobs.directory import JobDirectory
 from luthier.jobs.spec import RunSpec
 from luthier.seams import NotStored
@@ -34,6 +36,15 @@ def base_source(spec: RunSpec) -> BaseSource:
     raise AttemptFailed(
         "base_unavailable", "The catalog has no base model of this id.", "`luthier bases list` shows all; try `luthier/tiny`."
     )
+
+
+def renderer_of(base: Path, source: BaseSource) -> Renderer:
+    """How rows and questions become tokens. Raises: AttemptFailed (`rendering_differs`) where that is not what was submitted."""
+    renderer = Renderer.load(base)
+    if source.rendering_sha256 not in {None, renderer.fingerprint}:
+        differs = RenderingDiffers(f"The base model {source.id}")
+        raise AttemptFailed("rendering_differs", differs.message, differs.hint or "")
+    return renderer
 
 
 def fetch_data(job: JobDirectory, name: str, source: Source | None, fetch_url: FetchUrl, target: Path) -> None:

@@ -22,6 +22,7 @@ from luthier.errors import (
     ModelNotAllowed,
     ModelNotReady,
     NotFound,
+    RenderingDiffers,
 )
 from luthier.faces.rest.body import Json
 from luthier.faces.rest.errors import facts_of, on_bug, problems, request_id
@@ -103,7 +104,15 @@ _EXAMPLES = {
 Asked = Annotated[Json[ChatBody], Body(openapi_examples=_EXAMPLES)]  # pyright: ignore[reportArgumentType]  # plain dicts
 _SSE = {200: {"content": {"text/event-stream": {"schema": {"type": "string"}}}}}
 _REFUSALS = problems(
-    NotFound, Gone, ModelNotReady, ModelNotAllowed, FieldInvalid, ArtifactCorrupt, BaseUnavailable, EngineUnavailable
+    NotFound,
+    Gone,
+    ModelNotReady,
+    ModelNotAllowed,
+    FieldInvalid,
+    ArtifactCorrupt,
+    RenderingDiffers,
+    BaseUnavailable,
+    EngineUnavailable,
 )
 
 
