@@ -1,0 +1,139 @@
+"""The recorded figures as a page with a drawing: results/<machine>/README.md and speed.svg."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from html import escape
+from pathlib import Path
+from typing import Any
+
+RESULTS = Path(__file__).parent / "results"
+GOALS = {"trl_default": 7.0, "trl_best": 3.0, "llamafactory_best": 2.0}
+"""How many times their speed we set out for; the gang's is `GANG_GOAL`."""
+GANG_GOAL = 1.1
+_WIDE, _BAR, _LEFT = 720, 26, 200
+
+Row = Mapping[str, Any]
+
+
+def main() -> int:
+    for folder in sorted(path for path in RESULTS.iterdir() if path.is_dir()):
+        trained = newest(folder, "train")
+        gangs = sorted((gang for gang in map(_read, folder.glob("gang-[0-9]*.json"))), key=lambda gang: gang["members"])
+        latest = {gang["members"]: gang for gang in gangs}
+        (folder / "speed.svg").write_text(drawing(trained["rows"]), "utf-8")
+        (folder / "README.md").write_text(page(trained, list(latest.values())), "utf-8")
+        print(folder / "README.md")
+    return 0
+
+
+def newest(folder: Path, name: str) -> dict[str, Any]:
+    """Names end in the day."""
+    return _read(max(folder.glob(f"{name}-[0-9]*.json")))
+
+
+def _read(path: Path) -> dict[str, Any]:
+    return json.loads(path.read_text("utf-8"))
+
+
+def page(trained: Mapping[str, Any], gangs: Sequence[Mapping[str, Any]]) -> str:
+    machine, rows = trained["machine"], trained["rows"]
+    parts = [
+        "# Recorded on this machine",
+        f"{machine['cpu']}, {machine['cores']} cores ({', '.join(machine['instructions'])}), {machine['memory_gib']} GiB, "
+        f"{machine['system']}, Python {machine['python']}; one matrix product reaches "
+        f"{trained['matrix_peak_gflops']:,.0f} GFLOP/s. "
+        "[How it is measured](../../README.md). Written by `benchmarks/report.py` from the records beside it.",
+        "## Training beside its peers",
+        "![Our tokens a second over theirs](speed.svg)",
+        table(
+            ("peer", "its setting", "times as fast (95 %)", "goal", "memory", "start to tenth step", "tokens/s", "MFU", "rounds"),
+            [_train_cells(row) for row in rows],
+        ),
+        "Memory and time to the tenth step are ours over theirs: less is better. Pairs are ours, theirs.",
+        "## Many adapters in one pass",
+        table(
+            ("members", "against", "times as fast (95 %)", "goal", "memory", "memory of so many processes", "loss gap", "rounds"),
+            [_gang_cells(gang, row) for gang in gangs for row in gang["rows"]],
+        ),
+        "`memory` is that of the gang over one such run, the column beside it that over all runs at once, by multiplication.",
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Markdown.
+
+    >>> print(table(("a", "b"), [("1", "2")]))
+    | a | b |
+    |---|---|
+    | 1 | 2 |
+    """
+    return "\n".join(f"| {' | '.join(cells)} |" if cells else f"|{'---|' * len(heads)}" for cells in (heads, (), *rows))
+
+
+def _train_cells(row: Row) -> tuple[str, ...]:
+    goal = GOALS.get(row["variant"])
+    low, high = row["interval"]
+    return (
+        row["variant"],
+        row["setting"],
+        f"**{row['speed_ratio']:.2f}** ({low:.2f} to {high:.2f})",
+        "" if goal is None else f"{goal:g}",
+        f"{row['memory_ratio']:.2f}",
+        f"{row['tenth_step_ratio']:.2f}",
+        ", ".join(f"{speed:,.0f}" for speed in row["tokens_per_second"]),
+        ", ".join(f"{share:.0%}" for share in row["mfu"]),
+        str(row["rounds"]),
+    )
+
+
+def _gang_cells(gang: Mapping[str, Any], row: Row) -> tuple[str, ...]:
+    low, high = row["interval"]
+    return (
+        str(gang["members"]),
+        row["variant"],
+        f"**{row['speed_ratio']:.2f}** ({low:.2f} to {high:.2f})",
+        f"{GANG_GOAL:g}" if row["variant"] == "luthier" else "",
+        f"{row['memory_ratio']:.2f}",
+        f"{row['memory_ratio_to_processes']:.2f}",
+        f"{row['loss_gap']:.1g}",
+        str(row["rounds"]),
+    )
+
+
+def drawing(rows: Sequence[Row]) -> str:
+    """Bars of the speed ratios, with the 95 % interval as a line and the goal as a mark."""
+    most = max(row["interval"][1] for row in rows)
+    scale = (_WIDE - _LEFT - 60) / most
+    height = _BAR * (len(rows) + 1)
+    body = [_bar(row, _BAR * place, scale) for place, row in enumerate(rows)]
+    one = _LEFT + scale
+    body.append(f'<line x1="{one:.1f}" x2="{one:.1f}" y1="0" y2="{height - _BAR}" stroke="#888" stroke-dasharray="3 3"/>')
+    body.append(f'<text x="{one:.1f}" y="{height - 8}" text-anchor="middle" fill="#888">as fast</text>')
+    style = 'font-family="sans-serif" font-size="12"'
+    return (
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {_WIDE} {height}" {style}>\n'
+        f'<rect width="{_WIDE}" height="{height}" fill="#fff"/>\n' + "\n".join(body) + "\n</svg>\n"
+    )
+
+
+def _bar(row: Row, top: int, scale: float) -> str:
+    end = _LEFT + row["speed_ratio"] * scale
+    low, high = (_LEFT + bound * scale for bound in row["interval"])
+    middle = top + _BAR / 2
+    parts = [
+        f'<text x="{_LEFT - 8}" y="{middle + 4}" text-anchor="end">{escape(row["variant"])}</text>',
+        f'<rect x="{_LEFT}" y="{top + 5}" width="{end - _LEFT:.1f}" height="{_BAR - 10}" fill="#4878a8"/>',
+        f'<line x1="{low:.1f}" x2="{high:.1f}" y1="{middle}" y2="{middle}" stroke="#222"/>',
+        f'<text x="{high + 6:.1f}" y="{middle + 4}">{row["speed_ratio"]:.2f} x</text>',
+    ]
+    if goal := GOALS.get(row["variant"]):
+        at = _LEFT + goal * scale
+        parts.append(f'<line x1="{at:.1f}" x2="{at:.1f}" y1="{top + 2}" y2="{top + _BAR - 2}" stroke="#c33" stroke-width="2"/>')
+    return "\n".join(parts)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
