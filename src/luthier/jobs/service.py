@@ -144,7 +144,6 @@ class Jobs:
         job = self.get(actor, job_id)
         return projection.directory(self._storage, actor.tenant_id, job.id).events(after=since)
 
-    def transitions(self, actor: Actor, job_id: str) -> Sequence[Transition]:
     def files(self, actor: Actor, job_id: str) -> list[ModelFile]:
         """Names, sizes and checksums of what an export made. Raises: NotFound, Gone, WrongState, ArtifactCorrupt."""
         return self._exported(actor, job_id)[1]
@@ -160,6 +159,7 @@ class Jobs:
                 return file, artifacts.verified(self._storage, f"{results}/export", file)
         raise NotFound("file", hint="`GET /api/jobs/<id>/files` lists the files of an export.")
 
+    def transitions(self, actor: Actor, job_id: str) -> Sequence[Transition]:
         """Every step of the job's state machine, oldest first. Raises: NotFound, Gone."""
         with self._database.read(actor.tenant_id) as session:
             _found(session, job_id)
@@ -228,7 +228,6 @@ class Jobs:
 
     # -- inside ----------------------------------------------------------------------------------------------------
 
-    def _examined(self, actor: Actor, spec: RunSpec) -> tuple[RunSpec, Estimate]:
     def _exported(self, actor: Actor, job_id: str) -> tuple[str, list[ModelFile]]:
         """The results of an export, and its files."""
         job = self.get(actor, job_id)
@@ -239,6 +238,7 @@ class Jobs:
         attempt = projection.directory(self._storage, actor.tenant_id, job.id).attempt(job.attempt)
         return attempt.name("results"), artifacts.exported(attempt)
 
+    def _examined(self, actor: Actor, spec: RunSpec) -> tuple[RunSpec, Estimate]:
         if spec.sources is not None:
             raise ForbiddenField("`sources` is set by the platform.", hint="Leave it out: name datasets by id.", param="sources")
         if spec.kind in OF_MODELS:
