@@ -200,10 +200,10 @@ class Upload:
     """Whose tokenizer and context the report is measured with; the shipped base by default."""
     against: tuple[str, ...] = ()
     """Ids of datasets that it should share no row with, e.g. its validation data."""
-    mapping: str | None = None
-    """Which field is read from which: `prompt=question,completion=answer`."""
     drop_bad_rows: bool = False
     """Leave bad rows out, instead of refusing the file."""
+    mapping: str | None = None
+    """Which field is read from which: `prompt=question,completion=answer`."""
 
 
 @dataclass(frozen=True)

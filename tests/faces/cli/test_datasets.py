@@ -54,3 +54,19 @@ def test_versions_are_named_and_compared_and_rows_are_shown(world, terminal, bad
     assert len(terminal("dataset", "samples", made, "-n", "3", "--json").json["data"]) == 3
     against = terminal("dataset", "upload", str(bad), "--name", "val", "--drop-bad-rows", "--against", "sums@2")
     assert "in sums@2" in against.err
+
+
+def test_fields_are_mapped_here_and_on_a_server(world, terminal, tmp_path):
+    path = tmp_path / "questions.csv"
+    path.write_text("Question,Answer\n" + "".join(f"{n} + 1?,{n + 1}\n" for n in range(12)))
+    flag = ["--map", "prompt=Question,completion=Answer"]
+    refused = terminal("dataset", "validate", str(path))
+    assert (refused.code, " ".join(flag) in refused.out) == (1, True)
+    assert terminal("dataset", "validate", str(path), *flag, "--json").json["schema_name"] == "prompt_completion"
+    made = terminal("dataset", "upload", str(path), *flag, "--json").json
+    assert (made["rows"], made["report"]["mapping"]) == (12, {"prompt": "Question", "completion": "Answer"})
+    assert terminal("dataset", "fix", str(path), "-o", str(tmp_path / "clean.jsonl"), *flag).code == 0
+    assert json.loads((tmp_path / "clean.jsonl").read_text().splitlines()[0]) == {"prompt": "0 + 1?", "completion": "1"}
+    for wrong in ("prompt", "prompt=a,prompt=b"):
+        assert terminal("dataset", "validate", str(path), "--map", wrong).code == 2
+    assert terminal("dataset", "upload", str(path), "--map", "prompt").code == 1

@@ -76,3 +76,18 @@ def test_a_preview_shows_tokens_with_their_loss_and_what_is_cut(world):
         refused = world.ask("GET", f"{path}?{wrong}")
         assert (refused.status_code, refused.json()["error"]["param"]) == (422, wrong.partition("=")[0])
     assert world.ask("GET", "/api/datasets/ds_" + "0" * 26 + "/preview").status_code == 404
+
+
+def test_fields_are_read_from_others_and_the_rows_are_stored_so(world):
+    rows = jsonl(*({"question": f"{n} + 1?", "answer": f"{n + 1}"} for n in range(12)))
+    refused = world.upload(rows).json()["error"]
+    assert (refused["code"], "--map prompt=question,completion=answer" in refused["hint"]) == ("missing_field", True)
+    given = "prompt=question,completion=answer"
+    made = world.upload(rows, query=f"?map={given}").json()
+    assert made["report"]["mapping"] == {"prompt": "question", "completion": "answer"}
+    sample = world.ask("GET", f"/api/datasets/{made['id']}/samples?n=1").json()["data"][0]["row"]
+    assert sample.keys() == {"prompt", "completion"}
+    form = {"files": {"file": ("a.jsonl", rows)}, "data": {"map": given}}
+    assert world.ask("POST", "/api/datasets", **form).json()["rows_sha256"] == made["rows_sha256"]
+    wrong = world.upload(rows, query="?map=prompt:question")
+    assert (wrong.status_code, wrong.json()["error"]["param"]) == (422, "map")

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 TINY_FOLDER = Path(luthier.__file__).parent / "bases" / "tiny"
 
 
-def validate(file: Path, against: Sequence[Path]) -> dict[str, Any]:
+def validate(file: Path, against: Sequence[Path], mapping: str | None = None) -> dict[str, Any]:
     """The report of a file, as an upload of it would have it."""
     with _workshop(file) as task:
         others: dict[str, Path] = {}
@@ -31,15 +31,15 @@ def validate(file: Path, against: Sequence[Path]) -> dict[str, Any]:
             with _workshop(other) as beside:
                 _check(beside)
                 others[other.name] = (beside.side / "hashes").rename(task.side / f"against-{number}")
-        return _check(replace(task, against=others)).report.model_dump(mode="json")
+        return _check(replace(task, against=others, mapping=_mapping(mapping))).report.model_dump(mode="json")
 
 
-def fix(file: Path, output: Path) -> dict[str, Any]:
+def fix(file: Path, output: Path, mapping: str | None = None) -> dict[str, Any]:
     """Write the good rows of a file, each once, and tell what was left out. Raises: DatasetRejected where none is left."""
     from luthier.datasets.fixing import dropped_of
 
     with _workshop(file) as task:
-        checked = _check(replace(task, drop=True, distinct=True))
+        checked = _check(replace(task, mapping=_mapping(mapping), drop=True, distinct=True))
         report = _good(checked)
         counts, dropped = dropped_of(task.side / "dropped")
         shutil.copyfile(task.rows, output)
@@ -90,6 +90,15 @@ def _good(checked: Checked) -> Report:
         first = next(finding for finding in report.findings if finding.severity == "error")
         raise DatasetRejected(first.message, hint=first.fix, code=first.code, details=report.model_dump(mode="json"))
     return report
+
+
+def _mapping(text: str | None) -> dict[str, str]:
+    from luthier.datasets.mapping import parse_mapping
+
+    try:
+        return {} if text is None else parse_mapping(text)
+    except ValueError as error:
+        raise usage(f"--map: {error}.") from None
 
 
 @contextmanager

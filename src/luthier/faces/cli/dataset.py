@@ -21,7 +21,8 @@ if TYPE_CHECKING:
 app = new_app("Upload, look at and remove training data.")
 
 FileArgument = Annotated[
-    str | None, typer.Argument(metavar="[FILE]", help="A .jsonl, .json or .csv file; - is stdin.", show_default=False)
+    str | None,
+    typer.Argument(metavar="[FILE]", help="JSON lines, JSON, CSV, Parquet or text; also packed; - is stdin.", show_default=False),
 ]
 FileOption = Annotated[str | None, typer.Option("--file", help="The same, as a flag.")]
 Name = Annotated[str | None, typer.Option("--name", help="Versions of a name are numbered; the file's name by default.")]
@@ -31,6 +32,10 @@ Against = Annotated[
     typer.Option("--against", help="A dataset (of `validate`: a file) that it should share no row with; may be given again."),
 ]
 DropBadRows = Annotated[bool, typer.Option("--drop-bad-rows", help="Leave bad rows out, instead of refusing the file.")]
+Map = Annotated[
+    str | None,
+    typer.Option("--map", help="Fields that are read from others: prompt=question,completion=answer.", show_default=False),
+]
 Output = Annotated[Path | None, typer.Option("--output", "-o", help="Where to write; <id>.jsonl here by default.")]
 
 Version = Annotated[str, typer.Argument(help="A dataset's id, or name@version.", show_default=False)]
@@ -44,6 +49,7 @@ def upload(
     name: Name = None,
     against: Against = None,
     drop_bad_rows: DropBadRows = False,
+    mapping: Map = None,
     no_wait: NoWait = False,
     as_json: AsJson = False,
 ) -> None:
@@ -56,6 +62,7 @@ def upload(
                 name=name,
                 against=against or (),
                 drop_bad_rows=drop_bad_rows,
+                mapping=mapping,
                 on_progress=lambda done, total: report("", done, total),
             )
         if dataset.state == "validating" and not no_wait:
@@ -171,12 +178,12 @@ def diff(old: Version, new: Version, as_json: AsJson = False) -> None:
 
 
 @app.command()
-def validate(file: FilePath, against: Against = None, as_json: AsJson = False) -> None:
+def validate(file: FilePath, against: Against = None, mapping: Map = None, as_json: AsJson = False) -> None:
     """Check a file here, without a server; ends with 1 where it would be refused."""
     from luthier.faces.cli import checking
     from luthier.faces.cli.reports import report_text
 
-    report = checking.validate(file, [Path(each) for each in against or ()])
+    report = checking.validate(file, [Path(each) for each in against or ()], mapping)
     if as_json:
         out_json(report)
     else:
@@ -188,6 +195,7 @@ def validate(file: FilePath, against: Against = None, as_json: AsJson = False) -
 def fix(
     source: Annotated[str, typer.Argument(metavar="DATASET_OR_FILE", help="A dataset's id, or a file here.", show_default=False)],
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Of a file: where the good rows go.")] = None,
+    mapping: Map = None,
     force: Force = False,
     as_json: AsJson = False,
 ) -> None:
@@ -201,7 +209,7 @@ def fix(
         name = fixed["dataset"]["id"]
     else:
         may_replace([output], force=force)
-        fixed, name = checking.fix(Path(source), output), str(output)
+        fixed, name = checking.fix(Path(source), output, mapping), str(output)
     if as_json:
         out_json(fixed)
     else:

@@ -50,12 +50,12 @@ routes = router("/api/datasets", "datasets")
 
 _ROW = '{"messages": [{"role": "user", "content": "It crashes."}, {"role": "assistant", "content": "bug"}]}\n'
 _BYTES = {"schema": {"type": "string", "format": "binary"}}
-_FIELDS = {name: {"type": "string"} for name in ("name", "sha256", "base_model", "against", "drop_bad_rows")}
+_FIELDS = {name: {"type": "string"} for name in ("name", "sha256", "base_model", "against", "drop_bad_rows", "map")}
 _FORM = {"schema": {"type": "object", "required": ["file"], "properties": {**_FIELDS, "file": _BYTES["schema"]}}}
 BODY: dict[str, Any] = {
     "requestBody": {
         "required": True,
-        "description": "JSON lines or a JSON array: as the body itself, or as the last part of a form.",
+        "description": "Rows as JSON lines, JSON, CSV, Parquet or text, also packed: the body itself, or the last part of a form.",
         "content": {
             "application/octet-stream": {**_BYTES, "example": _ROW},
             "multipart/form-data": {**_FORM, "example": {"name": "support", "file": _ROW}},
@@ -73,6 +73,9 @@ FileName = Annotated[str | None, Header(description="The name of a file that is 
 ListedName = Annotated[str | None, Query(description="Only the versions of this name.")]
 Against = Annotated[str | None, Query(description="Ids of datasets that it should share no row with, with commas between.")]
 DropBadRows = Annotated[bool, Query(description="Leave bad rows out, instead of refusing the file.")]
+Mapped = Annotated[
+    str | None, Query(alias="map", description="Fields that are read from others: `prompt=question,completion=answer`.")
+]
 SampleSize = Annotated[int, BeforeValidator(plain_number), Query(ge=1, le=100, description="Most rows of the answer.")]
 Seed = Annotated[int, BeforeValidator(plain_number), Query(ge=0, le=2**32 - 1, description="The same seed, the same rows.")]
 PreviewBase = Annotated[
@@ -107,10 +110,11 @@ async def upload(
     base_model: BaseModel = None,
     against: Against = None,
     drop_bad_rows: DropBadRows = False,
+    mapping: Mapped = None,
     x_filename: FileName = None,
 ) -> Dataset:
     """Upload a file; the answer holds the report. A large file answers `validating`: ask again until it is `ready`."""
-    query = Upload((), name, x_filename, sha256, base_model, ids_in(against), drop_bad_rows=drop_bad_rows)
+    query = Upload((), name, x_filename, sha256, base_model, ids_in(against), drop_bad_rows=drop_bad_rows, mapping=mapping)
     taken = await request.app.state.receiver.take(request, actor, query, key)
     response.headers["location"] = f"/api/datasets/{taken.dataset.id}"
     if taken.replayed:

@@ -16,7 +16,7 @@ from luthier.faces.rest.validation import did_you_mean, shown
 if TYPE_CHECKING:
     from python_multipart.multipart import MultipartCallbacks
 
-_FIELDS = frozenset({"name", "sha256", "base_model", "against", "drop_bad_rows"})
+_FIELDS = frozenset({"name", "sha256", "base_model", "against", "drop_bad_rows", "map"})
 _MAX_FIELD_BYTES = 4096
 _MAX_PARTS = 16
 _MOST_IDS = 10
@@ -55,6 +55,7 @@ class Form:
             base_model=query.base_model if query.base_model is not None else given.get("base_model"),
             against=query.against or ids_in(given.get("against")),
             drop_bad_rows=query.drop_bad_rows or _yes(given.get("drop_bad_rows", "false")),
+            mapping=query.mapping if query.mapping is not None else given.get("map"),
         )
 
     def _file(self) -> Iterator[bytes]:

@@ -86,4 +86,6 @@ def _request_sha256(upload: Upload, seen: _Seen) -> str:
     asked = ["upload", name, upload.base_model, seen.sha256]
     if upload.against or upload.drop_bad_rows:  # keys of earlier releases were kept without these
         asked += [sorted(upload.against), upload.drop_bad_rows]
+    if upload.mapping is not None:
+        asked += [upload.mapping]
     return hashlib.sha256(json.dumps(asked).encode()).hexdigest()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from os import PathLike
 from pathlib import Path
 from typing import BinaryIO, TypedDict, Unpack
@@ -27,6 +27,8 @@ class Checks(TypedDict, total=False):
     """Datasets, by id or name@version, that it should share no row with."""
     drop_bad_rows: bool
     """Leave bad rows out, instead of refusing the file."""
+    mapping: Mapping[str, str] | str | None
+    """Fields that are read from others: `{"prompt": "question"}`, or as text, `prompt=question,completion=answer`."""
 
 
 class AsyncDatasets:
@@ -56,6 +58,7 @@ class AsyncDatasets:
             "sha256": bytes_out.sha256,
             "drop_bad_rows": "true" if checks.get("drop_bad_rows") else None,
         }
+        query["map"] = _written(checks.get("mapping"))
         query["against"] = ",".join([await self.id_of(each) for each in checks.get("against", ())]) or None
         headers = {"content-type": "application/octet-stream", "accept": "application/json"}
         headers["idempotency-key"] = idempotency_key or str(uuid.uuid4())
@@ -148,6 +151,12 @@ class Datasets(Face):
     fix = blocking(AsyncDatasets.fix)
     wait = blocking(AsyncDatasets.wait)
     download = blocking(AsyncDatasets.download)
+
+
+def _written(mapping: Mapping[str, str] | str | None) -> str | None:
+    if mapping is None or isinstance(mapping, str):
+        return mapping
+    return ",".join(f"{target}={source}" for target, source in mapping.items())
 
 
 def _path(dataset_id: str) -> str:
