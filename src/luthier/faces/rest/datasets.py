@@ -55,7 +55,7 @@ _FORM = {"schema": {"type": "object", "required": ["file"], "properties": {**_FI
 BODY: dict[str, Any] = {
     "requestBody": {
         "required": True,
-        "description": "Rows as JSON lines, JSON, CSV, Parquet or text, also packed: the body itself, or the last part of a form.",
+        "description": "Rows as JSON lines, JSON, CSV, Parquet or text, packed or not: the body, or the last part of a form.",
         "content": {
             "application/octet-stream": {**_BYTES, "example": _ROW},
             "multipart/form-data": {**_FORM, "example": {"name": "support", "file": _ROW}},
