@@ -48,6 +48,9 @@ def parquet_rows(path: Path, limits: Limits) -> Iterator[Fields | BadRow]:
 def _rows(path: Path, limits: Limits) -> Iterator[Fields | BadRow]:
     from pyarrow import parquet
 
+    with path.open("rb") as start:
+        if start.read(4) != MAGIC:
+            raise ValueError
     # Without buffering ahead a row group is read page by page, and its size costs no memory.
     with parquet.ParquetFile(path, pre_buffer=False, buffer_size=1024 * 1024) as file:
         if file.metadata.num_rows > rules.MAX_ROWS:

@@ -22,7 +22,8 @@ _LEAST_CELLS = 5
 """A label and four pixels."""
 _LOOKED_AT = 20
 """Lines that tell whether a file is a table."""
-_COLUMN = re.compile(r"[\w .:/()-]{1,64}")
+_COLUMN = re.compile(r"[\w-]{1,64}( [\w-]{1,64}){0,2}")
+"""A name of at most three words: more are a text already."""
 _JSON = frozenset({"messages", "conversations", "tools", "history"})
 """Cells that hold JSON."""
 _NULL = frozenset({"input", "system", "tools", "history", "weight"})

@@ -140,7 +140,7 @@ class Tally:
 
     def close(self) -> None:
         """What only the whole file can tell."""
-        if not self.rows:
+        if not self.rows and not self.errors:
             self.note(None, "dataset_empty", "error", ("The file holds no rows.", "Write one JSON object a line."))
         elif not self.usable and not self.errors:
             self.note(None, "dataset_empty", "error", ("No row is left: all of them are bad.", "Mend the file."))
