@@ -85,15 +85,15 @@ def test_a_few_rows_in_another_language_are_remarked(datasets, alice):
     mixed = [chat(f"{n}?", f"{n}. {TEXTS['en']}") for n in range(40)] + [chat(f"{n}!", TEXTS["de"]) for n in range(3)]
     report = datasets.upload(alice, an_upload(jsonl(*mixed))).report
     assert report.languages == {"en": 40, "de": 3}
-    assert report.counts == {"language_mix": 1}
+    assert report.counts["language_mix"] == 1
 
 
 def test_an_answer_that_breaks_off_is_remarked_where_others_end(datasets, alice):
     whole = [chat(f"{n}?", f"{n}. {TEXTS['en'] * 4}") for n in range(12)]
     cut = chat("cut?", TEXTS["en"] * 4 + " And then the")
-    assert datasets.upload(alice, an_upload(jsonl(*whole, cut))).report.counts == {"truncated_answer": 1}
+    assert datasets.upload(alice, an_upload(jsonl(*whole, cut))).report.counts["truncated_answer"] == 1
     unended = [chat(f"{n}?", f"{n} {TEXTS['en'] * 4} and then the") for n in range(13)]
-    assert datasets.upload(alice, an_upload(jsonl(*unended))).report.counts == {}
+    assert "truncated_answer" not in datasets.upload(alice, an_upload(jsonl(*unended))).report.counts
 
 
 LABELS = [

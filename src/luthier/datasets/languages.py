@@ -8,7 +8,7 @@ from collections import Counter
 _WORDS = {
     "en": "the of and to in is that it was for on are with as his they be at this have from or had by but not what all were we "
     "when your can said there use an each which she do how their if will up about out many then them these so some her would "
-    "make like him into has you does did my who could please",
+    "make like him into has you does did my who could please i a me no man men am over also want its our door war son am us",
     "de": "der die und in den von zu das mit sich des auf für ist im dem nicht ein eine als auch es an werden aus er hat dass "
     "sie nach wird bei einer um am sind noch wie einem über einen so zum war haben nur oder aber vor zur bis mehr durch man sein "
     "wurde sei ich du wir ihr kann was",

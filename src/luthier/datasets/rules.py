@@ -20,6 +20,8 @@ USELESS = frozenset({"no_preference", "zero_weight"})
 """Rows with such a warning teach nothing: a cleaned version leaves them out."""
 MAX_LABELS = 1000
 """Classes of one dataset."""
+COMPARED_ROWS = 200_000
+"""Rows that are looked through for near duplicates; of more, each n-th."""
 CUT_SHARE = 0.2
 """If more of the long answers end without a stop, that is how they are written."""
 REFERENCES = frozenset({"answer", "reference_answer", "reference", "solution", "ground_truth", "target", "expected"})
@@ -84,7 +86,7 @@ def language_mix(languages: Mapping[str, int]) -> list[tuple[str, str]]:
     """
     known = Counter({name: rows for name, rows in languages.items() if name != "und"})
     total, most = known.total(), known.most_common(1)
-    others = [(name, rows / total) for name, rows in known.most_common() if rows / total < 0.2 and rows > max(1, total / 200)]
+    others = [(name, rows / total) for name, rows in known.most_common() if rows / total < 0.2 and rows > max(1, total / 100)]
     if not most or not others or most[0][1] < 0.6 * total:
         return []
     told = ", ".join(f"{share:.1%} like {name}" for name, share in others[:3])

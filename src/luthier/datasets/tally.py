@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 from luthier.datasets import rules
 from luthier.datasets.examples import BadRow, Example, Labelled, Message, Parsed, Prompt, Rated
 from luthier.datasets.kinds import KINDS
+from luthier.datasets.near_duplicates import NearDuplicates
 from luthier.datasets.row_hashes import Overlap, Repeats
 
 # Warnings that are an error when every row has them: (code, what is wrong then, what to do).
@@ -44,6 +45,7 @@ class Tally:
         self._roles: Counter[str] = Counter()
         self._duplicates = 0
         self._conflicts = 0
+        self._near = {"near_duplicates": 0, "compared_rows": 0}
         self._against: list[dict[str, Any]] = []
         self._characters: Counter[int] = Counter()
         self._tokens: Counter[int] = Counter()
@@ -97,6 +99,14 @@ class Tally:
             self._show(line, "conflict", "warning", (said, "Keep the right one, unless several answers are meant."))
         self.count("duplicate", found.duplicates.count)
         self.count("conflict", found.conflicts.count)
+
+    def near(self, found: NearDuplicates) -> None:
+        """Rows that are nearly the same as another."""
+        self._near = {"near_duplicates": found.found.count, "compared_rows": found.looked_at}
+        for line, other in found.found:
+            said = f"The row is nearly the same as line {other}."
+            self._show(line, "near_duplicate", "warning", (said, "Keep one of them, unless both are meant."))
+        self.count("near_duplicate", found.found.count)
 
     def overlaps(self, name: str, found: Overlap) -> None:
         """Rows that another dataset holds, too: of training and validation data none should be."""
@@ -181,6 +191,7 @@ class Tally:
             "over_context": round(self._over_context * scale) if measured else None,
             "duplicates": self._duplicates,
             "conflicts": self._conflicts,
+            **self._near,
             "against": self._against,
             "dropped_rows": self._dropped,
             "roles": dict(self._roles),

@@ -93,6 +93,8 @@ class Report(Frozen):
     context: int | None = Field(default=None, description="The base's context, in tokens.")
     over_context: int | None = Field(default=None, description="Rows longer than it: training would cut them.")
     duplicates: int = Field(default=0, description="Rows equal to an earlier one.")
+    near_duplicates: int = Field(default=0, description="Rows that are nearly the same as an earlier one.")
+    compared_rows: int = Field(default=0, description="Rows that were looked through for these; fewer than usable: each n-th.")
     conflicts: int = Field(default=0, description="Rows that ask the same as another, with another answer.")
     against: tuple[Overlap, ...] = Field(default=(), description="What it shares with datasets that it was checked against.")
     dropped_rows: int = Field(default=0, description="Bad rows that were left out, as was asked.")

@@ -20,6 +20,7 @@ from luthier.datasets.containers import Limits
 from luthier.datasets.content import Content
 from luthier.datasets.examples import MAX_RECORD_BYTES, BadRow, FileRemark, Labelled, Parsed, Prompt, Row
 from luthier.datasets.keeping import Kept
+from luthier.datasets.near_duplicates import NearDuplicates
 from luthier.datasets.opening import Reading, opened
 from luthier.datasets.row_hashes import Repeats, overlap
 from luthier.datasets.strict_json import dump
@@ -146,6 +147,10 @@ def _compare(tally: Tally, kept: Kept, request: dict[str, Any]) -> None:
     tally.repeats(repeats)
     for other in request["against"]:
         tally.overlaps(other["name"], overlap(kept.hashes_path, Path(other["hashes"]), rules.SHOWN_A_CODE))
+    if not tally.errors and tally.schema_name != "images":
+        near = NearDuplicates(rules.COMPARED_ROWS, rules.SHOWN_A_CODE)
+        near.look(kept.rows_path, kept.side / "index", tally.usable)
+        tally.near(near)
     tally.close()
     if request["distinct"] and not tally.errors:
         for line in repeats.again:

@@ -125,6 +125,7 @@ def report_text(report: Mapping[str, Any]) -> str:
             ("lengths", spread and f"{spread} {unit}"),
             ("too long", f"{over} rows longer than {report.get('context')} tokens" if over else None),
             ("duplicates", report.get("duplicates")),
+            ("nearly so", report.get("near_duplicates") or None),
             ("conflicts", report.get("conflicts") or None),
             *((f"in {each['name']}", f"{each['rows']} rows, {each['prompts']} prompts") for each in report.get("against") or ()),
             ("left out", f"{report['dropped_rows']} bad rows" if report.get("dropped_rows") else None),
