@@ -64,6 +64,16 @@ def test_a_model_that_got_worse_says_so_on_its_card(world, registry, alice):
     )
 
 
+@pytest.mark.parametrize(("tuned", "warned"), [(False, True), (True, False), (None, False)])
+def test_a_model_that_never_stops_says_so_on_its_card(world, registry, alice, tuned, warned):
+    finished = world.finished(alice, scores=world.scores())
+    checks = json.loads(world.storage.read(f"{finished.results}/checks.json"))
+    checks["endings"] = {"asked": 4, "most_tokens": 40, "tuned": tuned, "base": False}
+    world.storage.write(f"{finished.results}/checks.json", json.dumps(checks).encode())
+    said = "Never stops by itself: none of 4 answers ended within 40 tokens. It has not learned its end of turn yet."
+    assert registry.register(finished).card.warnings == ((said,) if warned else ())
+
+
 def test_a_model_that_was_not_measured_says_so_on_its_card(world, registry, alice):
     assert "Not measured" in registry.register(world.finished(alice)).card.warnings[0]
 

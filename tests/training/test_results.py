@@ -144,6 +144,7 @@ def test_a_trained_adapter_passes_all_checks(bench, tmp_path):
         "max_logit_change": checks.max_logit_change,
         "loads_again": True,
         "same_after_reload": True,
+        "endings": None,
     }
     checks.require()
     for name, weight in made.engine.parameters.items():

@@ -108,6 +108,10 @@ def verdict(checks: Mapping[str, Any] | None) -> Failure | None:
     if checks.get("changes_logits") is not True and "answers_differ" not in checks:
         hint = "Raise `train.learning_rate` or train for more steps."
         return _failure("no_effect", "The adapter changes nothing: the tuned model answers like its base.", hint)
+    endings = checks.get("endings") or {}
+    if endings.get("tuned") is False and endings.get("base") is True:
+        hint = "Lower `train.learning_rate` or `train.epochs`, and see that every answer is whole (`train.max_seq_len`)."
+        return _failure("never_stops", "The base ends its answers, the tuned model does not.", hint)
     if checks.get("loads_again") is not True:
         return _failure("storage", "The saved adapter could not be loaded again.", "It is tried again from the last checkpoint.")
     return None

@@ -150,6 +150,10 @@ def warnings(spec: RunSpec, evaluation: Evaluation | None, checks: Mapping[str, 
             )
         if tuned.exact_match is not None and base.exact_match is not None and tuned.exact_match < base.exact_match:
             found.append(f"Fewer exact answers than its base: {tuned.exact_match:.3f} against {base.exact_match:.3f}.")
+    endings: Mapping[str, Any] = checks.get("endings") or {}
+    if endings.get("tuned") is False:
+        told = f"none of {endings.get('asked')} answers ended within {endings.get('most_tokens')} tokens"
+        found.append(f"Never stops by itself: {told}. It has not learned its end of turn yet.")
     if checks.get("same_after_reload") is False:
         found.append("Loaded again from its file it answered slightly differently.")
     return tuple(found)

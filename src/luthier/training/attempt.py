@@ -7,7 +7,7 @@ import shutil
 import sys
 import traceback
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,7 @@ from luthier.seams import BadName
 from luthier.training import export, machine
 from luthier.training.checkpoints import Checkpoints, fetch_checkpoint, used
 from luthier.training.checks import check_adapter
+from luthier.training.endings import see_endings
 from luthier.training.evaluate import HeldOut, Question, Room, Sides, compare, questions_of, summary
 from luthier.training.failures import AttemptFailed, Fenced, Stopping, failure_of
 from luthier.training.fitting import LoadedBases, fit, load_once
@@ -300,6 +301,9 @@ def _finish(run: Run, base: Path, data: Data, trained: Trained) -> None:
     source = run.source
     save = partial(trained.engine.save_adapter, base_model=source.id, revision=source.revision)
     checks = check_adapter(trained.engine, probes, save, folder)
+    if checks.sound:
+        longest = data.method.rows.longest_answer
+        checks = replace(checks, endings=see_endings(trained.engine, probed, longest, data.renderer.stop_ids))
     export.publish_json(run.attempt, "checks.json", checks.as_json())
     checks.require()
     export.copy_tokenizer(base, folder)

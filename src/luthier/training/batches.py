@@ -38,6 +38,8 @@ class Rows:
         """Rows that were left out because no token of theirs carries loss."""
         self.longest = 0
         """Tokens of the longest row."""
+        self.longest_answer = 0
+        """Loss tokens of the row with the most."""
         self._ids = Column("i", folder)
         self._loss_at = Column("i", folder)
         self._ends = Column("q", folder)
@@ -60,6 +62,7 @@ class Rows:
         self._loss_ends.append(len(self._loss_at))
         self._weights.append(row.weight)
         self.longest = max(self.longest, len(row.ids))
+        self.longest_answer = max(self.longest_answer, len(row.loss_at))
 
     def __len__(self) -> int:
         return len(self._ends)

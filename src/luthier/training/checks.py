@@ -1,4 +1,5 @@
-"""No job succeeds with a broken model: the adapter is finite, changes what the model says, and is the same when loaded again."""
+"""No job succeeds with a broken model: the adapter is finite, changes what the model says, is the same when loaded again, and
+has not unlearned where an answer ends (`endings.py`)."""
 
 from __future__ import annotations
 
@@ -12,6 +13,7 @@ import torch
 from torch import Tensor
 
 from luthier.modeling.types import TrainingEngine
+from luthier.training.endings import Endings
 from luthier.training.failures import AttemptFailed
 
 _PROBE_TOKENS = 256
@@ -28,6 +30,13 @@ class Checks:
     max_logit_change: float
     loads_again: bool
     same_after_reload: bool
+    endings: Endings | None = None
+    """None where the rows teach no end of an answer."""
+
+    @property
+    def sound(self) -> bool:
+        """Whether it is worth asking the model something."""
+        return self.finite and self.changes_logits and self.loads_again and self.same_after_reload
 
     def as_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -51,6 +60,14 @@ class Checks:
                 "crashed",
                 "The saved adapter does not give the same answers when it is loaded again.",
                 "Resume the job: it is saved anew.",
+            )
+        # A base that does not stop itself learns it late: worth a warning on the card.
+        if self.endings is not None and self.endings.tuned is False and self.endings.base:
+            raise AttemptFailed(
+                "never_stops",
+                f"The base ends its answers, the tuned model does not: none of {self.endings.asked} ended within "
+                f"{self.endings.most_tokens} tokens.",
+                "Lower `train.learning_rate` or `train.epochs`, and see that every answer is whole (`train.max_seq_len`).",
             )
 
 
