@@ -15,7 +15,10 @@ from luthier.backends.engines.echo import EchoEngine
 from luthier.faces.rest.app import create_app
 from luthier.faces.rest.events import Pace
 from luthier.jobs import projection
+from luthier.jobs.queue import Ending, JobQueue
+from luthier.jobs.rules import Outcome
 from luthier.jobs.spec import RunSpec, Sources
+from luthier.jobs.types import JobState, Line
 from luthier.registry.types import Finished
 from luthier.settings import Settings
 from luthier.values import BaseSource, Source
@@ -93,6 +96,26 @@ class World:
         spec = RunSpec(base_model="luthier/tiny", dataset="ds_1", name=name, sources=sources)
         done = Finished(tenant_id=actor.tenant_id, created_by=actor.user_id, job_id=job_id, spec=spec, results=results)
         return self.platform.registry.register(done)
+
+    def export(self, model, **changes):
+        """An export of a model, queued."""
+        body = {"kind": "export", "model": model.id, "export": {"format": "merged"}, **changes}
+        return self.ask("POST", "/api/jobs", json=body).json()["job"]["id"]
+
+    def end_export(self, files):
+        """What a supervisor and a trainer do with the export that waits longest: these files come out."""
+        platform = self.platform
+        queue = JobQueue(
+            platform.database, platform.storage, platform.billing, (platform.datasets, platform.registry), platform.now
+        )
+        (held,) = queue.claim("tests", Line({"local-cpu"}, short=True))
+        here = projection.directory(platform.storage, held.tenant_id, held.fence.job_id).attempt(held.fence.attempt)
+        known = [{"name": name, "bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()} for name, data in files.items()]
+        for name, data in files.items():
+            platform.storage.write(here.name("results", "export", name), data)
+        platform.storage.write(here.name("results", "export.json"), json.dumps({"files": known}).encode())
+        queue.finish(held.fence, Ending(Outcome(JobState.SUCCEEDED, "exported")))
+        return here.name("results", "export")
 
 
 @pytest.fixture
