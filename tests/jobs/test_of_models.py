@@ -12,8 +12,10 @@ from luthier import ids
 from luthier.errors import FieldInvalid, Gone, InUse, ModelNotReady, NotFound
 from luthier.jobs import rules
 from luthier.jobs.directory import AttemptStatus
-from luthier.jobs.spec import RunSpec
+from luthier.jobs.of_models import Named, completed
+from luthier.jobs.spec import DpoSpec, RunSpec
 from luthier.registry.types import Finished, Stage
+from luthier.values import BaseSource, ModelSource
 
 UNKNOWN = "model_" + "0" * 26
 SCORES = {"loss": 0.5, "perplexity": 1.6, "exact_match": 0.75, "metrics": {}}
@@ -142,6 +144,41 @@ def test_what_does_not_go_together_is_refused_with_what_to_do(bench, trained, ab
         with pytest.raises((FieldInvalid, ValidationError), match=words):
             about(**{"model": model.id, **changes})
     assert [job.kind for job in bench.jobs.list(alice).data] == ["train"]
+
+
+def pin(model_id: str = "model_a", method: str = "sft", base: str = "luthier/tiny") -> ModelSource:
+    source = BaseSource(id=base, revision="1", url="luthier:tiny")
+    return ModelSource(id=model_id, name=f"{model_id}@1", job_id="job_1", method=method, base=source, url="file:///x", files=())
+
+
+@pytest.mark.parametrize(
+    ("named", "words"),
+    [
+        (Named(pin(method="classifier")), "is a classifier"),
+        (Named(pin(), pin("model_b", base="another/base")), "model_a@1 on luthier/tiny, model_b@1 on another/base"),
+        (Named(pin(method="grpo")), "a grader that is not known any more"),
+    ],
+)
+def test_what_a_model_cannot_be_is_told(named, words):
+    spec = RunSpec(kind="evaluate", model="a", dataset="ds_1", against="b" if named.against else None)
+    with pytest.raises(FieldInvalid, match=words) as refused:
+        completed(spec, named)
+    assert refused.value.hint
+
+
+def test_a_section_of_the_method_comes_from_the_run_that_made_the_model():
+    made_by = RunSpec(base_model="luthier/tiny", dataset="ds_1", method="dpo", dpo=DpoSpec(beta=0.3), validation_dataset="ds_2")
+    found = completed(RunSpec(kind="evaluate", model="a"), Named(pin(method="dpo"), None, made_by))
+    assert (found.method, found.dpo, found.dataset) == ("dpo", DpoSpec(beta=0.3), "ds_2")
+    other = completed(RunSpec(kind="evaluate", model="a", method="sft", dataset="ds_3"), Named(pin(method="dpo"), None, made_by))
+    assert (other.method, other.dpo, other.dataset) == ("sft", None, "ds_3")
+
+
+def test_a_model_is_measured_as_it_learned_also_when_its_job_was_deleted(bench, trained, about, alice):
+    model = trained(train={"max_seq_len": 64}, validation_dataset=bench.dataset_id)
+    bench.jobs.delete(alice, model.job_id)
+    spec = frozen(bench, about("evaluate", model.id))
+    assert (spec["train"]["max_seq_len"], spec["dataset"]) == (64, bench.dataset_id)
 
 
 @pytest.mark.parametrize(

@@ -177,7 +177,8 @@ def owned(session: Session) -> Sequence[JobRow]:
 
 
 def newest_named(session: Session, name: str) -> JobRow | None:
-    return session.scalar(visible().where(JobRow.name == name).order_by(JobRow.id.desc()).limit(1))
+    """Of those from which a model of this name comes out."""
+    return session.scalar(visible().where(JobRow.name == name, JobRow.kind == "train").order_by(JobRow.id.desc()).limit(1))
 
 
 def visible() -> Any:
