@@ -8,7 +8,7 @@ INSTALLED := $(VENV)/.installed
 PIP := $(BIN)/pip --disable-pip-version-check install -qq -c constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo up test check fix bench bench-train prove clean
+.PHONY: help install demo up notebook test check fix bench bench-train prove clean
 
 help: ## What can be made here
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 18
@@ -33,6 +33,10 @@ demo: $(INSTALLED) ## From an empty folder to a fine-tuned, served model (4 minu
 
 up: $(INSTALLED) ## Start the platform on http://127.0.0.1:8000 with its data in ./data
 	@$(BIN)/luthier up --data data
+
+notebook: $(INSTALLED) ## JupyterLab on examples/interactive.ipynb, beside a platform that is up
+	@test -x $(BIN)/jupyter-lab || $(PIP) -e '.[notebook]'
+	@$(BIN)/jupyter-lab examples/interactive.ipynb
 
 test: $(INSTALLED) ## Everything that CI runs: format, lint, types, contracts, tests
 	@$(MAKE) --no-print-directory check

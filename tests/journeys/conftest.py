@@ -40,8 +40,8 @@ class House:
                 stderr=log,
                 env={**os.environ, **fast, **settings},
             )
-        self.wait_until(lambda: self._url() is not None, "the server answers")
-        self._clients.append(Client(base_url=self._url(), api_key=(self.data / "admin.key").read_text().strip()))
+        self.wait_until(lambda: self.url() is not None, "the server answers")
+        self._clients.append(Client(base_url=self.url(), api_key=(self.data / "admin.key").read_text().strip()))
         return self._clients[-1]
 
     def wait_until(self, happened: Callable[[], bool], what: str, seconds: float = _START_S) -> None:
@@ -80,7 +80,7 @@ class House:
         if self.server is not None:
             self.server.wait(timeout=30)
 
-    def _url(self) -> str | None:
+    def url(self) -> str | None:
         with contextlib.suppress(OSError, ValueError):
             return json.loads((self.data / "server.json").read_text())["url"]
         return None

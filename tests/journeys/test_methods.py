@@ -83,7 +83,7 @@ def test_rows_of_another_kind_are_refused_at_submit(datasets):
 def test_a_fit_test_on_the_command_line(house, datasets):
     _, made = datasets
     key = (house.data / "admin.key").read_text().strip()
-    environment = {**os.environ, "LUTHIER_API_URL": house._url(), "LUTHIER_API_KEY": key}
+    environment = {**os.environ, "LUTHIER_API_URL": house.url(), "LUTHIER_API_KEY": key}
     flags = ["--model", "luthier/tiny", "--dataset", made["pairs"], "--method", "dpo", "--batch-size", "4", "--epochs", "auto"]
     command = [Path(sys.executable).with_name("tune"), "estimate", *flags, "--fit-test", "--json"]
     ended = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)

@@ -21,7 +21,7 @@ def command(house):
 
     def run(*words: str) -> dict:
         key = (house.data / "admin.key").read_text().strip()
-        environment = {**os.environ, "LUTHIER_API_URL": house._url(), "LUTHIER_API_KEY": key}
+        environment = {**os.environ, "LUTHIER_API_URL": house.url(), "LUTHIER_API_KEY": key}
         program = [sys.executable, "-m", "luthier.faces.cli.model", *words, "--json"]
         ended = subprocess.run(program, env=environment, capture_output=True, text=True, check=False)
         assert ended.returncode == 0, ended.stderr + house.log()
