@@ -209,6 +209,15 @@ def test_transformers_and_peft_load_the_model_and_name_the_same_classes(done, ba
     assert sum(name == row["label"] for name, row in zip(named, lines(4, start=90), strict=True)) >= 11
 
 
+def test_the_guide_shows_how(done, bases):
+    guide = Path(__file__).parents[2] / "docs" / "how-to" / "train-a-classifier.md"
+    shown = guide.read_text("utf-8").split("```python\n")[1].split("```")[0]
+    shown = shown.replace("final_model", str(final_model(done))).replace("the/base", str(bases / "luthier--tiny" / "1"))
+    made: dict[str, Any] = {}
+    exec(shown, made)
+    assert made["classes"] == ["billing", "bug"]
+
+
 def test_a_killed_run_goes_on_as_if_nothing_had_been(submitted, wait_until, done):
     job = a_job(submitted, validate=True)
     process = job.start()

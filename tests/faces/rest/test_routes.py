@@ -315,7 +315,7 @@ def test_seed_paths_speak_their_own_shapes(world):
     assert world.ask("GET", f"/billing/job/{job['job_id']}/cost").json()["hourly_rate"] == 0.0
     flat = {"base_model": "luthier/tiny", "dataset": world.dataset, "epochs": 2, "learning_rate": 1e-3, "batch_size": 4}
     assert world.ask("POST", "/train", json=flat).json()["status"] == "queued"
-    assert world.ask("POST", "/train", json={"hidden_size": 128, "epochs": 10}).json()["error"]["param"] == "base_model"
+    assert world.ask("POST", "/train", json={**flat, "hidden_size": 128}).json()["error"]["param"] == "hidden_size"
     world.model()
     newest = {"name": "intents", "latest_version": "1", "latest_stage": "None"}
     assert world.ask("GET", "/models").json() == {"models": [newest], "total_count": 1}

@@ -37,7 +37,7 @@ def test_the_config_is_a_run():
 
 def test_the_model_of_an_admin_answers():
     made: dict = {}
-    exec(block("python"), made)
+    exec(block("python", 1), made)
     module = made["net"].build(options_of(made["net"], {"hidden_size": 3}), Shape("images", 9, 2))
     assert module(torch.zeros(1, 9)).shape == (1, 2)
 

@@ -5,10 +5,11 @@ A `{user_id}` is the caller's own user or team: it grants nothing, and any other
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Annotated, Any
 
 from fastapi import Body, Path, Request, Response
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import BaseModel, Field
 
 from luthier.accounts.types import Actor
 from luthier.billing.types import Charge, UsageReport
@@ -27,7 +28,7 @@ from luthier.errors import (
 from luthier.faces.rest import datasets, jobs, models
 from luthier.faces.rest.body import Json, YamlRoute
 from luthier.faces.rest.errors import problems
-from luthier.faces.rest.validation import refused
+from luthier.faces.rest.seed_training import EXAMPLES, TrainRequest, digits, lora
 from luthier.faces.rest.wire import (
     After,
     ChangingActor,
@@ -39,10 +40,12 @@ from luthier.faces.rest.wire import (
     Limit,
     router,
 )
-from luthier.jobs.spec import RunSpec
 from luthier.jobs.types import Job, JobState
 from luthier.registry.types import Model
-from luthier.values import Frozen, Name, Page, Whole
+from luthier.values import Page
+
+if TYPE_CHECKING:
+    from luthier.wiring import Platform
 
 routes = router("", "seed paths", route=YamlRoute)
 
@@ -112,41 +115,6 @@ class SeedCost(BaseModel):
     hourly_rate: float
 
 
-class TrainRequest(Frozen):
-    """A run with flat fields. `POST /api/jobs` takes all that can be set."""
-
-    base_model: str | None = None
-    dataset: str | None = None
-    validation_dataset: str | None = None
-    name: Name | None = None
-    hardware: str | None = None
-    seed: Whole | None = None
-    learning_rate: float | None = None
-    epochs: Whole | None = None
-    batch_size: Whole | None = None
-    hidden_size: Whole | None = Field(default=None, description="Of a classifier; an adapter has none.")
-
-    def spec(self) -> RunSpec:
-        """The run. Raises: FieldInvalid."""
-        if self.base_model is None:
-            raise FieldInvalid(
-                "`base_model` is missing: this version fine-tunes language models, and trains no classifier from scratch.",
-                hint="Give `base_model` (see `GET /api/bases`) and `dataset`.",
-                param="base_model",
-                code="missing",
-            )
-        if self.hidden_size is not None:
-            hint = "Leave it out; the width of an adapter is `lora.rank` at `POST /api/jobs`."
-            raise FieldInvalid("`hidden_size` is not a field of an adapter.", hint=hint, param="hidden_size")
-        given = self.model_dump(exclude_none=True)
-        train = {name: given.pop(name) for name in ("learning_rate", "epochs", "batch_size") if name in given}
-        try:
-            return RunSpec.model_validate({**given, "train": train})
-        except ValidationError as error:
-            findings = error.errors(include_url=False, include_context=False, include_input=False)
-            raise refused(findings, model=RunSpec) from None
-
-
 def _check_own(user_id: str, actor: Actor) -> None:
     if user_id not in {actor.user_id, actor.tenant_id}:
         raise NotFound("user", hint="Use your own id: `GET /api/me` tells it.")
@@ -161,30 +129,17 @@ def start(
     return _started(jobs.submit(spec, key, actor, platform, response).job)
 
 
-_TRAIN_EXAMPLES = {
-    "usual": {
-        "summary": "A base, a dataset, and what is usually changed",
-        "value": {
-            "base_model": "luthier/tiny",
-            "dataset": "ds_01kagz3vqdfyxtqn4w5b9zn8r2",
-            "name": "support-intents",
-            "epochs": 6,
-            "learning_rate": 5e-4,
-        },
-    }
-}
-
-
 @routes.post("/train", responses=_START)
 def train(
-    wanted: Annotated[Json[TrainRequest], Body(openapi_examples=_TRAIN_EXAMPLES)],  # pyright: ignore[reportArgumentType]  # plain dicts
+    wanted: Annotated[Json[TrainRequest], Body(openapi_examples=EXAMPLES)],  # pyright: ignore[reportArgumentType]  # plain dicts
     key: IdempotencyKey,
     actor: ChangingActor,
     platform: CurrentPlatform,
     response: Response,
 ) -> Started:
-    """Fine-tune a base model with LoRA."""
-    return _started(jobs.submit(wanted.spec(), key, actor, platform, response).job)
+    """Fine-tune a base model with LoRA; without `base_model`, train the MNIST classifier."""
+    spec = lora(wanted) if wanted.base_model is not None else digits(wanted, _datasets(wanted, actor, platform))
+    return _started(jobs.submit(spec, key, actor, platform, response).job)
 
 
 @routes.get("/train/jobs", responses=problems(CursorInvalid, FieldInvalid))
@@ -204,7 +159,7 @@ def status(job_id: JobId, actor: CurrentActor, platform: CurrentPlatform) -> Job
         job_id=job.id,
         task_id=job.id,
         status=job.state,
-        experiment_name=job.name or job.id,
+        experiment_name=_experiment(job),
         progress=min(1.0, done),
         gpu_metrics=GpuMetrics(gpu_type=job.hardware, current_duration_seconds=seconds),
         job=job,
@@ -325,5 +280,23 @@ def job_cost(job_id: JobId, actor: CurrentActor, platform: CurrentPlatform) -> S
     return SeedCost(job_id=cost.job_id, elapsed_hours=cost.elapsed_hours, hardware=cost.hardware, **numbers)
 
 
+def _datasets(wanted: TrainRequest, actor: Actor, platform: Platform) -> Iterator[Dataset]:
+    """That which is named, or all, newest first. Raises: NotFound, Gone."""
+    if wanted.dataset is not None:
+        yield platform.datasets.get(actor, wanted.dataset)
+        return
+    after: str | None = None
+    while True:
+        page = platform.datasets.list(actor, after=after, limit=200)
+        yield from page.data
+        after = page.next_cursor
+        if after is None:
+            return
+
+
+def _experiment(job: Job) -> str:
+    return job.spec.metadata.get("experiment") or job.name or job.id
+
+
 def _started(job: Job) -> Started:
-    return Started(job_id=job.id, task_id=job.id, experiment_name=job.name or job.id, status=job.state)
+    return Started(job_id=job.id, task_id=job.id, experiment_name=_experiment(job), status=job.state)
