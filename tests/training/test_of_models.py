@@ -5,13 +5,15 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 pytestmark = [
     pytest.mark.slow,
@@ -47,8 +49,8 @@ def pin_of(folder: Path, model_id: str = "model_1") -> dict:
 def of_model(submitted, trained) -> Callable:
     """A run about the trained model, as the platform leaves it at submit."""
 
-    def make(kind: str, model: Path | None = None, against: Path | None = None, **more):
-        job = submitted(train={}, rows=OTHERS)
+    def make(kind: str, model: Path | None = None, against: Path | None = None, lines: Sequence[dict] = (), **more):
+        job = submitted(train={}, rows=OTHERS, lines=lines)
         spec = json.loads(job.job.read_spec()) | {"kind": kind, "model": "model_1"} | more
         spec["sources"]["model"] = pin_of(model or trained.folder)
         if against is not None:
@@ -98,6 +100,20 @@ def test_another_model_is_measured_on_the_same_rows(of_model, trained):
     found = json.loads(job.result("evaluation.json"))
     assert found["against"] == found["tuned"]
     assert found["samples"][0]["against"] == found["samples"][0]["tuned"]
+
+
+def test_rows_of_another_method_are_measured_as_that_method_does(of_model):
+    pairs = [{"prompt": ask, "chosen": right, "rejected": "nothing"} for ask, right in OTHERS]
+    job = of_model("evaluate", lines=pairs, method="dpo", evaluate={"rows": 1, "max_new_tokens": 4})
+    assert ended(job) == "succeeded", job.log
+    found = json.loads(job.result("evaluation.json"))
+    assert found["base"]["metrics"]["margin"] == pytest.approx(0, abs=1e-6)
+    assert abs(found["tuned"]["metrics"]["margin"]) > 0.01
+    assert (found["tuned"]["exact_match"], found["tuned"]["perplexity"]) == (None, None)
+
+
+def test_rows_that_do_not_fit_the_method_are_bad_data(of_model):
+    assert ended(of_model("evaluate", method="dpo")) == "bad_data"
 
 
 def test_a_killed_evaluation_is_begun_again(of_model, wait_until):
@@ -159,9 +175,7 @@ def test_a_killed_export_is_begun_again(of_model, wait_until):
 @pytest.mark.parametrize("kind", ["evaluate", "export"])
 def test_a_model_that_was_tampered_with_is_refused(of_model, trained, tmp_path, kind):
     copy = tmp_path / "copy"
-    copy.mkdir()
-    for path in trained.folder.iterdir():
-        (copy / path.name).write_bytes(path.read_bytes())
+    shutil.copytree(trained.folder, copy)
     job = of_model(kind, copy, **({"export": {"format": "merged"}} if kind == "export" else {}))
     with (copy / "adapter_model.safetensors").open("r+b") as file:
         file.seek(-1, 2)
@@ -177,11 +191,20 @@ def test_a_file_that_is_gone_and_an_adapter_of_another_base_have_the_same_code(o
     job.sha256 = job.job.write_spec(spec)
     assert ended(job) == "artifact_corrupt"
     other = tmp_path / "other"
-    other.mkdir()
-    for path in trained.folder.iterdir():
-        (other / path.name).write_bytes(path.read_bytes())
+    shutil.copytree(trained.folder, other)
     config = json.loads((other / "adapter_config.json").read_text())
     (other / "adapter_config.json").write_text(json.dumps(config | {"r": 8}))
     job = of_model("evaluate", other)
     assert ended(job) == "artifact_corrupt"
     assert "shape" in job.status.failure.message
+
+
+def test_an_adapter_that_is_not_finite_is_neither_measured_nor_exported(of_model, trained, tmp_path):
+    broken = tmp_path / "broken"
+    shutil.copytree(trained.folder, broken)
+    weights = load_file(broken / "adapter_model.safetensors")
+    save_file({name: weight * float("nan") for name, weight in weights.items()}, broken / "adapter_model.safetensors")
+    job = of_model("export", broken, export={"format": "adapter"})
+    assert ended(job) == "artifact_corrupt"
+    assert "not finite" in job.status.failure.message
+    assert not list(job.job.storage.names("attempts/1/results"))
