@@ -74,6 +74,19 @@ class Storage(Protocol):
         ...
 
 
+class NotFetched(Exception):
+    """A file could not be fetched, or may not be; the words go on where they stand: `the server answered with status 404`."""
+
+
+class Fetcher(Protocol):
+    """Brings files from other machines."""
+
+    def fetch(self, url: str, *, max_bytes: int, redirects: int = 0) -> Iterator[bytes]:
+        """The bytes of a file in pieces, as they come. What may be reached is the backend's own rule; at most `redirects`
+        are followed, each under that rule. Raises: NotFetched, also on the way."""
+        ...
+
+
 @dataclass(frozen=True)
 class Launch:
     """What an executor needs to start one trainer process."""

@@ -49,7 +49,8 @@ class Settings(BaseSettings):
     engine_start_s: float = Field(default=60, gt=0, description="How long a first request waits for its engine.")
     bases: str = Field(default="", description="More allowed base models: `hub/id@40-hex-commit`, separated by commas.")
     hub_url: str = Field(
-        default="https://huggingface.co", description="Where base models are fetched from; without it `HF_ENDPOINT` counts."
+        default="https://huggingface.co",
+        description="Where base models and datasets are fetched from; for bases without it `HF_ENDPOINT` counts.",
     )
     api_url: str = Field(default="http://127.0.0.1:8000", description="Client: the server that the SDK and the commands talk to.")
     api_key: str | None = Field(default=None, description="Client: the key. Without it the commands read <data>/admin.key.")

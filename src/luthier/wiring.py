@@ -10,16 +10,18 @@ from luthier.accounts.service import Accounts
 from luthier.backends.engines.process import EngineProcess
 from luthier.backends.executors.local import LocalExecutor
 from luthier.backends.executors.warm import Keep, WarmExecutor
+from luthier.backends.fetchers.https import HttpsFetcher
 from luthier.backends.storage.local import LocalStorage
 from luthier.bases.service import Bases
 from luthier.billing.machine import free_bytes
 from luthier.billing.service import Billing
 from luthier.database import Database
+from luthier.datasets.importing import Imports
 from luthier.datasets.service import Datasets
 from luthier.datasets.types import Room
 from luthier.jobs.service import Jobs, JobServices
 from luthier.registry.service import Registry
-from luthier.seams import Clock, Executor, InferenceEngine, Storage
+from luthier.seams import Clock, Executor, Fetcher, InferenceEngine, Storage
 from luthier.serving.service import Serving
 from luthier.settings import Settings, child_environment
 
@@ -35,6 +37,7 @@ class Platform:
     billing: Billing
     bases: Bases
     datasets: Datasets
+    imports: Imports
     jobs: Jobs
     registry: Registry
     serving: Serving
@@ -53,8 +56,13 @@ def utc_now() -> datetime:
     return datetime.now(UTC)
 
 
-def build(settings: Settings, *, engine: InferenceEngine | None = None, now: Clock = utc_now) -> Platform:
-    """The embedded platform on one data folder, migrated and with a price book. `engine` is for tests: a shipped fake."""
+def build(
+    settings: Settings, *, engine: InferenceEngine | None = None, fetcher: Fetcher | None = None, now: Clock = utc_now
+) -> Platform:
+    """The embedded platform on one data folder, migrated and with a price book.
+
+    `engine` is for tests: a shipped fake; so is `fetcher`: one that may reach the tests' own servers.
+    """
     settings.data.mkdir(parents=True, exist_ok=True, mode=0o700)
     database = Database(settings.database_path)
     migrations.upgrade(database)
@@ -77,6 +85,7 @@ def build(settings: Settings, *, engine: InferenceEngine | None = None, now: Clo
         billing=billing,
         bases=bases,
         datasets=datasets,
+        imports=Imports(datasets, fetcher or HttpsFetcher(), settings.hub_url, settings.max_upload_bytes),
         jobs=Jobs(database, storage, JobServices(accounts, billing, bases, datasets, registry), now),
         registry=registry,
         serving=Serving(registry, bases, engine),

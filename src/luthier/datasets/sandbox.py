@@ -42,6 +42,7 @@ class Task:
     against: Mapping[str, Path] = field(default_factory=dict[str, Path])
     """Hashes of other datasets, by what those are called."""
     mapping: Mapping[str, str] = field(default_factory=dict[str, str])
+    origin: str | None = None
     drop: bool = False
     """Leave bad rows out, instead of rejecting the file; they are listed in `side/dropped`."""
     distinct: bool = False
@@ -78,6 +79,7 @@ class Sandbox:
             "side": str(task.side.resolve()),
             "against": [{"name": name, "hashes": str(path.resolve())} for name, path in task.against.items()],
             "mapping": dict(task.mapping),
+            "origin": task.origin,
             "drop": task.drop,
             "distinct": task.distinct,
             "tokenizer": str(ruler.tokenizer.resolve()) if ruler.tokenizer else None,

@@ -38,6 +38,7 @@ class Wishes(Frozen):
 
     against: tuple[str, ...] = ()
     mapping: dict[str, str] = Field(default_factory=dict)
+    origin: str | None = None
     drop: bool = False
 
 
@@ -77,11 +78,11 @@ class Datasets:
                 )
             row = self._row(actor, dataset_id, upload, arrived)
             row.name, row.base_model = name, ruler.base_id
-            wishes = Wishes(against=upload.against, mapping=mapping_of(upload), drop=upload.drop_bad_rows)
+            wishes = Wishes(against=upload.against, mapping=mapping_of(upload), origin=upload.origin, drop=upload.drop_bad_rows)
             against = self._against(actor.tenant_id, wishes.against, folder, strict=True)
             if arrived.bytes > self._room.inline_upload_bytes:
                 return self._keep_for_later(row, arrived, wishes)
-            task = Task(arrived.path, folder / "rows", folder, against, wishes.mapping, drop=wishes.drop)
+            task = Task(arrived.path, folder / "rows", folder, against, wishes.mapping, wishes.origin, drop=wishes.drop)
             checked = self._check(task, ruler)
             if checked.report.errors:
                 raise rejection(checked.report)
@@ -368,7 +369,7 @@ class Datasets:
         with suppress(NotStored):
             wishes = Wishes.model_validate_json(self._storage.read(_folder(row) + WISHES))
         against = self._against(row.tenant_id, wishes.against, folder, strict=False)
-        return Task(source, folder / "rows", folder, against, wishes.mapping, drop=wishes.drop)
+        return Task(source, folder / "rows", folder, against, wishes.mapping, wishes.origin, drop=wishes.drop)
 
     def _decide(self, row: store.DatasetRow, checked: Checked) -> None:
         with self._database.write(row.tenant_id) as session:

@@ -77,6 +77,7 @@ class Report(Frozen):
     )
     containers: tuple[str, ...] = Field(default=(), description="What it was packed in, from outside in: gzip, zstd, zip, tar.")
     mapping: dict[str, str] = Field(default_factory=dict, description="Fields that were read from others, as the upload said.")
+    origin: str | None = Field(default=None, description="Where it was imported from; of a hub dataset with commit and file.")
     schema_name: SchemaName | None = Field(description="What the rows are; each kind is stored in one form.")
     methods: tuple[str, ...] = Field(default=(), description="Methods that can learn from these rows.")
     item_fields: tuple[str, ...] = Field(
@@ -204,6 +205,8 @@ class Upload:
     """Ids of datasets that it should share no row with, e.g. its validation data."""
     drop_bad_rows: bool = False
     """Leave bad rows out, instead of refusing the file."""
+    origin: str | None = None
+    """Where it was fetched from, if it was."""
     mapping: str | None = None
     """Which field is read from which: `prompt=question,completion=answer`."""
 

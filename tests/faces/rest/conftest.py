@@ -20,6 +20,7 @@ from luthier.jobs.rules import Outcome
 from luthier.jobs.spec import RunSpec, Sources
 from luthier.jobs.types import JobState, Line
 from luthier.registry.types import Finished
+from luthier.seams import NotFetched
 from luthier.settings import Settings
 from luthier.values import BaseSource, Source
 
@@ -28,11 +29,25 @@ GOOD = b"".join(json.dumps(row).encode() + b"\n" for row in ROWS)
 WEIGHTS = bytes(range(256)) * 40
 
 
+class Hub:
+    """A fetcher whose hub has one file of questions in every dataset."""
+
+    file = "main/train-00000-of-00001.parquet"
+
+    def fetch(self, url, *, max_bytes, redirects=0):
+        if "/api/datasets/" in url:
+            yield json.dumps({"sha": "a" * 40, "siblings": [{"rfilename": self.file}]}).encode()
+        elif "/resolve/" in url:
+            yield b"".join(b'{"question": "%d?", "answer": "b"}\n' % n for n in range(12))
+        else:
+            raise NotFetched("the server lies in a private network")
+
+
 class World:
     """A client with a key, and the platform behind it for what no route can bring about."""
 
     def __init__(self, data, engine=None):
-        self.platform = wiring.build(Settings(data=data), engine=engine or EchoEngine())
+        self.platform = wiring.build(Settings(data=data), engine=engine or EchoEngine(), fetcher=Hub())
         self.key = self.platform.accounts.first_start()
         self.actor = self.platform.accounts.authenticate(self.key)
         self.stranger = Actor(tenant_id=ids.new(ids.TENANT), user_id=ids.new(ids.USER), role=Role.ADMIN)

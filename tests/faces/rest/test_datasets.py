@@ -91,3 +91,14 @@ def test_fields_are_read_from_others_and_the_rows_are_stored_so(world):
     assert world.ask("POST", "/api/datasets", **form).json()["rows_sha256"] == made["rows_sha256"]
     wrong = world.upload(rows, query="?map=prompt:question")
     assert (wrong.status_code, wrong.json()["error"]["param"]) == (422, "map")
+
+
+def test_a_dataset_is_imported_from_the_hub_and_other_places_are_refused(world):
+    made = world.ask("POST", "/api/datasets/import", json={"source": "openai/gsm8k", "map": "prompt=question,completion=answer"})
+    assert (made.status_code, made.json()["name"], made.json()["rows"]) == (201, "gsm8k", 12)
+    assert made.json()["report"]["origin"] == f"hub:openai/gsm8k@{'a' * 40}/main/train-00000-of-00001.parquet"
+    assert made.headers["location"] == f"/api/datasets/{made.json()['id']}"
+    for source in ("file:///etc/passwd", "s3://other-bucket/x", "https://169.254.169.254/latest"):
+        refused = world.ask("POST", "/api/datasets/import", json={"source": source})
+        assert (refused.status_code, refused.json()["error"]["code"]) == (422, "source")
+    assert world.ask("POST", "/api/datasets/import", json={"source": "a", "path": "x"}).status_code == 422

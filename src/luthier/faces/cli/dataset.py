@@ -17,6 +17,7 @@ from luthier.faces.cli.shown import moment, out, out_json, size, table, talk
 
 if TYPE_CHECKING:
     from luthier.faces.sdk.answers import Dataset
+    from luthier.faces.sdk.client import Client
 
 app = new_app("Upload, look at and remove training data.")
 
@@ -65,15 +66,27 @@ def upload(
                 mapping=mapping,
                 on_progress=lambda done, total: report("", done, total),
             )
-        if dataset.state == "validating" and not no_wait:
-            talk("Uploaded; it is being checked ...")
-            dataset = client.datasets.wait(dataset.id)
-    if as_json:
-        out_json(dataset)
-    else:
-        out(dataset.id)
-        _talk_report(dataset)
-    raise typer.Exit(1 if dataset.state == "rejected" else 0)
+        _made(client, dataset, no_wait=no_wait, as_json=as_json)
+
+
+@app.command("import")
+def import_dataset(
+    source: Annotated[str, typer.Argument(help="A hub dataset (openai/gsm8k), or an https address.", show_default=False)],
+    file: Annotated[str | None, typer.Option("--file", help="Of a hub dataset: which file.", show_default=False)] = None,
+    revision: Annotated[str | None, typer.Option("--revision", help="Of a hub dataset: commit, branch or tag.")] = None,
+    name: Name = None,
+    mapping: Map = None,
+    against: Against = None,
+    drop_bad_rows: DropBadRows = False,
+    no_wait: NoWait = False,
+    as_json: AsJson = False,
+) -> None:
+    """Have the server fetch a dataset, check it and keep it, and print its id."""
+    with connect() as client:
+        dataset = client.datasets.import_from(
+            source, file=file, revision=revision, name=name, mapping=mapping, against=against or (), drop_bad_rows=drop_bad_rows
+        )
+        _made(client, dataset, no_wait=no_wait, as_json=as_json)
 
 
 @app.command("list")
@@ -248,6 +261,19 @@ def download(
         out_json({"id": found, "path": str(path), "bytes": path.stat().st_size})
     else:
         out(str(path))
+
+
+def _made(client: Client, dataset: Dataset, *, no_wait: bool, as_json: bool) -> None:
+    """Wait until a new version is checked, tell what was found, and end with 1 where it was refused."""
+    if dataset.state == "validating" and not no_wait:
+        talk("It is there; it is being checked ...")
+        dataset = client.datasets.wait(dataset.id)
+    if as_json:
+        out_json(dataset)
+    else:
+        out(dataset.id)
+        _talk_report(dataset)
+    raise typer.Exit(1 if dataset.state == "rejected" else 0)
 
 
 def _source(argument: str | None, option: str | None) -> Path | BinaryIO:

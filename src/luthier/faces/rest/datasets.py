@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from fastapi import Header, Query, Request, Response
+from fastapi import Body, Header, Query, Request, Response
 from pydantic import BeforeValidator
 
+from luthier.datasets.importing import Import
 from luthier.datasets.previewing import MOST_ROWS, Preview, Wish
 from luthier.datasets.types import Dataset, Difference, Fixed, Samples, Upload
 from luthier.errors import (
@@ -29,6 +30,7 @@ from luthier.errors import (
     TooLarge,
     UnsupportedType,
 )
+from luthier.faces.rest.body import Json
 from luthier.faces.rest.errors import problems
 from luthier.faces.rest.forms import ids_in
 from luthier.faces.rest.streaming import file_answer
@@ -120,6 +122,31 @@ async def upload(
     if taken.replayed:
         response.headers["idempotent-replayed"] = "true"
     return taken.dataset
+
+
+_IMPORT = {
+    "hub": {
+        "summary": "A file of a hub dataset",
+        "value": {
+            "source": "openai/gsm8k",
+            "file": "main/train-00000-of-00001.parquet",
+            "map": "prompt=question,completion=answer",
+        },
+    }
+}
+Wanted = Annotated[Json[Import], Body(openapi_examples=_IMPORT)]  # pyright: ignore[reportArgumentType]  # plain dicts
+
+
+@routes.post(
+    "/import",
+    status_code=201,
+    responses=problems(DatasetRejected, FieldInvalid, Invalid, ModelNotAllowed, NotFound, Gone, StorageFull, TooLarge),
+)
+def import_dataset(wanted: Wanted, response: Response, actor: ChangingActor, platform: CurrentPlatform) -> Dataset:
+    """Fetch a dataset from the hub, or a file from an https address, and keep it as if it had been uploaded."""
+    dataset = platform.imports.take(actor, wanted)
+    response.headers["location"] = f"/api/datasets/{dataset.id}"
+    return dataset
 
 
 @routes.get("", responses=problems(CursorInvalid, FieldInvalid))

@@ -71,6 +71,26 @@ class AsyncDatasets:
             raise ClientError("The server stored other bytes than were sent.", hint=f"Delete {dataset.id} and upload it again.")
         return dataset
 
+    async def import_from(
+        self,
+        source: str,
+        *,
+        file: str | None = None,
+        revision: str | None = None,
+        name: str | None = None,
+        **checks: Unpack[Checks],
+    ) -> Dataset:
+        """Have the server fetch a hub dataset (`openai/gsm8k`) or the https address of a file, and return the new version.
+
+        Raises: Invalid `source`; DatasetRejected with the findings in `details`.
+        """
+        body = {"source": source, "file": file, "revision": revision, "name": name, "map": _written(checks.get("mapping"))}
+        body |= {"drop_bad_rows": checks.get("drop_bad_rows", False)}
+        against = [await self.id_of(each) for each in checks.get("against", ())]
+        # The server fetches first: an answer may take as long as the file is large.
+        call = Call("POST", "/api/datasets/import", body={**body, "against": against}, work_s=3600)
+        return Dataset(await self._transport.json(call))
+
     async def list(self, *, limit: int = 50, after: str | None = None, name: str | None = None) -> Page[Dataset]:
         """One page of your team's datasets (or of one name's versions), newest first."""
         return await self._transport.page("/api/datasets", Dataset, limit=limit, after=after, name=name)
@@ -140,6 +160,7 @@ class Datasets(Face):
     """`client.datasets`."""
 
     upload = blocking(AsyncDatasets.upload)
+    import_from = blocking(AsyncDatasets.import_from)
     list = blocking(AsyncDatasets.list)
     each = iterating(AsyncDatasets.each)
     get = blocking(AsyncDatasets.get)
