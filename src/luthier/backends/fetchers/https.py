@@ -58,14 +58,16 @@ class HttpsFetcher:
         except (OSError, http.client.HTTPException):
             raise NotFetched("the connection broke off, or fell silent") from None
         finally:
+            response.close()
             connection.close()
 
     def _opened(self, url: str, redirects: int) -> tuple[http.client.HTTPConnection, http.client.HTTPResponse]:
         connection, response = self._asked(url)
         if response.status == 200:
             return connection, response
-        connection.close()
         location = response.getheader("location")
+        response.close()
+        connection.close()
         if response.status in _REDIRECTS and location and redirects > 0:
             return self._opened(urljoin(url, location), redirects - 1)
         if response.status in _REDIRECTS:
