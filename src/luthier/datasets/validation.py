@@ -196,8 +196,8 @@ def main() -> int:
             tally = validate(found.records, kept, measure, content, drop=request["drop"])
             _compare(tally, kept, request)
         report = tally.report(size_bytes=path.stat().st_size, format_name=found.format)
-        report.update(containers=found.containers, mapping=request["mapping"], origin=request["origin"])
-        report.update(languages=dict(content.languages))
+        report["origin"] = request["origin"]
+        report.update(containers=found.containers, mapping=request["mapping"], languages=dict(content.languages))
     except MemoryError:
         return EXIT_MEMORY
     except OSError as error:
