@@ -13,7 +13,7 @@ from luthier.errors import FieldInvalid, Gone, InUse, ModelNotReady, NotFound
 from luthier.jobs import rules
 from luthier.jobs.directory import AttemptStatus
 from luthier.jobs.of_models import Named, completed
-from luthier.jobs.spec import DpoSpec, RunSpec
+from luthier.jobs.spec import DpoSpec, ExportSpec, RunSpec
 from luthier.registry.types import Finished, Stage
 from luthier.values import BaseSource, ModelSource
 
@@ -172,6 +172,12 @@ def test_a_section_of_the_method_comes_from_the_run_that_made_the_model():
     assert (found.method, found.dpo, found.dataset) == ("dpo", DpoSpec(beta=0.3), "ds_2")
     other = completed(RunSpec(kind="evaluate", model="a", method="sft", dataset="ds_3"), Named(pin(method="dpo"), None, made_by))
     assert (other.method, other.dpo, other.dataset) == ("sft", None, "ds_3")
+
+
+@pytest.mark.parametrize("method", ["sft", "dpo", "orpo", "kto", "grpo"])
+def test_a_model_of_any_method_is_exported(method):
+    found = completed(RunSpec(kind="export", model="a", export=ExportSpec(format="merged")), Named(pin(method=method)))
+    assert (found.method, found.base_model, found.model) == (method, "luthier/tiny", "model_a")
 
 
 def test_a_model_is_measured_as_it_learned_also_when_its_job_was_deleted(bench, trained, about, alice):

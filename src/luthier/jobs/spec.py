@@ -379,7 +379,7 @@ class RunSpec(Frozen):
         for name, section in sections.items():
             if section is not None and name != self.method:
                 raise ValueError(f"`{name}` is a section of the method {name}, but `method` is {self.method}")
-        if self.method == "grpo" and self.grpo is None:
+        if self.method == "grpo" and self.grpo is None and self.kind != "export":
             raise ValueError("the method grpo needs the section `grpo` with a `grader`")
         if self.classifier is not None and self.base_model != self.classifier.model:
             raise ValueError("`classifier` names a model that is trained from scratch: leave it out, or leave out `base_model`")

@@ -130,7 +130,7 @@ def _said(submitted: Submitted, *, as_json: bool) -> None:
 
 def _record(client: Client, job: Job) -> Mapping[str, Any] | None:
     """What the run put onto the model's card."""
-    found = client.models.get(job.model).card.get("evaluations") or ()
+    found = client.models.get(job.model or "").card.get("evaluations") or ()
     return next((record for record in found if record.get("job_id") == job.id), None)
 
 
