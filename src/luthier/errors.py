@@ -177,6 +177,19 @@ class KeyInFlight(Conflict):
     code = "idempotency_key_in_flight"
 
 
+class OffsetMismatch(Conflict):
+    """These bytes do not follow those that the upload has; `details` says how many it has."""
+
+    code = "offset_mismatch"
+
+    def __init__(self, have: int, message: str = "") -> None:
+        super().__init__(
+            message or f"The upload has {have:,} bytes; what comes next must begin there.",
+            hint="Ask with HEAD how many bytes there are, and go on from there.",
+            details={"offset": have},
+        )
+
+
 class RenderingDiffers(Conflict):
     """Tokenizer, template or rules are not those that the model was trained with: it would read other tokens."""
 

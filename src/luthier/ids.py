@@ -12,6 +12,7 @@ _PATTERN = re.compile(r"(?P<prefix>[a-z]{2,8})_[0-7][0-9a-hjkmnp-tv-z]{25}", re.
 # One place names every prefix: a new kind of thing adds its line here.
 TENANT, USER, KEY = "team", "user", "key"
 DATASET, JOB, MODEL = "ds", "job", "model"
+UPLOAD = "upl"
 PRICE, CHARGE, REQUEST, SUPERVISOR = "price", "charge", "req", "sup"
 
 

@@ -19,6 +19,7 @@ from luthier.database import Database
 from luthier.datasets.importing import Imports
 from luthier.datasets.service import Datasets
 from luthier.datasets.types import Room
+from luthier.datasets.uploads import Uploads
 from luthier.jobs.service import Jobs, JobServices
 from luthier.registry.service import Registry
 from luthier.seams import Clock, Executor, Fetcher, InferenceEngine, Storage
@@ -37,6 +38,7 @@ class Platform:
     billing: Billing
     bases: Bases
     datasets: Datasets
+    uploads: Uploads
     imports: Imports
     jobs: Jobs
     registry: Registry
@@ -85,6 +87,7 @@ def build(
         billing=billing,
         bases=bases,
         datasets=datasets,
+        uploads=Uploads(datasets, room, now),
         imports=Imports(datasets, fetcher or HttpsFetcher(), settings.hub_url, settings.max_upload_bytes),
         jobs=Jobs(database, storage, JobServices(accounts, billing, bases, datasets, registry), now),
         registry=registry,

@@ -16,7 +16,7 @@ from luthier.bases.service import Bases
 from luthier.bases.types import TINY, Base
 from luthier.database import EVERY_TENANT, Database, page
 from luthier.datasets import previewing, rules, store
-from luthier.datasets.arrivals import Arrived, receive, sweep, workspace
+from luthier.datasets.arrivals import Arrived, adopt, receive, sweep, workspace
 from luthier.datasets.background import Background
 from luthier.datasets.comparing import difference
 from luthier.datasets.fixing import fixed_of
@@ -68,7 +68,8 @@ class Datasets:
         expected = expected_sha256(upload.sha256)
         dataset_id = ids.new(ids.DATASET)
         with workspace(self._room.scratch, dataset_id) as folder:
-            arrived = receive(upload.chunks, folder, self._room.max_upload_bytes)
+            most = self._room.max_upload_bytes
+            arrived = adopt(upload.path, folder, most) if upload.path else receive(upload.chunks, folder, most)
             if expected not in (None, arrived.sha256):
                 raise Invalid(
                     "The bytes that arrived do not have the sha256 that was announced.",

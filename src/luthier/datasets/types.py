@@ -209,6 +209,8 @@ class Upload:
     """Where it was fetched from, if it was."""
     mapping: str | None = None
     """Which field is read from which: `prompt=question,completion=answer`."""
+    path: Path | None = None
+    """A file that lies in the data folder already, instead of `chunks`."""
 
 
 @dataclass(frozen=True)

@@ -27,7 +27,7 @@ def test_no_route_answers_without_a_key(world):
     for method, path in found:
         answer = world.client.request(method, filled(path, world))
         assert (method, path, answer.status_code) == (method, path, 401)
-        assert answer.json()["error"]["code"] == "unauthenticated"
+        assert method == "HEAD" or answer.json()["error"]["code"] == "unauthenticated"
         assert answer.headers["www-authenticate"].startswith("Bearer")
 
 

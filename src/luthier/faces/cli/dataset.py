@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Annotated, BinaryIO
 import typer
 
 from luthier import ids
-from luthier.bases.types import TINY
 from luthier.faces.cli.edge import connect, new_app, run, usage
 from luthier.faces.cli.options import After, AsJson, DatasetArgument, DatasetOption, Force, Limit, Yes, sure, the_dataset
 from luthier.faces.cli.saving import may_replace, parts_removed_when_full, transfer
@@ -152,7 +151,7 @@ def preview(
     source: Annotated[str, typer.Argument(metavar="DATASET_OR_FILE", help="A dataset's id, or a file here.", show_default=False)],
     base_model: Annotated[
         str, typer.Option("--base-model", help="Whose template and tokenizer render; of a file also a folder.")
-    ] = TINY,
+    ] = "luthier/tiny",
     method: Annotated[str | None, typer.Option("--method", help="The first that learns from such rows, by default.")] = None,
     rows: Annotated[int, typer.Option("--rows", min=1, max=20, help="Most rows to show.")] = 3,
     line: Annotated[int | None, typer.Option("--line", min=1, help="From this line of the file on.")] = None,

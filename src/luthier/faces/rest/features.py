@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from luthier.faces.rest import account, chat, datasets, docs, health, jobs, models, seed_paths
+from luthier.faces.rest import account, chat, datasets, docs, health, jobs, models, seed_paths, tus
 
 ROUTERS = (
     health.routes,
     docs.routes,
     datasets.routes,
+    tus.routes,
     jobs.routes,
     models.routes,
     chat.routes,

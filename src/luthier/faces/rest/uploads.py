@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import anyio
 import anyio.from_thread
@@ -22,6 +22,7 @@ from luthier.faces.rest.repeats import Taken, take_once
 if TYPE_CHECKING:
     from luthier.wiring import Platform
 
+T = TypeVar("T")
 _AT_ONCE = 16
 _FORM_BYTES = 1024 * 1024
 """What a form may add around its file."""
@@ -54,6 +55,11 @@ class Receiver:
             return take_once(self._platform, actor, key, upload)
 
         return await anyio.to_thread.run_sync(work, limiter=self._limiter)
+
+    async def pass_on(self, request: Request, take: Callable[[int | None, Iterator[bytes]], T]) -> T:
+        """`take` in a thread, with the size that the body says it has and its chunks as they come."""
+        chunks, expected = request.stream(), _declared(request)
+        return await anyio.to_thread.run_sync(lambda: take(expected, _pulled(chunks, expected)), limiter=self._limiter)
 
     def _check_size(self, request: Request) -> None:
         most, declared = self._platform.settings.max_upload_bytes + _FORM_BYTES, _declared(request)

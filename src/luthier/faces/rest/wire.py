@@ -62,12 +62,13 @@ def id_of(prefix: str, noun: str, what: str) -> Any:
 
 
 if TYPE_CHECKING:
-    DatasetId = OtherDatasetId = JobId = ModelId = str
+    DatasetId = OtherDatasetId = JobId = ModelId = UploadId = str
 else:
     DatasetId = id_of(ids.DATASET, "dataset", "Id of one dataset version.")
     OtherDatasetId = id_of(ids.DATASET, "dataset", "Id of the version that it is compared with.")
     JobId = id_of(ids.JOB, "job", "Id of a job.")
     ModelId = id_of(ids.MODEL, "model", "Id of one model version.")
+    UploadId = id_of(ids.UPLOAD, "upload", "Id of an upload in parts.")
 
 
 def plain_number(value: Any) -> Any:
