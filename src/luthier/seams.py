@@ -98,6 +98,8 @@ class Launch:
     """Where base models are cached, shared by all jobs."""
     label: str
     """For people: shows up in process lists and dashboards."""
+    processes: int = 1
+    """That make the steps of the job together, through torchrun, each on a GPU of its own."""
 
 
 class Executor(Protocol):

@@ -27,6 +27,9 @@ class Settings(BaseSettings):
     port: int = Field(default=8000, ge=0, le=65535, description="Port that `luthier up` listens on; 0 takes a free one.")
     slots: int = Field(default=1, ge=1, le=64, description="How many trainers one supervisor runs at a time.")
     gang_size: int = Field(default=8, ge=1, le=64, description="How many jobs on one base a trainer takes; 1 gives each its own.")
+    gpus_per_job: int = Field(
+        default=1, ge=1, le=64, description="On how many of this machine's GPUs a job trains at once, where there are as many."
+    )
     gang_across_tenants: bool = Field(default=False, description="Whether jobs of several tenants may share a trainer.")
     warm_trainers: int = Field(
         default=1, ge=0, le=16, description="How many trainers a supervisor keeps ready after a job, for the next; 0 for none."

@@ -24,7 +24,7 @@ from luthier.jobs.queue import Ending, Fenced, Held, JobQueue, Report, Seen
 from luthier.jobs.reaping import Stillness
 from luthier.jobs.resuming import newest_whole
 from luthier.jobs.rules import Outcome
-from luthier.jobs.sharing import Sharing
+from luthier.jobs.sharing import Sharing, processes_of
 from luthier.jobs.spec import SHORT_KINDS
 from luthier.jobs.types import JobState, Line
 from luthier.jobs.watching import Process, Watched
@@ -219,7 +219,8 @@ class Supervisor:
         shared = any(each.held.tenant_id != first.held.tenant_id for each in members)
         log_path = f"trainers/{label}.log" if shared else first.here.attempt(attempt).name("job.log")
         urls = tuple(each.here.url for each in members)
-        return Launch(job_urls=urls, log_path=log_path, bases_url=self._bases_url, label=label)
+        processes = processes_of([each.held.spec for each in members], self._pace.gpus)
+        return Launch(job_urls=urls, log_path=log_path, bases_url=self._bases_url, label=label, processes=processes)
 
     def _follow(self, watched: Watched) -> None:
         """See whether the trainer still runs and what it says, and tell it what is wanted."""

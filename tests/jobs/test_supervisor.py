@@ -40,6 +40,17 @@ def test_jobs_start_in_the_order_in_which_they_came(bench):
     assert started == [job.id for job in jobs]
 
 
+@pytest.mark.parametrize("fails", [False, True])
+def test_every_tick_sees_to_trainers_that_are_kept_ready_and_no_job_depends_on_it(bench, fails):
+    bench.executor.cannot_tend = fails
+    bench.supervisor.tick()
+    assert bench.executor.tended == 1
+    job = bench.submit()
+    bench.settle()
+    assert bench.get(job).state == "succeeded"
+    assert bench.executor.tended > 1
+
+
 def test_no_more_jobs_run_than_there_are_slots(bench, fake):
     bench.trainer.attempts = [fake.runs()]
     bench.pace = replace(bench.pace, slots=2, gang_size=1)
@@ -263,3 +274,10 @@ def test_an_error_that_nobody_foresaw_while_a_model_is_made_does_not_hold_the_sl
     assert (found.state, found.error.code) == ("failed", "crashed")
     assert "an error of its own" in found.error.message
     assert found.attempt == bench.pace.max_attempts
+
+
+def test_a_job_on_gpus_gets_as_many_processes_as_it_may_have_gpus(bench):
+    bench.pace = replace(bench.pace, gpus=2)
+    on_gpu, on_cpu = bench.submit(hardware="local-gpu"), bench.submit()
+    bench.settle()
+    assert {launch.label: launch.processes for launch in bench.executor.started} == {f"{on_gpu.id}-1": 2, f"{on_cpu.id}-1": 1}

@@ -59,6 +59,12 @@ class BigramEngine:
     def seed(self, number: int) -> None:
         torch.default_generator.manual_seed(number)
 
+    def save_memory(self) -> bool:
+        return False
+
+    def pass_over(self, packed: Packed) -> None:
+        pass
+
     def flops(self, packed: Packed) -> int:
         return 6 * VOCAB * len(packed.ids_T)
 

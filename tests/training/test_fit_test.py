@@ -53,6 +53,16 @@ def test_where_memory_runs_out_half_as_much_is_tried():
     assert measured(SmallEngine(20), some_rows(22), PassLimits(8, 1000), 8).passes == 4
 
 
+def test_before_a_row_is_refused_blocks_are_computed_twice():
+    class Twice(SmallEngine):
+        def save_memory(self) -> bool:
+            before, self.room = self.room, 8
+            return before < 8
+
+    found = measured(Twice(5), some_rows(22), PassLimits(8, 1000), 8)
+    assert (found.passes, found.twice) == (8, True)
+
+
 def test_a_row_that_does_not_fit_alone_is_said_with_its_length():
     with pytest.raises(AttemptFailed, match=r"longest row alone \(8 tokens\)"):
         measured(SmallEngine(5), some_rows(22), PassLimits(8, 1000), 8)

@@ -132,6 +132,24 @@ def test_a_step_that_runs_out_of_memory_goes_on_in_smaller_passes(bench, another
     assert any(event.kind == "warning" and "at most 1 rows" in event.message for event in bench.job.events())
 
 
+def test_where_no_row_fits_alone_blocks_are_computed_twice_before_the_run_ends(bench, another_bench):
+    straight = another_bench(bench)
+    straight.attempt().run()
+    made = bench.attempt()
+    ordinary, asked = made.engine.logprobs, []
+
+    def no_memory(packed, *, training):
+        if not asked and training:
+            raise MemoryError
+        return ordinary(packed, training=training)
+
+    made.engine.logprobs = no_memory
+    made.engine.save_memory = lambda: not asked and not asked.append(1)
+    made.run()
+    assert [loss for _, loss in bench.losses()] == pytest.approx([loss for _, loss in straight.losses()], abs=1e-5)
+    assert any(event.kind == "warning" and "computed twice" in event.message for event in bench.job.events())
+
+
 def test_a_row_that_does_not_fit_alone_ends_the_run(bench):
     made = bench.attempt()
 

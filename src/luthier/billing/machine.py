@@ -38,6 +38,13 @@ def this_machine() -> Machine:
     return Machine(memory_bytes=min(memory), cores=cores)
 
 
+def gpus(devices: Path = Path("/dev"), visible: str | None = os.environ.get("CUDA_VISIBLE_DEVICES")) -> int:
+    """NVIDIA GPUs that the trainers of this process may use. No library is asked: it would take a part of their memory."""
+    if visible is not None:
+        return len([name for name in visible.split(",") if name.strip() not in ("", "-1")])
+    return len([path for path in devices.glob("nvidia*") if path.name.removeprefix("nvidia").isdecimal()])
+
+
 def free_bytes() -> int:
     """Memory that a further process may use now."""
     import psutil

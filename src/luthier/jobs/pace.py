@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from luthier.billing.machine import gpus
 from luthier.seams import Clock
 from luthier.settings import Settings
 
@@ -26,6 +27,8 @@ class Pace:
     gang_size: int = 8
     gang_across_tenants: bool = False
     gather_s: float = 0.0
+    gpus: int = 1
+    """That one job trains on."""
     hardware: frozenset[str] = frozenset({"local-cpu", "local-gpu"})
 
     @classmethod
@@ -40,6 +43,7 @@ class Pace:
             gang_size=settings.gang_size,
             gang_across_tenants=settings.gang_across_tenants,
             gather_s=_GATHER_S,
+            gpus=max(1, min(settings.gpus_per_job, gpus())),
         )
 
 

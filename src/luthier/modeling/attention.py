@@ -11,7 +11,7 @@ Shapes: H heads, T packed tokens, B rows of a bucket, L its longest row, D head 
 from __future__ import annotations
 
 from collections.abc import Generator, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -131,12 +131,17 @@ def _window(module: nn.Module, given: dict[str, Any]) -> int | None:
     return getattr(getattr(module, "config", None), "sliding_window", None)
 
 
-@contextmanager
-def attending_by_rows(model: PreTrainedModel) -> Generator[None]:
+def attending_by_rows(model: PreTrainedModel) -> AbstractContextManager[None]:
     """Within it `model` expects `rows=` among its arguments, and attends inside each row only."""
+    return attending(model, NAME)
+
+
+@contextmanager
+def attending(model: PreTrainedModel, how: str | None) -> Generator[None]:
+    """Within it `model` attends by the attention of this name."""
     # By name in the config: that is where each layer looks its attention up, at every call.
     before = model.config._attn_implementation  # pyright: ignore[reportPrivateUsage]  # there is no public reader
-    model.config._attn_implementation = NAME  # pyright: ignore[reportPrivateUsage]
+    model.config._attn_implementation = how  # pyright: ignore[reportPrivateUsage]
     try:
         yield
     finally:

@@ -7,7 +7,8 @@ Shapes as suffixes: I inputs of a layer, O its outputs, R rank, `_` any leading 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from typing import Any, cast
@@ -109,6 +110,7 @@ class Linears:
         for layer in self.by_path.values():
             layer.pair, layer.mask, layer.scale = None, None, 1.0
         self.adapter: Adapter | None = None
+        self.drop: Drop | None = None
 
     def carry(self, adapter: Adapter | None, drop: Drop | None = None) -> None:
         """From now on the model answers with `adapter`, or as the bare base."""
@@ -118,7 +120,17 @@ class Linears:
             if layer.pair is not None:
                 layer.mask = drop.at(path) if drop else None
                 layer.scale = layer.pair.scale * (drop.scale if drop else 1.0)
-        self.adapter = adapter
+        self.adapter, self.drop = adapter, drop
+
+    @contextmanager
+    def carrying(self, adapter: Adapter | None, drop: Drop | None) -> Generator[None]:
+        """For a while."""
+        before = self.adapter, self.drop
+        self.carry(adapter, drop)
+        try:
+            yield
+        finally:
+            self.carry(*before)
 
     def targeted(self, targets: tuple[str, ...] | None) -> dict[str, LoraLayer]:
         """The layers that learn: all of them, or those with one of the names. Raises: ValueError where there are none."""

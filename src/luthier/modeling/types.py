@@ -82,6 +82,14 @@ class TrainingEngine(Protocol):
         """Start the random numbers of dropout anew; the same number gives the same masks, whoever trains beside."""
         ...
 
+    def save_memory(self) -> bool:
+        """Compute blocks twice from now on, to hold less of them in between. False where that is so already."""
+        ...
+
+    def pass_over(self, packed: Packed) -> None:
+        """Another process learns from this pack: dropout goes on here as if it had gone through."""
+        ...
+
     def logits(self, ids: Sequence[int]) -> Tensor:
         """Logits of one row alone, shape (T, V), fp32, no gradient, adapter on."""
         ...

@@ -25,6 +25,7 @@ from luthier.errors import SetupError, StorageFull
 from luthier.jobs.directory import EXIT_FENCED, EXIT_SETUP, AttemptDirectory, CheckpointRef, Failure, JobDirectory
 from luthier.jobs.spec import RunSpec
 from luthier.seams import BadName
+from luthier.training import ranks
 from luthier.training.checkpoints import first_whole
 from luthier.training.failures import Fenced
 from luthier.training.journal import CHUNK_BYTES, Journal
@@ -34,6 +35,7 @@ from luthier.training.watch import POLL_S, FencedStorage, Watch, watching
 if TYPE_CHECKING:
     from luthier.training.fitting import LoadedBases
     from luthier.training.gang import Work
+    from luthier.training.ranks import Ranks
     from luthier.training.warm import Ready
 
 EXIT_NO_LAST_WORD = 1
@@ -160,7 +162,9 @@ def _open(url: str, make_watch: MakeWatch, *, alone: bool, first: bool) -> Membe
             "run.yaml has no `sources`.", hint="The platform writes them at submit; a run by hand has no control.json."
         )
     watch = make_watch(opened)
-    attempt = JobDirectory(FencedStorage(opened.job.storage, watch), "").attempt(opened.number)
+    here = ranks.place()
+    storage = FencedStorage(opened.job.storage, watch) if here.leads else ranks.Silent(opened.job.storage, watch)
+    attempt = JobDirectory(storage, "").attempt(opened.number)
     try:
         owned = attempt.own({"pid": os.getpid(), "host": platform.node(), "started_at": datetime.now(UTC).isoformat()})
     except BadName:
@@ -172,8 +176,11 @@ def _open(url: str, make_watch: MakeWatch, *, alone: bool, first: bool) -> Membe
         raise Fenced
     # What the process prints is the log of a job alone; those of a gang keep their own. By hand, people see the first.
     by_hand = opened.control is None
-    journal = Journal(attempt, lambda: datetime.now(UTC), keep_log=by_hand or not alone, say=first if by_hand else alone)
-    return Member(opened, spec, attempt, watch, journal, root / "attempts" / str(opened.number) / "work")
+    journal = Journal(
+        attempt, lambda: datetime.now(UTC), keep_log=by_hand or not alone, say=here.leads and (first if by_hand else alone)
+    )
+    work = "work" if here.leads else f"work-{here.number}"
+    return Member(opened, spec, attempt, watch, journal, root / "attempts" / str(opened.number) / work)
 
 
 def _run(members: Sequence[Member], bases: Path, ready: Ready | None) -> list[int]:
@@ -184,11 +191,18 @@ def _run(members: Sequence[Member], bases: Path, ready: Ready | None) -> list[in
     from luthier.training.fitting import LoadedBases  # torch from here on
     from luthier.training.gang import train_together
 
+    here, specs = ranks.place(), [spec for _, spec in trainable]
+    if not here.leads and not ranks.can_share(specs):
+        return [0]
     loaded = LoadedBases() if ready is None else ready.take(trainable[0][1])
-    return [*statuses, *train_together([_attempt(member, spec, bases, loaded) for member, spec in trainable])]
+    with ranks.opened(here, specs) as together:
+        made = train_together([_attempt(member, spec, (bases, loaded), together) for member, spec in trainable])
+    # What the first says is the word of all; torchrun has to hear that another one failed.
+    failed = not here.leads and trainable[0][0].journal.status.state == "failed"
+    return [*statuses, *([EXIT_NO_LAST_WORD] if failed else made)]
 
 
-def _attempt(member: Member, spec: RunSpec, bases: Path, loaded: LoadedBases) -> Work[int]:
+def _attempt(member: Member, spec: RunSpec, stock: tuple[Path, LoadedBases], together: Ranks) -> Work[int]:
     from luthier.training.attempt import Run, run_attempt
 
     try:
@@ -196,7 +210,8 @@ def _attempt(member: Member, spec: RunSpec, bases: Path, loaded: LoadedBases) ->
         # Given back before the last word when the disk is full: a chunk of events and the status are written anew beside the old.
         (member.workspace / "room").write_bytes(os.urandom(2 * CHUNK_BYTES))
         resumed = _begin(member.opened, member.journal, member.workspace)
-        run = Run(spec, member.attempt, member.watch, member.journal, member.workspace, bases, _fetch_url, loaded, resumed)
+        where = (member.attempt, member.watch, member.journal, member.workspace)
+        run = Run(spec, *where, stock[0], _fetch_url, stock[1], resumed, together)
         return (yield from run_attempt(run))
     except Fenced:
         return EXIT_FENCED

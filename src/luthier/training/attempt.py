@@ -41,6 +41,7 @@ from luthier.training.method import Engine, Method
 from luthier.training.methods.opening import Lengths, open_method
 from luthier.training.milestones import Desk
 from luthier.training.plan import Fixed, Plan, plan_of, resolved
+from luthier.training.ranks import ALONE, Ranks
 from luthier.training.state import TrainState, resumed_state
 from luthier.training.watch import Watch
 from luthier.values import BaseSource
@@ -70,6 +71,7 @@ class Run:
     fetch_url: FetchUrl
     loaded: LoadedBases
     resumed: tuple[CheckpointRef, Path] | None
+    ranks: Ranks = ALONE
 
     def progress(self, done: float) -> None:
         """Tell how far a phase is, and leave if that is wanted. Raises: Stopping, Fenced."""
@@ -173,9 +175,10 @@ def train_on_base(run: Run, finish: Callable[[Run, Path, Data, Trained], None]) 
     run.journal.phase("training", "Training begins." if state.step == 0 else f"Training goes on after step {state.step}.")
     checkpoints = Checkpoints(run.attempt, run.workspace)
     material = Material(run.spec, made.plan, made.engine, data.method, data.validation)
-    loop = Loop(material, Desk(run.journal, checkpoints, run.watch), state, run.resumed)
+    loop = Loop(material, Desk(run.journal, checkpoints, run.watch, ranks=run.ranks), state, run.resumed)
     yield from loop.run()
-    finish(run, base, data, made)
+    if run.ranks.leads:
+        finish(run, base, data, made)
 
 
 def make(run: Run, base: Path, data: Data) -> Trained:
@@ -188,6 +191,8 @@ def make(run: Run, base: Path, data: Data) -> Trained:
     disable_progress_bar()  # of transformers: job.log has lines of ours
     loaded = load_once(run.loaded, run.spec, base, state)
     engine, fixed = fit(run.spec, loaded, data.method, state)
+    fixed = run.ranks.led(partial(replace, fixed))
+    engine.recompute = fixed.recompute
     if run.resumed is not None:
         _take_over(engine, data.method, *run.resumed)
     torch.set_num_threads(fixed.threads)
@@ -207,7 +212,7 @@ def make(run: Run, base: Path, data: Data) -> Trained:
 def fetch_base_of(run: Run) -> Path:
     source = run.source
     run.journal.phase("fetching base", f"Fetching the base model {source.id}.")
-    folder = fetch_base((source.id, source.revision, source.url), run.bases, run.progress)
+    folder = run.ranks.led(lambda: fetch_base((source.id, source.revision, source.url), run.bases, run.progress))
     link = run.workspace / "base"
     link.symlink_to(folder, target_is_directory=True)
     return link

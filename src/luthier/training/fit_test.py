@@ -71,6 +71,8 @@ class _Measured:
     tokens: int
     passes: int
     seconds: float
+    twice: bool
+    """Blocks had to be computed twice, where the plan did not foresee it."""
 
 
 def longest_units(method: Method, most: int) -> list[list[Row]]:
@@ -85,19 +87,24 @@ def _tokens(unit: Sequence[Row]) -> int:
 
 def _smallest_that_fits(run: Run, made: Trained, method: Method) -> Work[_Measured]:
     limits, units = made.plan.limits, longest_units(method, made.plan.rows_per_step)
+    twice = False
     while True:
         packs = [method.packed([row for unit in group for row in unit]) for group in grouped(units, _tokens, limits)]
         try:
             seconds = yield from _measured(run, made, packs, limits)
-            return _Measured(len(units), sum(len(packed.ids_T) for packed in packs), len(packs), seconds)
+            return _Measured(len(units), sum(len(packed.ids_T) for packed in packs), len(packs), seconds, twice)
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
+            if limits.rows == 1 and made.engine.save_memory():
+                twice = True
+                continue
             if limits.rows == 1:
                 raise AttemptFailed(
                     "out_of_memory",
                     f"Not even the longest row alone ({len(units[0][0].ids)} tokens) fits into memory.",
-                    "Lower `train.max_seq_len`, use `train.precision: bf16`, a smaller base or a larger machine.",
+                    "Lower `train.max_seq_len`, use `train.precision: bf16` or `train.quantization: 8bit`, a smaller base or a "
+                    "larger machine.",
                 ) from None
             limits = PassLimits(max(1, min(limits.rows, len(units)) // 2), limits.tokens)
 
@@ -122,7 +129,7 @@ def _fit(made: Trained, found: _Measured, available: int) -> Fit:
     advice: list[str] = []
     if found.passes > 1:
         advice.append(f"A step goes through in {found.passes} parts; that costs no quality.")
-    if fixed.recompute:
+    if fixed.recompute or found.twice:
         advice.append("Blocks are computed twice to save memory: a lower `train.max_seq_len` would be faster.")
     return Fit(
         fits=True,
@@ -135,6 +142,6 @@ def _fit(made: Trained, found: _Measured, available: int) -> Fit:
         peak_memory_bytes=machine.peak_bytes(fixed.device),
         available_memory_bytes=available,
         engine=fixed.engine,
-        recompute=fixed.recompute,
+        recompute=fixed.recompute or found.twice,
         advice=tuple(advice),
     )

@@ -57,8 +57,7 @@ def fit(spec: RunSpec, base: LoadedBase, method: Method, state: TrainState | Non
     shape = LoraShape(spec.lora.rank, spec.lora.alpha, spec.lora.dropout, targets, spec.lora.rslora)
     if state is not None:
         engine = open_engine(base, shape, spec.seed, state.fixed.engine)
-        if isinstance(engine, FastEngine):
-            engine.recompute = state.fixed.recompute
+        engine.recompute = state.fixed.recompute
         return engine, state.fixed
     engine = open_engine(base, shape, spec.seed)
     return engine, fixed_of(spec, engine, method)
@@ -70,9 +69,8 @@ def fixed_of(spec: RunSpec, engine: PlainEngine, method: Method) -> Fixed:
     device = machine.resolve_device(spec.train.device)
     free_bytes, longest = machine.free_bytes(device), method.longest
     fast = isinstance(engine, FastEngine)
-    recompute = fast and needs_recompute(engine.bytes_per_token(longest) * longest, free_bytes)
-    if isinstance(engine, FastEngine):
-        engine.recompute = recompute
+    recompute = needs_recompute(engine.bytes_per_token(longest) * longest, free_bytes)
+    engine.recompute = recompute
     return Fixed(
         batch_size=automatic.batch_size(len(method)) if asked == "auto" else asked,
         tokens_per_pass=tokens_per_pass(engine.bytes_per_token(longest), device, free_bytes),

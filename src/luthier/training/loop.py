@@ -72,7 +72,7 @@ class Loop:
         train = material.spec.train
         self.material, self.desk, self.state = material, desk, state
         self.plan = material.plan
-        self.limits = material.plan.limits
+        self.limits = desk.ranks.narrowed(material.plan.limits, self.plan.rows_per_step)
         self.order = Order(material.spec.seed, len(material.method), self.plan.rows_per_step)
         self.schedule = Schedule(self.plan.learning_rate, train.schedule, train.warmup_steps, self.plan.total_steps)
         # Sorted: the order decides the last bits of the gradient's norm, and a loaded adapter may list its weights in another.
@@ -103,7 +103,7 @@ class Loop:
         self._prepare()
         evaluate = None if self.material.validation is None else partial(self._evaluate, self.material.validation)
         while not self.state.finished:
-            self.milestones.between_steps(evaluate)
+            self.state.finished = self.desk.ranks.led(partial(self.milestones.between_steps, evaluate))
             if not self.state.finished:
                 yield from self._step()
 
@@ -160,12 +160,9 @@ class Loop:
             except Repeat:
                 pass  # memory did not hold all members of a gang at once
             except (RuntimeError, MemoryError) as error:
-                smaller = self._smaller(numbers) if is_out_of_memory(error) else None
-                if smaller is None:
+                message = self._save_memory(numbers) if is_out_of_memory(error) else None
+                if message is None:
                     raise
-                self.limits = smaller
-                # The loss of a step does not depend on how many passes it takes.
-                message = f"Memory ran out; going on with at most {self.limits.rows} rows and {self.limits.tokens} tokens a pass."
                 self.desk.journal.event("warning", message, level="warning")
             self.optimiser.zero_grad(set_to_none=True)
 
@@ -173,15 +170,23 @@ class Loop:
         step = Step(numbers, self.state.step, seed=self.material.spec.seed << 32 | self.state.step)
         self.material.engine.seed(step.seed)
         made = _Sum()
-        for batch in self.material.method.batches(self.material.engine, step, self.limits):
-            made.flops += self.material.engine.flops(batch.packed)
-            yield Pass(self.material.engine, batch.packed, partial(made.slope, batch), self.limits.tokens)
+        method, engine, ranks = self.material.method, self.material.engine, self.desk.ranks
+        with ranks.as_one():
+            for batch in ranks.share(method.batches(engine, step, self.limits), engine):
+                made.flops += engine.flops(batch.packed)
+                yield Pass(engine, batch.packed, partial(made.slope, batch), self.limits.tokens)
+        made.loss, tokens = ranks.add_up(self.parameters, (made.loss, made.tokens), method.tallies())
+        made.tokens = int(tokens)
         return made
 
-    def _smaller(self, rows: Sequence[int]) -> PassLimits | None:
-        if self.limits.rows == 1 or len(rows) == 1:
-            return None
-        return PassLimits(max(1, min(self.limits.rows, len(rows)) // 2), self.limits.tokens)
+    def _save_memory(self, numbers: Sequence[int]) -> str | None:
+        """Hold less at once, in ways that change nothing of what is learned. Returns what to tell; None where none is left."""
+        if self.limits.rows > 1 and len(numbers) > 1:
+            self.limits = PassLimits(max(1, min(self.limits.rows, len(numbers)) // 2), self.limits.tokens)
+            return f"Memory ran out; going on with at most {self.limits.rows} rows and {self.limits.tokens} tokens a pass."
+        if self.material.engine.save_memory():
+            return "Memory ran out; going on with blocks that are computed twice, which holds less and takes longer."
+        return None
 
     # -- between two steps -----------------------------------------------------------------------------------------
 

@@ -112,6 +112,10 @@ class Method(ABC):
         """What the last step, or validation, told beside its loss, by name; empty for most."""
         return {}
 
+    def tallies(self) -> Sequence[Tally]:
+        """What `metrics` are the means of, to be added up where several processes make a step."""
+        return ()
+
     def validation_loss(self, engine: Engine, limits: PassLimits, on_pass: OnPass) -> float:
         """One number for all units, lower is better, without a gradient."""
         return mean_loss(engine, self, limits, on_pass)
@@ -129,18 +133,24 @@ class Method(ABC):
 class Tally:
     """Means of what the batches of one step told."""
 
-    _sums: dict[str, tuple[float, int]] = field(default_factory=dict[str, tuple[float, int]])
+    sums: dict[str, tuple[float, int]] = field(default_factory=dict[str, tuple[float, int]])
 
     def add(self, name: str, values: Tensor) -> None:
         """Count these, shape (n,)."""
         self.count(name, values.detach().flatten().tolist())
 
     def count(self, name: str, values: Sequence[float]) -> None:
-        total, count = self._sums.get(name, (0.0, 0))
-        self._sums[name] = (math.fsum([total, *values]), count + len(values))
+        total, count = self.sums.get(name, (0.0, 0))
+        self.sums[name] = (math.fsum([total, *values]), count + len(values))
+
+    def merge(self, sums: Mapping[str, tuple[float, int]]) -> None:
+        """Count what another tally did."""
+        for name, (total, count) in sums.items():
+            before, counted = self.sums.get(name, (0.0, 0))
+            self.sums[name] = (before + total, counted + count)
 
     def means(self) -> dict[str, float]:
-        return {name: total / count for name, (total, count) in self._sums.items() if count}
+        return {name: total / count for name, (total, count) in self.sums.items() if count}
 
 
 def mean_loss(engine: Engine, method: Method, limits: PassLimits, on_pass: OnPass) -> float:

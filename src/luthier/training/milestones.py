@@ -13,6 +13,7 @@ from luthier.training.checkpoints import Checkpoints
 from luthier.training.failures import Stopping
 from luthier.training.journal import Journal, StepReport
 from luthier.training.plan import Plan
+from luthier.training.ranks import ALONE, Ranks
 from luthier.training.state import BestCheckpoint, TrainState, write_state
 from luthier.training.watch import Watch
 
@@ -27,6 +28,8 @@ class Desk:
     checkpoints: Checkpoints
     watch: Watch
     monotonic: Callable[[], float] = time.monotonic
+    ranks: Ranks = ALONE
+    """Who else works on the same run."""
 
 
 @dataclass(frozen=True)
@@ -84,8 +87,8 @@ class Milestones:
             )
         )
 
-    def between_steps(self, evaluate: Callable[[], Evaluated] | None) -> None:
-        """Do what is due. `state.finished` says whether it was the end. evaluate: may raise Stopping, and comes again later.
+    def between_steps(self, evaluate: Callable[[], Evaluated] | None) -> bool:
+        """Do what is due. Returns whether it was the end. evaluate: may raise Stopping, and comes again later.
 
         Raises: Stopping, after a save (also when time is over); Fenced.
         """
@@ -94,6 +97,7 @@ class Milestones:
         self._finish_if_due()
         self._save_if_due()
         self._stop_if_wished()
+        return self._state.finished
 
     def _evaluate_if_due(self, evaluate: Callable[[], Evaluated]) -> None:
         state, every = self._state, self._plan.eval_steps

@@ -23,6 +23,7 @@ from luthier.seams import Launch
 _ENDED_UNSEEN = -9
 _POLL_S = 0.02
 _KILL_WAIT_S = 10.0
+_SAVE_S = 600
 COMMAND = (sys.executable, "-P", "-m", "luthier.training")
 """-P: whatever lies in the working directory is no module of ours."""
 
@@ -46,11 +47,17 @@ class LocalExecutor:
 
     def start(self, launch: Launch) -> str:
         """Start and return a handle at once. Raises: Unavailable."""
-        return self.spawn([*launch.job_urls, "--bases", launch.bases_url], launch.log_path)
+        arguments = [*launch.job_urls, "--bases", launch.bases_url]
+        if launch.processes == 1:
+            return self.spawn(arguments, launch.log_path)
+        return self._spawn([*torchrun(launch.processes), *arguments], launch.log_path, _of_each(launch.processes))
 
     def spawn(self, arguments: Sequence[str], log_path: str) -> str:
         """Start the command with these arguments and a pipe. Returns its handle. Raises: Unavailable."""
-        command = [*self._command, *arguments, "--parent-pipe", "0"]
+        return self._spawn([*self._command, *arguments], log_path, {})
+
+    def _spawn(self, words: Sequence[str], log_path: str, environment: Mapping[str, str]) -> str:
+        command = [*words, "--parent-pipe", "0"]
         output = self._open_log(log_path)
         read_end, write_end = os.pipe()  # neither is inherited by other children
         moves = [(os.POSIX_SPAWN_DUP2, read_end, 0), (os.POSIX_SPAWN_DUP2, output, 1), (os.POSIX_SPAWN_DUP2, output, 2)]
@@ -58,7 +65,7 @@ class LocalExecutor:
             pid = os.posix_spawn(
                 command[0],
                 command,
-                self._environment,
+                {**environment, **self._environment},
                 file_actions=moves,
                 setsid=True,
                 setsigmask=[],
@@ -173,6 +180,17 @@ class LocalExecutor:
         if child.pipe >= 0:
             os.close(child.pipe)
             child.pipe = -1
+
+
+def torchrun(processes: int) -> tuple[str, ...]:
+    """The command that starts a trainer in so many processes of this machine. When it is asked to end, it lets them save."""
+    launcher = ("torch.distributed.run", "--standalone", "--nproc-per-node", str(processes))
+    return (*COMMAND[:-1], *launcher, "--shutdown-timeout", str(_SAVE_S), *COMMAND[-2:])
+
+
+def _of_each(processes: int) -> dict[str, str]:
+    """The environment of processes that share this machine; the launcher does not pass on -P."""
+    return {"PYTHONSAFEPATH": "1", "OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // processes))}
 
 
 def _kill_group(pid: int) -> None:

@@ -73,7 +73,7 @@ class WarmExecutor:
     def start(self, launch: Launch) -> str:
         """Start and return a handle at once. Raises: Unavailable."""
         with self._lock:
-            ready = self._handed_over(launch)
+            ready = self._handed_over(launch) if launch.processes == 1 else None
             handle = ready or self._local.start(launch)
             self._like, self._owed = launch, self._keep.count
             self._quiet_until_s = self._monotonic() + (_QUIET_S if ready else _COLD_QUIET_S)

@@ -66,6 +66,9 @@ class Kto(Method):
         """Rewards in nats, and the divergence z0 that they are held against."""
         return self._told.means()
 
+    def tallies(self) -> Sequence[Tally]:
+        return (self._told,)
+
     def _divergence(self, engine: Engine, numbers: Sequence[int], limits: PassLimits) -> float:
         others = self._sums(engine, map(self._mixed, numbers), limits, lambda _: None)
         ratios = [ours - self.reference[number][1] for number, ours in zip(numbers, others, strict=True)]

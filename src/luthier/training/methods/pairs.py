@@ -68,6 +68,9 @@ class PairMethod(Method):
         """Rewards in nats; `accuracy` is the share of pairs whose chosen answer is ahead."""
         return self._told.means()
 
+    def tallies(self) -> Sequence[Tally]:
+        return (self._told,)
+
     @abstractmethod
     def loss(self, part: PairPass, of_step: OfStep, logp_N: Tensor) -> Tensor:
         """The share, shape (), that these pairs have in the step's loss."""
