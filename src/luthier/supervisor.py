@@ -20,11 +20,12 @@ from luthier.jobs.directory import Control, Failure
 from luthier.jobs.metering import Meter, ProcessTime
 from luthier.jobs.pace import Clocks, Pace
 from luthier.jobs.presence import Presence
+from luthier.jobs.processes import processes_of
 from luthier.jobs.queue import Ending, Fenced, Held, JobQueue, Report, Seen
 from luthier.jobs.reaping import Stillness
 from luthier.jobs.resuming import newest_whole
 from luthier.jobs.rules import Outcome
-from luthier.jobs.sharing import Sharing, processes_of
+from luthier.jobs.sharing import Sharing
 from luthier.jobs.spec import SHORT_KINDS
 from luthier.jobs.types import JobState, Line
 from luthier.jobs.watching import Process, Watched

@@ -7,8 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from luthier.jobs.estimation import together_bytes
-from luthier.jobs.sharing import ALONE, Sharing, Waiting, gang_of, gathers, processes_of
-from luthier.jobs.spec import RunSpec
+from luthier.jobs.sharing import ALONE, Sharing, Waiting, gang_of, gathers
 from luthier.jobs.types import MemoryEstimate
 
 NOON = datetime(2026, 11, 21, 12, tzinfo=UTC)
@@ -135,25 +134,3 @@ def test_a_new_job_is_held_for_a_moment_in_case_it_is_the_first_of_many(ages, wa
 def test_a_job_that_shares_with_nobody_is_not_held():
     assert not gathers([waiting("A1-", age_s=0)], NOON, Sharing(most=4, gather_s=0.3))
     assert not gathers([waiting("A1x", age_s=0)], NOON, Sharing(most=1, gather_s=0.3))
-
-
-@pytest.mark.parametrize(
-    ("changes", "processes"),
-    [
-        ({}, 4),
-        ({"method": "dpo"}, 4),
-        ({"kind": "fit_test"}, 1),
-        ({"hardware": "local-cpu"}, 1),
-        ({"train": {"device": "cpu"}}, 1),
-        ({"method": "grpo", "grpo": {"grader": {"type": "string_check", "reference": "{{ item.answer }}"}}}, 1),
-    ],
-    ids=str,
-)
-def test_a_run_whose_steps_have_parts_gets_a_process_for_each_gpu(changes, processes):
-    given_by_user = {"base_model": "luthier/tiny", "dataset": "x", "hardware": "local-gpu", **changes}
-    assert processes_of([RunSpec.model_validate(given_by_user)], 4) == processes
-
-
-def test_runs_that_share_a_trainer_have_one_process():
-    spec = RunSpec(base_model="luthier/tiny", dataset="x", hardware="local-gpu")
-    assert processes_of([spec, spec], 4) == 1

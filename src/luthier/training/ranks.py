@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar, cast
 
 from luthier.datasets.packing import PassLimits
 from luthier.jobs.directory import Failure
-from luthier.jobs.sharing import trains_in_parts
+from luthier.jobs.processes import trains_in_parts
 from luthier.jobs.spec import RunSpec
 from luthier.training.failures import AttemptFailed, Fenced, Stopping, failure_of, is_out_of_memory
 from luthier.training.watch import FencedStorage
