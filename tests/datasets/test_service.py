@@ -38,6 +38,7 @@ def test_an_upload_answers_with_its_report_and_can_be_trained_on(datasets, world
         assert hashlib.sha256(raw.read()).hexdigest() == dataset.sha256
     assert sorted(name.split(f"{dataset.id}/")[1] for name in world.files()) == [
         "metadata.json",
+        "processed/distributions.json",
         "processed/hashes",
         "processed/index",
         "processed/rows.jsonl",

@@ -180,6 +180,8 @@ class Parsed:
     schema_name: str
     row: Row
     remarks: list[Remark] = field(default_factory=list[Remark])
+    source: str | None = None
+    """Where the row says that it is from."""
 
 
 class BadRow(Exception):

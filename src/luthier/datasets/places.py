@@ -12,6 +12,7 @@ ROWS = "/processed/rows.jsonl"
 INDEX = "/processed/index"
 HASHES = "/processed/hashes"
 DROPPED = "/processed/dropped.jsonl"
+DISTRIBUTIONS = "/processed/distributions.json"
 METADATA = "/metadata.json"
 
 
@@ -23,4 +24,5 @@ def folder_of(tenant_id: str, dataset_id: str) -> str:
 def kept_of(task: Task) -> dict[str, Path]:
     """What a check wrote, by its place."""
     kept = {ROWS: task.rows, INDEX: task.side / "index", HASHES: task.side / "hashes"}
+    kept[DISTRIBUTIONS] = task.side / "distributions"
     return {**kept, DROPPED: task.side / "dropped"} if task.drop else kept

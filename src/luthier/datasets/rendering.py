@@ -147,6 +147,15 @@ class Renderer:
             answer = answer.removesuffix(stop) if stop else answer
         return self.prompt(example.messages[:last], example.tools), answer.strip()
 
+    @property
+    def vocabulary_size(self) -> int:
+        """Tokens that the base knows."""
+        return self._tokens.size
+
+    def lengths(self, texts: Sequence[str]) -> list[int]:
+        """Tokens of texts by themselves, without any template."""
+        return [len(self._tokens.as_text(text).ids) for text in texts]
+
     def decode(self, ids: Sequence[int]) -> str:
         """The text of tokens, without the special ones."""
         return self._tokens.decode(ids)

@@ -14,6 +14,8 @@ from luthier.datasets.labelled import labelled_image, labelled_text
 from luthier.datasets.mapping import mapped
 
 MAX_WEIGHT = 1000
+MAX_SOURCE = 100
+"""Characters of the name of where rows are from."""
 
 
 class Reader:
@@ -43,7 +45,12 @@ class Reader:
                 f"This row is {kinds.KINDS[kind].noun}, but line {self._first_line} is {kinds.KINDS[self._kind].noun}.",
                 "Put each kind of rows into a file of its own.",
             )
-        return Parsed(line, kind, _READERS[kind](notes, fields), notes.remarks)
+        return Parsed(line, kind, _READERS[kind](notes, fields), notes.remarks, _source(fields))
+
+
+def _source(row: dict[str, Any]) -> str | None:
+    source = row.get("source")
+    return source if isinstance(source, str) and 0 < len(source) <= MAX_SOURCE and source.isprintable() else None
 
 
 def _chat(notes: Notes, row: dict[str, Any]) -> Example:

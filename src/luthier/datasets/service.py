@@ -20,14 +20,14 @@ from luthier.datasets.arrivals import Arrived, adopt, receive, sweep, workspace
 from luthier.datasets.background import Background
 from luthier.datasets.comparing import difference
 from luthier.datasets.fixing import fixed_of
-from luthier.datasets.places import HASHES, INDEX, METADATA, RAW, ROWS, WISHES, folder_of, kept_of
+from luthier.datasets.places import DISTRIBUTIONS, HASHES, INDEX, METADATA, RAW, ROWS, WISHES, folder_of, kept_of
 from luthier.datasets.refusals import expected_sha256, mapping_of, name_of, not_ready, rejection
 from luthier.datasets.renderers import Renderers
 from luthier.datasets.rendering import Renderer
 from luthier.datasets.row_hashes import overlap
 from luthier.datasets.samples import By, Index, read_bytes, read_row
 from luthier.datasets.sandbox import Checked, Ruler, Sandbox, Task
-from luthier.datasets.types import Dataset, Difference, Fixed, Overlap, Report, Room, Sample, Samples, Upload
+from luthier.datasets.types import Dataset, Difference, Distributions, Fixed, Overlap, Report, Room, Sample, Samples, Upload
 from luthier.errors import BaseUnavailable, DatasetNotReady, Gone, InUse, Invalid, NotFound, StorageFull, Unavailable
 from luthier.seams import Clock, NotStored, Storage
 from luthier.values import Frozen, Page, Source
@@ -176,6 +176,14 @@ class Datasets:
         except NotStored:
             raise Gone("dataset") from None
         return previewing.preview(stored, renderer, known, wish)
+
+    def distributions(self, actor: Actor, dataset_id: str) -> Distributions:
+        """How tokens, turns, languages and more spread over the rows. Raises: NotFound, Gone, DatasetNotReady."""
+        dataset = self.ready(actor, dataset_id)
+        try:
+            return Distributions.model_validate_json(self._storage.read(_folder(dataset) + DISTRIBUTIONS))
+        except NotStored:
+            raise Gone("dataset") from None
 
     def difference(self, actor: Actor, old_id: str, new_id: str) -> Difference:
         """What became of the rows of one dataset in another. Raises: NotFound, Gone, DatasetNotReady."""

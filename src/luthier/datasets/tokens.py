@@ -163,6 +163,11 @@ class Tokens:
         """The text of tokens, with the special ones."""
         return self._tokenizer.decode(list(ids), skip_special_tokens=False)
 
+    @property
+    def size(self) -> int:
+        """Tokens of the vocabulary, added ones too."""
+        return self._tokenizer.get_vocab_size(with_added_tokens=True)
+
     @cached_property
     def _plain(self) -> Tokenizer:
         tokenizer = Tokenizer.from_str(self._tokenizer.to_str())

@@ -52,13 +52,37 @@ class Bin(Frozen):
 class Lengths(Frozen):
     """How long rows are; of a pair, each answer with its prompt. Percentiles are exact over the measured rows."""
 
-    unit: Literal["tokens", "characters"]
+    unit: Literal["tokens", "characters", "turns", "percent"]
     min: int
     mean: float
     median: int
     p95: int
     max: int
     histogram: tuple[Bin, ...] = ()
+
+
+class Vocabulary(Frozen):
+    """How much of a base's vocabulary stands in the measured rows."""
+
+    size: int
+    seen: int
+    share: float
+
+
+class Distributions(Frozen):
+    """How things spread over the rows of a dataset, as numbers for charts."""
+
+    tokens: dict[str, Lengths] = Field(
+        default_factory=dict, description="Of the measured rows: `row`, `prompt`, `completion`, and each role's messages."
+    )
+    turns: Lengths | None = Field(default=None, description="Answers a row.")
+    loss_share: Lengths | None = Field(default=None, description="How much of a row carries loss, in percent of its tokens.")
+    vocabulary: Vocabulary | None = None
+    rows_by_role: int = Field(default=0, description="Rows that the tokens of roles were counted on.")
+    languages: dict[str, int] = Field(default_factory=dict)
+    labels: dict[str, int] = Field(default_factory=dict)
+    sources: dict[str, int] = Field(default_factory=dict, description="Rows by their field `source`.")
+    roles: dict[str, int] = Field(default_factory=dict)
 
 
 class Overlap(Frozen):

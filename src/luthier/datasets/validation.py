@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from luthier.datasets import rules
 from luthier.datasets.containers import Limits
 from luthier.datasets.content import Content
+from luthier.datasets.distributions import Distributions
 from luthier.datasets.examples import MAX_RECORD_BYTES, BadRow, FileRemark, Labelled, Parsed, Prompt, Row
 from luthier.datasets.keeping import Kept
 from luthier.datasets.near_duplicates import NearDuplicates
@@ -41,6 +42,7 @@ class Measure:
     """Tokenises a sample of the rows, a batch at a time. Without a usable tokenizer it measures nothing."""
 
     def __init__(self, folder: str | None, context: int | None, every: int) -> None:
+        self.distributions = Distributions()
         self._folder = folder
         self._context = context
         self._every = every
@@ -75,12 +77,15 @@ class Measure:
         rendered = iter(renderer.render_batch([example for row in batch for example in row.examples]))
         for row in batch:
             if isinstance(row, Prompt):
-                tally.measured_prompt(row.line, len(renderer.prompt_of(row)), self._context)
+                ids = renderer.prompt_of(row)
+                tally.measured_prompt(row.line, len(ids), self._context)
+                self.distributions.measured_prompt(renderer, row.messages, ids)
                 continue
             of_row = [next(rendered) for _ in row.examples]
             learns_late = any(not any(one.loss[: self._context]) for one in of_row)
             counted = Counted([len(one.ids) for one in of_row], sum(sum(one.loss) for one in of_row), learns_late)
             tally.measured(row.line, counted, self._context)
+            self.distributions.measured(renderer, row.messages, of_row)
             if any(one.special_text for one in of_row):
                 said = "A text spells a special token of the base; it is read as ordinary text."
                 tally.note(row.line, "special_text", "warning", (said, "Write roles as messages, not as text."))
@@ -116,6 +121,7 @@ def validate(records: Records, kept: Kept, measure: Measure, content: Content, *
         if not tally.errors:  # a rejected file needs no rows, and no tokens
             kept.keep(canonical, parsed.line)
             content.look(tally, parsed, canonical)
+            measure.distributions.row(parsed)
             if not isinstance(parsed.row, Labelled):  # no tokens: a classifier reads it in its own way
                 measure.add(tally, parsed.row)
     if not tally.errors:
@@ -198,6 +204,8 @@ def main() -> int:
         report = tally.report(size_bytes=path.stat().st_size, format_name=found.format)
         report["origin"] = request["origin"]
         report.update(containers=found.containers, mapping=request["mapping"], languages=dict(content.languages))
+        told = {**measure.distributions.told(), **{name: report[name] for name in ("languages", "labels", "roles")}}
+        (Path(request["side"]) / "distributions").write_text(json.dumps(told))
     except MemoryError:
         return EXIT_MEMORY
     except OSError as error:

@@ -52,6 +52,7 @@ def test_versions_are_named_and_compared_and_rows_are_shown(world, terminal, bad
     shown = terminal("dataset", "samples", made, "--by", "flagged")
     assert "duplicate: The row is the same as line 1." in shown.out
     assert len(terminal("dataset", "samples", made, "-n", "3", "--json").json["data"]) == 3
+    assert "row tokens" in terminal("dataset", "show", made).out
     against = terminal("dataset", "upload", str(bad), "--name", "val", "--drop-bad-rows", "--against", "sums@2")
     assert "in sums@2" in against.err
 

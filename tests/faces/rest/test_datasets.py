@@ -93,6 +93,13 @@ def test_fields_are_read_from_others_and_the_rows_are_stored_so(world):
     assert (wrong.status_code, wrong.json()["error"]["param"]) == (422, "map")
 
 
+def test_distributions_are_histograms(world):
+    spread = world.ask("GET", f"/api/datasets/{world.dataset}/distributions").json()
+    assert sum(each["rows"] for each in spread["tokens"]["row"]["histogram"]) == 12
+    assert spread["turns"]["max"] == 1
+    assert world.ask("GET", "/api/datasets/ds_" + "0" * 26 + "/distributions").status_code == 404
+
+
 def test_a_dataset_is_imported_from_the_hub_and_other_places_are_refused(world):
     made = world.ask("POST", "/api/datasets/import", json={"source": "openai/gsm8k", "map": "prompt=question,completion=answer"})
     assert (made.status_code, made.json()["name"], made.json()["rows"]) == (201, "gsm8k", 12)

@@ -115,15 +115,19 @@ def list_datasets(limit: Limit = 50, after: After = None, as_json: AsJson = Fals
 
 @app.command()
 def show(dataset: DatasetArgument = None, dataset_id: DatasetOption = None, as_json: AsJson = False) -> None:
-    """One dataset with its report."""
+    """One dataset with its report, and how things spread over its rows."""
     with connect() as client:
         found = client.datasets.get(the_dataset(dataset, dataset_id))
+        spread = client.datasets.distributions(found.id) if found.state == "ready" and not as_json else None
     if as_json:
         out_json(found)
         return
+    from luthier.faces.cli.looking import bars
     from luthier.faces.cli.reports import dataset_text
 
     out(dataset_text(found))
+    if spread is not None:
+        out(bars(spread))
 
 
 @app.command()

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
 from luthier.faces.cli.shown import clean, pairs
 
 _MOST_SHOWN = 10
+_BLOCKS = " ▁▂▃▄▅▆▇█"
 
 
 def sample_text(sample: Mapping[str, Any]) -> str:
@@ -22,6 +24,24 @@ def sample_text(sample: Mapping[str, Any]) -> str:
     else:
         body = [f"  {name:>9}: {_told(value)}" for name, value in row.items()]
     return clean("\n".join([head, *remarks, *body]))
+
+
+def bars(spread: Mapping[str, Any]) -> str:
+    """Distributions as rows of small bars: from the least to the most, one bar a bin."""
+    lengths = {f"{name} tokens": value for name, value in (spread.get("tokens") or {}).items()}
+    lengths |= {name: spread.get(name) for name in ("turns", "loss_share")}
+    lines = [
+        f"{name.replace('_', ' '):18} {_drawn([each['rows'] for each in value['histogram']])}  {value['min']} to {value['max']}"
+        for name, value in lengths.items()
+        if value and value["histogram"]
+    ]
+    for name in ("languages", "labels", "sources"):
+        counted = Counter[str](dict(spread.get(name) or {}))
+        if counted:
+            lines.append(f"{name:18} {', '.join(f'{key} {rows:,}' for key, rows in counted.most_common(_MOST_SHOWN))}")
+    if vocabulary := spread.get("vocabulary"):
+        lines.append(f"{'vocabulary':18} {vocabulary['seen']:,} of {vocabulary['size']:,} tokens seen")
+    return clean("\n".join(lines))
 
 
 def difference_text(found: Mapping[str, Any]) -> str:
@@ -44,6 +64,15 @@ def fixed_text(fixed: Mapping[str, Any]) -> str:
     lines = [f"  line {each['line'] or '-'}: {each['code']}: {each['message']}" for each in fixed["dropped"][:_MOST_SHOWN]]
     more = [f"  ... and {fixed['dropped_rows'] - len(lines):,} more"] if fixed["dropped_rows"] > len(lines) else []
     return clean("\n".join([f"Left out: {fixed['dropped_rows']:,} rows ({kinds}).", *lines, *more]))
+
+
+def _drawn(counts: list[int]) -> str:
+    """
+    >>> _drawn([0, 1, 4, 8])
+    ' ▁▄█'
+    """
+    most = max(counts) or 1
+    return "".join(_BLOCKS[-(-count * (len(_BLOCKS) - 1) // most)] for count in counts)
 
 
 def _told(value: Any) -> str:

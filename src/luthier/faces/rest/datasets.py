@@ -9,7 +9,7 @@ from pydantic import BeforeValidator
 
 from luthier.datasets.importing import Import
 from luthier.datasets.previewing import MOST_ROWS, Preview, Wish
-from luthier.datasets.types import Dataset, Difference, Fixed, Samples, Upload
+from luthier.datasets.types import Dataset, Difference, Distributions, Fixed, Samples, Upload
 from luthier.errors import (
     BadRequest,
     BaseUnavailable,
@@ -203,6 +203,12 @@ def preview(
     """What will be learned: rows as tokens of a base, which of them carry loss, what is cut, and what is packed together."""
     wish = Wish(method, base_model, max_seq_len, line, rows, batch_size, packing)
     return platform.datasets.preview(actor, dataset_id, wish)
+
+
+@routes.get("/{dataset_id}/distributions", responses=problems(NotFound, Gone, DatasetNotReady))
+def distributions(dataset_id: DatasetId, actor: CurrentActor, platform: CurrentPlatform) -> Distributions:
+    """How tokens, turns, languages, labels, sources and loss spread over the rows: histograms for charts."""
+    return platform.datasets.distributions(actor, dataset_id)
 
 
 @routes.get("/{dataset_id}/diff/{other_id}", responses=problems(NotFound, Gone, DatasetNotReady))

@@ -133,6 +133,10 @@ class AsyncDatasets:
         path = f"{_path(dataset_id)}/preview"
         return await self._transport.get(path, Answer, base_model=base_model, method=method, **wish)
 
+    async def distributions(self, dataset_id: str) -> Answer:
+        """How tokens, turns, languages, labels, sources and loss spread over the rows: histograms for charts."""
+        return await self._transport.get(f"{_path(dataset_id)}/distributions", Answer)
+
     async def diff(self, old: str, new: str) -> Answer:
         """What became of the rows of one version in another, named by id or name@version."""
         old_id, new_id = await self.id_of(old), await self.id_of(new)
@@ -168,6 +172,7 @@ class Datasets(Face):
     id_of = blocking(AsyncDatasets.id_of)
     samples = blocking(AsyncDatasets.samples)
     preview = blocking(AsyncDatasets.preview)
+    distributions = blocking(AsyncDatasets.distributions)
     diff = blocking(AsyncDatasets.diff)
     fix = blocking(AsyncDatasets.fix)
     wait = blocking(AsyncDatasets.wait)
