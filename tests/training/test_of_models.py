@@ -15,6 +15,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from luthier.jobs.directory import Control
+
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.timeout(300),
@@ -114,6 +116,18 @@ def test_rows_of_another_method_are_measured_as_that_method_does(of_model):
 
 def test_rows_that_do_not_fit_the_method_are_bad_data(of_model):
     assert ended(of_model("evaluate", method="dpo")) == "bad_data"
+
+
+def test_an_evaluation_that_is_stopped_ends_at_once_and_leaves_no_numbers(of_model, wait_until):
+    asked = [{"prompt": f"{ask} {number}", "completion": right} for number in range(100) for ask, right in OTHERS]
+    job = of_model("evaluate", lines=asked, evaluate={"rows": 300})
+    process = job.start()
+    wait_until(lambda: job.status is not None and job.status.phase == "evaluating", process)
+    job.job.write_control(Control(attempt=1, want="stop", spec_sha256=job.sha256))
+    assert process.wait(60) == 0
+    assert job.status.state == "stopped"
+    assert not list(job.job.storage.names("attempts/1/results"))
+    assert ended(job) == "succeeded", job.log
 
 
 def test_a_killed_evaluation_is_begun_again(of_model, wait_until):
