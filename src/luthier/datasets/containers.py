@@ -268,7 +268,37 @@ def _too_many(count: int) -> BadRow:
     return _broken(f"The archive holds {count:,} files; one of data is read.", "Join them, or upload each for itself.")
 
 
+def zipped_pair(source: BinaryIO, limits: Limits) -> tuple[Peeked, Peeked] | None:
+    """The two files of data in a zip file, each unpacked where it is gzip; None for anything else, at whose start it is left.
+
+    Raises: BadRow as `unpack`; so does reading the streams.
+    """
+    packed = source.read(4) in _ZIP
+    data = _zip_data(source) if packed else None
+    if data is None or len(data[1]) != 2:
+        source.seek(0)
+        return None
+    archive, members = data
+    with _told("zip"):
+        one, other = (_ungzipped(_zip_stream(archive, member, limits), limits) for member in members)
+    return one, other
+
+
+def _ungzipped(stream: Readable, limits: Limits) -> Peeked:
+    peeked = Peeked(stream)
+    return Peeked(_Metered(_Unpacking(peeked, _Gzip(), "gzip"), limits)) if peeked.head.startswith(_GZIP) else peeked
+
+
 def _zipped(source: BinaryIO, limits: Limits) -> Readable:
+    archive, data = _zip_data(source)
+    if len(data) != 1:
+        raise _too_many(len(data))
+    with _told("zip"):
+        return _zip_stream(archive, data[0], limits)
+
+
+def _zip_data(source: BinaryIO) -> tuple[zipfile.ZipFile, list[zipfile.ZipInfo]]:
+    """A zip file, and its files of data."""
     source.seek(0)
     with _told("zip"):
         if _directory_bytes(source) > _DIRECTORY_BYTES:
@@ -279,16 +309,16 @@ def _zipped(source: BinaryIO, limits: Limits) -> Readable:
             raise _too_many(len(members))
         if len({member.filename for member in members}) != len(members) or _overlap(members, archive.start_dir):
             raise _broken("Files in the zip file overlap, or one is there twice.")
-        data = [member for member in members if _is_data(_zip_member(member))]
-        if len(data) != 1:
-            raise _too_many(len(data))
-        (member,) = data
-        if member.flag_bits & 0x41:
-            raise _broken("The zip file is encrypted.", "Pack it without a password.", "encrypted")
-        if member.compress_type not in {zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED}:
-            raise _broken("The zip file is packed by a method that is not read.", "Pack it with deflate, the ordinary one.")
-        check_size(member.file_size, limits)
-        return _Zip(archive.open(member))
+        return archive, [member for member in members if _is_data(_zip_member(member))]
+
+
+def _zip_stream(archive: zipfile.ZipFile, member: zipfile.ZipInfo, limits: Limits) -> Readable:
+    if member.flag_bits & 0x41:
+        raise _broken("The zip file is encrypted.", "Pack it without a password.", "encrypted")
+    if member.compress_type not in {zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED}:
+        raise _broken("The zip file is packed by a method that is not read.", "Pack it with deflate, the ordinary one.")
+    check_size(member.file_size, limits)
+    return _Zip(archive.open(member))
 
 
 def _zip_member(member: zipfile.ZipInfo) -> _Member:

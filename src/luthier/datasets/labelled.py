@@ -11,7 +11,7 @@ from luthier.datasets.examples import Labelled
 from luthier.datasets.feedback import text_of
 
 MAX_LABEL = 200
-_LEAST_PIXELS, _MOST_PIXELS = 4, 65_536
+LEAST_PIXELS, MOST_PIXELS = 4, 65_536
 _BRIGHTEST = 255
 
 
@@ -35,8 +35,8 @@ def labelled_image(notes: Notes, row: Mapping[str, Any]) -> Labelled:
     if not math.isfinite(sum(pixels)) or not 0 <= min(pixels) <= max(pixels) <= _BRIGHTEST:
         raise notes.wrong("bad_value", "A pixel is not a number from 0 to 255.", "Write pixels from 0 to 1, or from 0 to 255.")
     side = math.isqrt(len(pixels))
-    if side * side != len(pixels) or not _LEAST_PIXELS <= len(pixels) <= _MOST_PIXELS:
-        said = f"The image has {len(pixels):,} pixels, which is no square of {_LEAST_PIXELS} to {_MOST_PIXELS:,}."
+    if side * side != len(pixels) or not LEAST_PIXELS <= len(pixels) <= MOST_PIXELS:
+        said = f"The image has {len(pixels):,} pixels, which is no square of {LEAST_PIXELS} to {MOST_PIXELS:,}."
         raise notes.wrong("bad_value", said, "Give as many lines as columns, e.g. 28 x 28 = 784 pixels.")
     return Labelled(_label(notes, row), pixels=tuple(pixels), line=notes.line)
 

@@ -10,9 +10,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO, Literal
 
-from luthier.datasets.containers import Limits, Peeked, unpack
+from luthier.datasets.containers import Limits, Peeked, unpack, zipped_pair
 from luthier.datasets.examples import BadRow, FileRemark, Parsed
 from luthier.datasets.formats import read_records, records
+from luthier.datasets.idx import alone, idx_rows, is_idx
 from luthier.datasets.lines import FormatName, format_of
 from luthier.datasets.parquet import is_parquet, parquet_rows
 from luthier.datasets.tables import Fields
@@ -35,14 +36,20 @@ class Opened:
     """What a file is, and its records in order. A `BadRow` that is `fatal` is the last one."""
 
     records: Iterator[Parsed | FileRemark | BadRow]
-    format: FormatName | Literal["parquet"] | None = None
+    format: FormatName | Literal["parquet", "idx"] | None = None
     containers: tuple[str, ...] = ()
 
 
 def opened(source: BinaryIO, reading: Reading) -> Opened:
     """The records of a file that stands at its start; they are read as they are asked for. Raises: OSError."""
     try:
+        pair = zipped_pair(source, reading.limits)
+        if pair is not None and any(is_idx(each.head) for each in pair):
+            return Opened(read_records(idx_rows(*pair), reading.mapping), "idx", ("zip",))
+        source.seek(0)
         found = unpack(source, reading.limits)
+        if is_idx(found.stream.head):
+            raise alone()
     except BadRow as bad:
         return Opened(iter([bad]))
     tail = b"" if found.containers else _tail(source, found.stream)

@@ -96,7 +96,7 @@ class Overlap(Frozen):
 class Report(Frozen):
     """What validation saw. Findings list at most 20 a code; `counts` counts them all."""
 
-    format: Literal["jsonl", "json", "csv", "parquet", "text"] | None = Field(
+    format: Literal["jsonl", "json", "csv", "parquet", "idx", "text"] | None = Field(
         description="By content: JSON lines, one JSON array, a table, Parquet, or plain text."
     )
     containers: tuple[str, ...] = Field(default=(), description="What it was packed in, from outside in: gzip, zstd, zip, tar.")

@@ -1,5 +1,9 @@
 """`POST /train` without a base: the MNIST classifier of the seed, as its document says it."""
 
+import gzip
+import io
+import zipfile
+
 import pytest
 from tests.faces.rest.conftest import World
 
@@ -87,3 +91,15 @@ def test_values_that_cannot_be_are_refused_by_name(world, field, value):
     assert answer.status_code == 422
     assert field in answer.text
     assert world.ask("GET", "/train/jobs").json()["data"] == []
+
+
+def test_the_files_of_mnist_are_uploaded_as_they_were_published(world):
+    images = b"\0\0\x08\x03" + b"".join(size.to_bytes(4, "big") for size in (12, 2, 2)) + bytes(range(48))
+    labels = b"\0\0\x08\x01" + (12).to_bytes(4, "big") + bytes([0, 1, 2] * 4)
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w") as archive:
+        archive.writestr("train-images-idx3-ubyte.gz", gzip.compress(images))
+        archive.writestr("train-labels-idx1-ubyte.gz", gzip.compress(labels))
+    answer = world.upload(file.getvalue(), "?name=mnist-train").json()
+    assert (answer["report"]["format"], answer["rows"], answer["report"]["labels"]) == ("idx", 12, {"0": 4, "1": 4, "2": 4})
+    assert job_of(world, world.ask("POST", "/train", json={}))["dataset"] == answer["id"]
