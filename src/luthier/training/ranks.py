@@ -212,7 +212,7 @@ class Together:
     def as_one(self) -> Generator[None]:
         try:
             yield
-        except Exception as error:
+        except Exception as error:  # whatever it is: the others wait, and must hear of it
             self._worst(_NO_MEMORY if is_out_of_memory(error) else _FAILED)
             raise
         worst = self._worst(_FINE)
@@ -246,8 +246,8 @@ class Together:
             return cast(Result, self._follow())
         try:
             made = act()
-        except Exception as error:
-            self._tell(_ended(error))  # they wait
+        except Exception as error:  # whatever it is: the others wait, and must hear of it
+            self._tell(_ended(error))
             raise
         self._tell(("made", made))
         return made
