@@ -215,6 +215,13 @@ class ListeningExecutor(MemoryExecutor):
         super().__init__(trainer)
         self.started: list[Launch] = []
         self.asked: list[str] = []
+        self.tended = 0
+        self.cannot_tend = False
+
+    def tend(self) -> None:
+        self.tended += 1
+        if self.cannot_tend:
+            raise OSError("no room for a log")
 
     def start(self, launch: Launch) -> str:
         self.started.append(launch)
