@@ -5,6 +5,6 @@ import sys
 from pathlib import Path
 
 HERE = Path(__file__).parent
-for name in ("startup.py", "tiny_task.py", "kernels.py"):
+for name in ("startup.py", "first_step.py", "tiny_task.py", "kernels.py"):
     print(f"--- {name}", flush=True)
     subprocess.run([sys.executable, str(HERE / name)], check=True)
