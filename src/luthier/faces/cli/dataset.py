@@ -56,7 +56,7 @@ def upload(
     """Check a file, keep it as a dataset, and print its id."""
     source = _source(file, file_option)
     with connect() as client:
-        with transfer("upload") as report:
+        with transfer("upload") as report, parts_removed_when_full([]):
             dataset = client.datasets.upload(
                 source,
                 name=name,

@@ -66,10 +66,11 @@ def transfer(what: str) -> Generator[Report]:
         yield lambda _name, _done, _total: None
         return
     from rich.console import Console
-    from rich.progress import BarColumn, Progress, TextColumn
+    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
-    columns = (TextColumn(what, markup=False), BarColumn(bar_width=20), TextColumn("{task.description}", markup=False))
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+    shown = (TextColumn(what, markup=False), BarColumn(bar_width=20), TextColumn("{task.description}", markup=False))
+    rates = (TransferSpeedColumn(), TimeRemainingColumn(compact=True))
+    with Progress(*shown, *rates, console=Console(stderr=True), transient=True) as bar:
         yield _drawn(bar)
 
 

@@ -11,6 +11,7 @@ from urllib.parse import quote
 
 from luthier import ids
 from luthier.errors import ClientError, NotFound
+from luthier.faces.sdk import parts
 from luthier.faces.sdk.answers import Answer, Dataset, Page
 from luthier.faces.sdk.blocking import Face, blocking, iterating
 from luthier.faces.sdk.files import Fetch, fetch, outgoing
@@ -49,7 +50,8 @@ class AsyncDatasets:
         """Send a file (or an open binary stream) and return the new version; `report` says what validation saw.
 
         A file is hashed first and the server checks the hash; of a stream or FIFO the answer's hash is checked here.
-        Retries of a file carry one Idempotency-Key, so a lost answer never makes a second version.
+        Retries of a file carry one Idempotency-Key, so a lost answer never makes a second version. A file above 16 MiB (without
+        a key of yours) goes in parts: a broken connection goes on where it ended, and so does a second call for the same file.
         Raises: DatasetRejected or Invalid with the findings in `details`; ClientError where the file changes meanwhile.
         """
         bytes_out = await outgoing(source, on_progress)
@@ -60,6 +62,8 @@ class AsyncDatasets:
         }
         query["map"] = _written(checks.get("mapping"))
         query["against"] = ",".join([await self.id_of(each) for each in checks.get("against", ())]) or None
+        if idempotency_key is None and (bytes_out.size or 0) > parts.FROM_BYTES:
+            return Dataset(await parts.send_in_parts(self._transport, bytes_out, query))
         headers = {"content-type": "application/octet-stream", "accept": "application/json"}
         headers["idempotency-key"] = idempotency_key or str(uuid.uuid4())
         if bytes_out.size is not None:

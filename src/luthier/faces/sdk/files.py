@@ -54,6 +54,23 @@ class Outgoing:
         if (self.size is not None and done != self.size) or self.sha256 not in {None, self.sent_sha256}:
             raise _changed()
 
+    async def part(self, start: int, size: int) -> AsyncGenerator[bytes]:
+        """Bytes from the middle of the file. Raises: ClientError where it is shorter now."""
+        file = await asyncio.to_thread(_opened, self._source)
+        try:
+            await asyncio.to_thread(file.seek, start)
+            done = 0
+            while done < size:
+                chunk = await asyncio.to_thread(file.read, min(_CHUNK_BYTES, size - done))
+                if not chunk:
+                    raise _changed()
+                done += len(chunk)
+                yield chunk
+                if self._on_progress:
+                    self._on_progress(start + done, self.size)
+        finally:
+            file.close()
+
 
 async def outgoing(source: str | os.PathLike[str] | BinaryIO, on_progress: Progress | None) -> Outgoing:
     """`source`, hashed if it is a regular file: only that can be read twice."""
