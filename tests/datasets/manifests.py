@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import sys
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -27,10 +28,12 @@ def entries(folder: Path) -> list[dict[str, Any]]:
     return json.loads((folder / "manifest.json").read_text("utf-8"))["files"]
 
 
-def report_of(path: Path) -> Report:
+def report_of(path: Path, mapping: Mapping[str, str] | None = None) -> Report:
     """What validation says about a file."""
     with tempfile.TemporaryDirectory() as scratch:
-        checked = Sandbox().check(Task(path, Path(scratch) / "rows", Path(scratch)), Ruler("luthier/tiny", _TINY, 1024))
+        checked = Sandbox().check(
+            Task(path, Path(scratch) / "rows", Path(scratch), mapping=mapping or {}), Ruler("luthier/tiny", _TINY, 1024)
+        )
     assert checked is not None
     return checked.report
 

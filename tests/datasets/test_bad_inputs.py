@@ -1,14 +1,18 @@
 """The catalogue of bad input, rows D01 to D20 and D35, D43, D44: what a caller sees of each."""
 
 import codecs
+import gzip
 import json
+import tarfile
 import time
 
 import pytest
+from backports import zstd
 
 from luthier.errors import DatasetRejected, TooLarge
 
 from .conftest import an_upload, chat, jsonl, rows
+from .test_containers import member, tarred, zipped
 
 GOOD = jsonl(*rows())
 
@@ -143,6 +147,33 @@ def test_d09_an_endless_line_is_too_large(datasets, world, alice):
 def test_d09_an_endless_element_of_an_array_is_too_large(datasets, alice):
     with pytest.raises(TooLarge):
         datasets.upload(alice, an_upload(b'[{"messages": "' + b"x" * 3_000_000))
+
+
+PLENTY = jsonl(*rows(200))
+PACKED = [
+    ("D29", gzip.compress(b"\0" * 50_000_000), TooLarge, "ratio"),
+    ("D30", zipped(("../rows.jsonl", PLENTY)), DatasetRejected, "member_path"),
+    ("D31", tarred((member(tarfile.SYMTYPE), b"")), DatasetRejected, "member_type"),
+    ("D32", zipped(("a.jsonl", PLENTY), ("b.jsonl", PLENTY)), DatasetRejected, "archive"),
+    ("D33", gzip.compress(PLENTY) * 2, DatasetRejected, "archive"),
+    ("D33 cut", gzip.compress(PLENTY)[:-9], DatasetRejected, "archive"),
+    ("D34", gzip.compress(b"\x7fELF\x02\x01\x01"), DatasetRejected, "type"),
+]
+
+
+@pytest.mark.parametrize(("data", "error", "code"), [case[1:] for case in PACKED], ids=[case[0] for case in PACKED])
+def test_a_bad_packed_file_is_refused_and_nothing_is_left_of_it(datasets, world, alice, data, error, code):
+    with pytest.raises(error) as refusal:
+        datasets.upload(alice, an_upload(data, file_name="rows.jsonl"))
+    assert refusal.value.error_code == code
+    assert datasets.list(alice).data == []
+
+
+@pytest.mark.parametrize("pack", [gzip.compress, zstd.compress, lambda data: zipped(("rows.jsonl", data))])
+def test_a_packed_file_gives_the_same_rows_as_one_that_is_not(datasets, alice, pack):
+    made = datasets.upload(alice, an_upload(pack(PLENTY), file_name="rows.jsonl.gz"))
+    assert (made.name, made.rows) == ("rows", 200)
+    assert made.rows_sha256 == datasets.upload(alice, an_upload(PLENTY)).rows_sha256
 
 
 def test_d18_names_both_lines(datasets, alice):

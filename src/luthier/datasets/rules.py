@@ -40,7 +40,7 @@ USUAL_RATIO = 6
 """How much comes out of packed rows, to tell how many of them are tokenised."""
 _BINS = 20
 _MIB = 1024 * 1024
-_ENDING = re.compile(r"\.(jsonl|ndjson|json|csv|tsv|txt)$", re.IGNORECASE)
+_ENDING = re.compile(r"(\.(jsonl|ndjson|json|csv|tsv|txt|parquet))?(\.(tar\.gz|tar\.zst|gz|zst|zip|tar|tgz))?$", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -117,8 +117,8 @@ def odd_labels(labels: Mapping[str, int]) -> list[tuple[str, str, str]]:
 def name_of(file_name: str | None) -> str:
     """A name for a dataset that was given none: its file's, without folder, ending and control characters.
 
-    >>> name_of("C:\\\\data\\\\support.jsonl"), name_of("../../.."), name_of(None)
-    ('support', 'dataset', 'dataset')
+    >>> name_of("C:\\\\data\\\\support.jsonl"), name_of("rows.csv.gz"), name_of("../../.."), name_of(None)
+    ('support', 'rows', 'dataset', 'dataset')
     """
     last = re.split(r"[/\\]", shown(file_name) or "")[-1]
     name = _ENDING.sub("", last.strip()).strip()[:MAX_NAME].strip()
