@@ -151,7 +151,8 @@ def test_d09_an_endless_element_of_an_array_is_too_large(datasets, alice):
 
 PLENTY = jsonl(*rows(200))
 PACKED = [
-    ("D29", gzip.compress(b"\0" * 50_000_000), TooLarge, "ratio"),
+    ("D29", zipped(("rows.jsonl", b"\0" * 50_000_000)), TooLarge, "ratio"),
+    ("D29 gzip", gzip.compress(b"\n" * 50_000_000), TooLarge, "ratio"),
     ("D30", zipped(("../rows.jsonl", PLENTY)), DatasetRejected, "member_path"),
     ("D31", tarred((member(tarfile.SYMTYPE), b"")), DatasetRejected, "member_type"),
     ("D32", zipped(("a.jsonl", PLENTY), ("b.jsonl", PLENTY)), DatasetRejected, "archive"),
