@@ -22,6 +22,6 @@ def _case(entry):
 
 
 @pytest.mark.skipif(not ENTRIES, reason="LUTHIER_SHARED_DATA names no folder with data")
-@pytest.mark.parametrize("entry", map(_case, ENTRIES))
+@pytest.mark.parametrize("entry", [_case(entry) for entry in ENTRIES])
 def test_a_file_is_judged_as_a_sensible_user_would(entry):
     assert differences(entry, report_of(BROKEN / entry["file"])) == []
