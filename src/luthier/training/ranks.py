@@ -225,7 +225,9 @@ class Together:
         import torch
         from torch import distributed
 
-        flat = torch.cat([(torch.zeros_like(each) if each.grad is None else each.grad).flatten() for each in parameters])
+        # A method's own head may lie elsewhere than the adapter.
+        grads = [torch.zeros_like(each) if each.grad is None else each.grad for each in parameters]
+        flat = torch.cat([grad.flatten().to(grads[0].device) for grad in grads])
         totals = torch.tensor(list(sums), dtype=torch.float64)
         told: list[Any] = [None] * self._place.count
         with _meeting():
@@ -234,7 +236,7 @@ class Together:
             if tallies:
                 distributed.all_gather_object(told, [tally.sums for tally in tallies])
         for each, grad in zip(parameters, flat.split([each.numel() for each in parameters]), strict=True):
-            each.grad = grad.view_as(each)
+            each.grad = grad.view_as(each).to(each.device)
         for number, tally in enumerate(tallies):
             tally.sums = {}
             for of_rank in told:

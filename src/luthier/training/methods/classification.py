@@ -87,6 +87,9 @@ class Classification(Method):
         """Share of right answers: of the last step, or of the held-out rows with the macro-F1."""
         return self._told.means() if self.scores is None else self.scores.metrics
 
+    def tallies(self) -> Sequence[Tally]:
+        return (self._told,)
+
     def validation_loss(self, engine: Engine, limits: PassLimits, on_pass: OnPass) -> float:
         """Mean negative log-likelihood of the right class. `scores` then has all about it."""
         self.scores = scores_of(self.probabilities(engine, self.head, limits, on_pass), self.places)
