@@ -64,6 +64,15 @@ def test_a_hundred_steps_a_second_are_one_write_a_second_and_no_loss_is_left_out
     assert (status.step, status.loss, status.tokens_seen) == (300, 1.0 / 300, 30_000)
 
 
+def test_the_first_step_of_an_attempt_is_told_at_once(job):
+    journal = Journal(job.attempt(1), lambda: NOW, monotonic=Stepping())
+    journal.begin(None)
+    journal.step(report(11))
+    journal.step(report(12))
+    assert losses(job) == [(11, 1.0 / 11)]
+    assert job.attempt(1).status().step == 11
+
+
 def test_the_time_left_follows_from_the_steps_of_this_attempt(job):
     clock = Stepping()
     journal = Journal(job.attempt(1), lambda: NOW, monotonic=clock)

@@ -1,7 +1,7 @@
 """What an attempt tells while it runs: events, then status, then a line for people.
 
-Steps are gathered and written about once a second: a tiny model makes a hundred steps in that time it takes to flush a
-disk ten times. No step's loss is left out, a `step` event carries all that happened since the one before.
+Steps after the first are gathered and written about once a second: a tiny model makes a hundred steps in that time it takes to
+flush a disk ten times. No step's loss is left out, a `step` event carries all that happened since the one before.
 """
 
 from __future__ import annotations
@@ -100,7 +100,8 @@ class Journal:
         self._set(**facts)
 
     def step(self, report: StepReport) -> None:
-        """Record one optimiser step."""
+        """Record one optimiser step. The first one is told at once: somebody waits to see that it trains."""
+        first = self._rate is None
         self._steps.append(report)
         total = self._status.total_steps
         self._set(
@@ -114,7 +115,7 @@ class Journal:
             phase_done=None if not total else report.step / total,
             eta_seconds=self._eta(report.step, total),
         )
-        if len(self._steps) >= _STEPS_PER_EVENT:
+        if first or len(self._steps) >= _STEPS_PER_EVENT:
             self.flush()
         self._flush_if_due()
 
