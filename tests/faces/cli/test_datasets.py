@@ -71,3 +71,9 @@ def test_fields_are_mapped_here_and_on_a_server(world, terminal, tmp_path):
     for wrong in ("prompt", "prompt=a,prompt=b"):
         assert terminal("dataset", "validate", str(path), "--map", wrong).code == 2
     assert terminal("dataset", "upload", str(path), "--map", "prompt").code == 1
+
+
+def test_only_the_hub_and_https_addresses_are_imported(world, terminal):
+    for source in ("file:///etc/passwd", "s3://other-bucket/rows.jsonl", "https://127.0.0.1/rows.jsonl"):
+        ended = terminal("dataset", "import", source)
+        assert (ended.code, "cannot be imported" in ended.err) == (1, True)
