@@ -109,3 +109,10 @@ def test_a_dataset_is_imported_from_the_hub_and_other_places_are_refused(world):
         refused = world.ask("POST", "/api/datasets/import", json={"source": source})
         assert (refused.status_code, refused.json()["error"]["code"]) == (422, "source")
     assert world.ask("POST", "/api/datasets/import", json={"source": "a", "path": "x"}).status_code == 422
+
+
+def test_a_model_leads_back_to_the_version_that_it_learned_from(world):
+    made = world.ask("GET", f"/api/models/{world.model().id}").json()
+    assert (made["dataset"], made["card"]["dataset"]) == ("ds_1", "ds_1")
+    assert len(made["card"]["dataset_sha256"]) == 64
+    assert made["job_id"].startswith("job_")
