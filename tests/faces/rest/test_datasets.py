@@ -113,6 +113,6 @@ def test_a_dataset_is_imported_from_the_hub_and_other_places_are_refused(world):
 
 def test_a_model_leads_back_to_the_version_that_it_learned_from(world):
     made = world.ask("GET", f"/api/models/{world.model().id}").json()
-    assert (made["dataset"], made["card"]["dataset"]) == ("ds_1", "ds_1")
-    assert len(made["card"]["dataset_sha256"]) == 64
+    assert (made["dataset"], made["card"]["lineage"]["dataset"]) == ("ds_1", "ds_1")
+    assert len(made["card"]["lineage"]["dataset_sha256"]) == 64
     assert made["job_id"].startswith("job_")
