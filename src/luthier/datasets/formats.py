@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from typing import BinaryIO, TypeVar
 
+from luthier.datasets.containers import Peeked, is_packed
 from luthier.datasets.examples import BadRow, Example, FileRemark, Labelled, Pair, Parsed, Prompt, Rated
 from luthier.datasets.kinds import KINDS
 from luthier.datasets.lines import Raw, Readable, raw_records
@@ -42,7 +43,11 @@ def read_rows(stream: BinaryIO, kind: type[R]) -> Iterator[R]:
 
     Raises: BadRow for the first record that cannot be used, or that is of another kind.
     """
-    for record in records(stream):
+    plain = Peeked(stream)
+    if is_packed(plain.head):
+        said = "The file is packed (gzip, zstd, zip or tar), and a trainer reads rows as they are stored."
+        raise BadRow(None, "archive", said, "Unpack it first, or upload it: the platform unpacks what it stores.", fatal=True)
+    for record in records(plain):
         if isinstance(record, BadRow):
             raise record
         if isinstance(record, FileRemark):

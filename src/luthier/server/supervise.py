@@ -68,7 +68,9 @@ def build_supervisor(platform: Platform) -> Supervisor:
     """A supervisor of this platform; as long as it lives, its presence lock tells others so."""
     settings = platform.settings
     parts = Parts(
-        queue=JobQueue(platform.database, platform.storage, platform.billing, (platform.datasets, platform.registry), platform.now),
+        queue=JobQueue(
+            platform.database, platform.storage, platform.billing, (platform.datasets, platform.registry), platform.now
+        ),
         storage=platform.storage,
         registry=platform.registry,
         executor=executor(settings),

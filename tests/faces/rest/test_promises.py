@@ -57,7 +57,7 @@ def test_every_body_has_an_example(shared):
 
 
 def test_every_example_is_understood(shared):
-    """The things that they name do not exist here: that alone may be wrong with them."""
+    """The things that they name, or take for granted, do not exist here: that alone may be wrong with them."""
     for name, kind, example in examples(shared):
         method, path = name.split(" ")
         path = path.replace("{user_id}", shared.actor.user_id)
@@ -68,7 +68,8 @@ def test_every_example_is_understood(shared):
             answer = shared.ask(method, path, json=example)
         else:
             answer = shared.ask(method, path, content=example, headers={"content-type": kind})
-        assert answer.status_code in {201, 404}, (name, kind, answer.text[:300])
+        newest_is_missing = answer.status_code == 422 and answer.json()["error"]["message"].startswith("There are no labelled")
+        assert answer.status_code in {201, 404} or newest_is_missing, (name, kind, answer.text[:300])
 
 
 def test_every_route_that_names_a_thing_documents_that_it_may_be_unknown(shared):
