@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from luthier.errors import ClientError, FieldInvalid, LuthierError
-from luthier.faces.sdk.answers import Estimate, Event, Job, LogTail, ModelFile, Page, Submitted
+from luthier.faces.sdk.answers import Answer, Estimate, Event, Job, LogTail, ModelFile, Page, Submitted
 from luthier.faces.sdk.blocking import Face, blocking, iterating
 from luthier.faces.sdk.folders import FileProgress, fetch_all, listed
 from luthier.faces.sdk.streams import ServerEvent, server_events
@@ -39,6 +39,12 @@ class AsyncJobs:
         headers = {"idempotency-key": idempotency_key or str(uuid.uuid4())}
         call = Call("POST", "/api/jobs", body=_body(spec), headers=headers, again=True)
         return Submitted(await self._transport.json(call))
+
+    async def train(self, fields: Mapping[str, Any]) -> str:
+        """Queue a run by flat fields (`POST /train`), and return its id. Without `base_model` it is the image classifier."""
+        headers = {"idempotency-key": str(uuid.uuid4())}
+        call = Call("POST", "/train", body=dict(fields), headers=headers, again=True)
+        return str(Answer(await self._transport.json(call)).job_id)
 
     async def list(self, *, limit: int = 50, after: str | None = None) -> Page[Job]:
         """One page of your team's jobs, newest first."""
@@ -153,6 +159,7 @@ class Jobs(Face):
 
     estimate = blocking(AsyncJobs.estimate)
     submit = blocking(AsyncJobs.submit)
+    train = blocking(AsyncJobs.train)
     list = blocking(AsyncJobs.list)
     each = iterating(AsyncJobs.each)
     get = blocking(AsyncJobs.get)

@@ -1,0 +1,1 @@
+"""The names that the first users call Luthier by."""

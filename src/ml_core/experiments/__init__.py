@@ -1,0 +1,1 @@
+"""See `run_experiments`."""
