@@ -51,8 +51,8 @@ def page(trained: Mapping[str, Any], gangs: Sequence[Mapping[str, Any]]) -> str:
             ("peer", "its setting", "times as fast (95 %)", "goal", "memory", "start to tenth step", "tokens/s", "MFU", "rounds"),
             [_train_cells(row) for row in rows],
         ),
-        "In the drawing the thin line is the 95 % interval and the red mark the goal. Memory and time to the tenth step are ours over "
-        "theirs: less is better. Pairs are ours, theirs.",
+        "In the drawing the thin line is the 95 % interval and the red mark the goal. Memory and time to the tenth step are ours "
+        "over theirs: less is better. Pairs are ours, theirs.",
         "## Many adapters in one pass",
         table(
             ("members", "against", "times as fast (95 %)", "goal", "memory", "memory of so many processes", "loss gap", "rounds"),
