@@ -8,14 +8,14 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from luthier.datasets.examples import Parsed
-from luthier.datasets.formats import BadRow, read_examples, records
+from luthier.datasets.formats import BadRow, Example, read_rows, records
 from luthier.datasets.strict_json import dump, parse
 
 from .conftest import chat, jsonl, rows
 
 
 def read(data: bytes) -> list:
-    return list(read_examples(io.BytesIO(data)))
+    return list(read_rows(io.BytesIO(data), Example))
 
 
 def first_bad(data: bytes) -> BadRow:
@@ -165,7 +165,8 @@ def test_the_way_the_bytes_come_in_changes_nothing(size):
     plenty = [chat('"[{,\\\\' * 5 + str(number), "}]é\U0001f642\n") for number in range(120)]
     expected = read(jsonl(*plenty))
     for data in (jsonl(*plenty), json.dumps(plenty).encode(), json.dumps(plenty, indent=1, ensure_ascii=False).encode()):
-        assert [example.messages for example in read_examples(Trickle(data, size))] == [example.messages for example in expected]
+        found = read_rows(Trickle(data, size), Example)
+        assert [example.messages for example in found] == [example.messages for example in expected]
 
 
 TEXT = st.text(st.characters(exclude_characters="\0", exclude_categories=("Cs",)), max_size=20)
@@ -265,6 +266,6 @@ def test_memory_stays_flat_whatever_the_size(unit, least):
 
 
 def test_reading_stops_at_the_first_bad_row_with_its_line():
-    stream = read_examples(io.BytesIO(jsonl(*rows(3)) + b"{}\n" + jsonl(*rows(3))))
+    stream = read_rows(io.BytesIO(jsonl(*rows(3)) + b"{}\n" + jsonl(*rows(3))), Example)
     with pytest.raises(BadRow, match="Line 4: The row lacks"):
         list(stream)

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from luthier.database import EVERY_TENANT
-from luthier.datasets.formats import read_examples
+from luthier.datasets.formats import Example, read_rows
 from luthier.datasets.types import Upload
 from luthier.errors import (
     CursorInvalid,
@@ -51,7 +51,7 @@ def test_what_is_stored_for_training_reads_back_as_the_same_examples(datasets, w
     dataset = datasets.upload(alice, an_upload(json.dumps(alpaca).encode(), file_name="sums.json"))
     assert dataset.report.counts == {"format": 1}
     with world.storage.open(f"users/{alice.tenant_id}/data/{dataset.id}/processed/rows.jsonl") as stream:
-        examples = list(read_examples(stream))
+        examples = list(read_rows(stream, Example))
     assert examples[3].messages == ({"role": "user", "content": "Add.\n3 + 1"}, {"role": "assistant", "content": "4"})
     assert len(examples) == 12
 

@@ -3,13 +3,13 @@ import io
 import pytest
 
 from luthier.datasets.examples import BadRow
-from luthier.datasets.formats import read_examples
+from luthier.datasets.formats import Example, read_rows
 
 from .conftest import jsonl
 
 
 def read(row: dict):
-    return next(read_examples(io.BytesIO(jsonl(row))))
+    return next(read_rows(io.BytesIO(jsonl(row)), Example))
 
 
 def turns(*pairs: tuple) -> list[dict]:

@@ -25,17 +25,11 @@ __all__ = [
     "Parsed",
     "Prompt",
     "Rated",
-    "read_examples",
     "read_rows",
     "records",
 ]
 
 R = TypeVar("R", bound=Example | Pair | Rated | Prompt | Labelled)
-
-
-def read_examples(stream: BinaryIO) -> Iterator[Example]:
-    """The examples of a file in order, in constant memory. Raises: BadRow for the first record that is none."""
-    return read_rows(stream, Example)
 
 
 def read_rows(stream: BinaryIO, kind: type[R]) -> Iterator[R]:

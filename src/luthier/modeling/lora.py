@@ -157,11 +157,12 @@ def new_adapter(linears: Linears, shape: LoraShape, seed: int, device: torch.dev
     return Adapter(shape, pairs)
 
 
-def merged_weights(linears: Linears, adapter: Adapter) -> dict[str, Tensor]:
-    """What the weights of the base become when the adapter is merged in, by name in the model's state."""
-    return {
-        f"{path}.weight": pair.merged_into(linears.by_path[path].get_parameter("weight")) for path, pair in adapter.pairs.items()
-    }
+@torch.no_grad()
+def merge(linears: Linears, adapter: Adapter) -> None:
+    """Put the adapter's update into the weights of the base, one layer at a time; it is not the base any more."""
+    for path, pair in adapter.pairs.items():
+        weight_OI = linears.by_path[path].get_parameter("weight")
+        weight_OI.copy_(pair.merged_into(weight_OI))
 
 
 def _linears(model: PreTrainedModel, head: nn.Module | None) -> Iterator[tuple[str, LoraLayer]]:

@@ -25,6 +25,7 @@ from luthier.jobs.spec import ExportSpec
 from luthier.modeling import adapter_files
 from luthier.modeling.base_config import check_config
 from luthier.modeling.load import LoadedBase, load_base
+from luthier.modeling.lora import merge
 from luthier.modeling.types import Sampling
 from luthier.training import export, machine
 from luthier.training.attempt import Run, fetch_base_of
@@ -78,7 +79,7 @@ def export_model(run: Run) -> Work[None]:
     run.watch.check()
     run.journal.phase("exporting", "Writing the files.")
     if wanted.format == "merged":
-        cast(Any, _merge(loaded, adapter)).to(dtype).save_pretrained(made)
+        cast(Any, _merged(loaded, adapter)).to(dtype).save_pretrained(made)
         export.copy_tokenizer(base, made)
     else:
         shutil.copytree(adapter, made)
@@ -115,12 +116,8 @@ def _answers(base: LoadedBase, adapter: Path, renderer: Renderer, seed: int) -> 
     return found
 
 
-@torch.no_grad()
-def _merge(base: LoadedBase, adapter: Path) -> nn.Module:
-    """The base with the adapter's update in its weights; it is not the base any more."""
-    for path, pair in adapter_files.load(base.linears, adapter, base.device).pairs.items():
-        weight = cast(Tensor, base.linears.by_path[path].weight)
-        weight.copy_(pair.merged_into(weight))
+def _merged(base: LoadedBase, adapter: Path) -> nn.Module:
+    merge(base.linears, adapter_files.load(base.linears, adapter, base.device))
     return base.model
 
 
@@ -162,7 +159,7 @@ def _loaded(folder: Path, base: Path, dtype: torch.dtype) -> tuple[nn.Module, st
 
         peft = cast(Any, PeftModel).from_pretrained(load(base, **options), folder, local_files_only=True)
         return peft.eval(), f"peft {version('peft')}"
-    return _merge(_base_in(base, dtype), folder), by
+    return _merged(_base_in(base, dtype), folder), by
 
 
 def _base_in(base: Path, dtype: torch.dtype) -> LoadedBase:
