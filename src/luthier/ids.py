@@ -13,6 +13,7 @@ _PATTERN = re.compile(r"(?P<prefix>[a-z]{2,8})_[0-7][0-9a-hjkmnp-tv-z]{25}", re.
 TENANT, USER, KEY = "team", "user", "key"
 DATASET, JOB, MODEL = "ds", "job", "model"
 UPLOAD = "upl"
+EVENT = "evt"
 PRICE, CHARGE, REQUEST, SUPERVISOR = "price", "charge", "req", "sup"
 
 

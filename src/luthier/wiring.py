@@ -21,6 +21,7 @@ from luthier.datasets.service import Datasets
 from luthier.datasets.types import Room
 from luthier.datasets.uploads import Uploads
 from luthier.jobs.service import Jobs, JobServices
+from luthier.notifications.service import Notifications
 from luthier.registry.service import Registry
 from luthier.seams import Clock, Executor, Fetcher, InferenceEngine, Storage
 from luthier.serving.service import Serving
@@ -35,6 +36,7 @@ class Platform:
     database: Database
     storage: Storage
     accounts: Accounts
+    notifications: Notifications
     billing: Billing
     bases: Bases
     datasets: Datasets
@@ -71,6 +73,7 @@ def build(
     storage = LocalStorage(settings.data)
     bases = Bases(settings.data / "bases", settings.bases)
     accounts = Accounts(database, now)
+    notifications = Notifications(now)
     billing = Billing(database, now)
     billing.first_start()
     room = Room(settings.data / "scratch", settings.max_upload_bytes, settings.inline_upload_bytes)
@@ -84,6 +87,7 @@ def build(
         database=database,
         storage=storage,
         accounts=accounts,
+        notifications=notifications,
         billing=billing,
         bases=bases,
         datasets=datasets,

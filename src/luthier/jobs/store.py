@@ -14,6 +14,7 @@ from luthier.database import Row, TenantOwned, UtcTime
 from luthier.jobs import rules
 from luthier.jobs.spec import SHORT_KINDS
 from luthier.jobs.types import FINISHED, JobState, Line
+from luthier.notifications import outbox
 
 _OWNED = (JobState.STARTING, JobState.RUNNING)
 _RECENT_JOBS = 5
@@ -223,3 +224,24 @@ def _record(session: Session, row: JobRow, before: JobState | None, step: Step) 
             reason=step.reason,
         )
     )
+    # What is finished when it is added was found by a reindex: nobody waits for that news.
+    if before is not None or step.to not in FINISHED:
+        outbox.publish(session, row.tenant_id, f"job.{step.to}", _news(row, before, step), at=step.at)
+
+
+def _news(row: JobRow, before: JobState | None, step: Step) -> dict[str, Any]:
+    failure = {"code": row.error_code, "message": row.error_message, "hint": row.error_hint} if row.error_code else None
+    return {
+        "job_id": row.id,
+        "name": row.name,
+        "kind": row.kind,
+        "state": step.to,
+        "from_state": before,
+        "reason": step.reason,
+        "attempt": row.attempt,
+        "created_by": row.created_by,
+        "base_model": row.base_model,
+        "model_id": row.model_id,
+        "cost_micro_usd": row.cost_micro_usd,
+        "error": failure,
+    }

@@ -1,0 +1,36 @@
+"""The outbox: what happened is written down in the transaction in which it happens, and is told afterwards."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Any
+
+from sqlalchemy.orm import Mapped, Session, mapped_column
+
+from luthier import ids
+from luthier.database import Row, TenantOwned, UtcTime
+
+
+class EventRow(TenantOwned, Row):
+    """Something that happened. `spread_at` is when it was given to the endpoints that want it."""
+
+    __tablename__ = "outbox"
+    id: Mapped[str] = mapped_column(primary_key=True)
+    kind: Mapped[str]
+    data: Mapped[str]
+    created_at: Mapped[datetime] = mapped_column(UtcTime)
+    spread_at: Mapped[datetime | None] = mapped_column(UtcTime, index=True)
+
+
+def publish(session: Session, tenant_id: str, kind: str, data: Mapping[str, Any], *, at: datetime | None = None) -> str:
+    """Write an event into the caller's transaction: it is told if that commits, and never otherwise. Returns its id.
+
+    Costs one row, whoever listens; nothing is sent from here.
+    """
+    at = at or datetime.now(UTC)
+    text = json.dumps(data, ensure_ascii=False, separators=(",", ":"), sort_keys=True)
+    row = EventRow(id=ids.new(ids.EVENT), tenant_id=tenant_id, kind=kind, data=text, created_at=at, spread_at=None)
+    session.add(row)
+    return row.id
