@@ -6,7 +6,8 @@ from contextlib import contextmanager
 
 import pytest
 
-from luthier.backends.fetchers.https import Guard, HttpsFetcher, is_public
+from luthier.backends.fetchers.https import HttpsFetcher
+from luthier.backends.outbound import Guard, is_public
 from luthier.seams import NotFetched
 
 BODY = b'{"prompt": "a", "completion": "b"}\n' * 100
