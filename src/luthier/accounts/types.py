@@ -16,6 +16,13 @@ class Role(StrEnum):
     ADMIN = "admin"
 
 
+class Scope(StrEnum):
+    """What a key may do of what its holder's role may."""
+
+    READ = "read"
+    WRITE = "write"
+
+
 @dataclass(frozen=True)
 class Actor:
     """An authenticated caller, acting for one tenant."""
@@ -25,6 +32,14 @@ class Actor:
     role: Role
     key_id: str | None = None
     request_id: str | None = None
+    scopes: frozenset[Scope] | None = None
+    """None: all that the role may do."""
+    address: str | None = None
+    """Where the request came from."""
+    spend_cap_micro_usd: int | None = None
+    """What all jobs that were started with this key may cost together; None: no limit of its own."""
+    session_id: str | None = None
+    """The login that this is, where it is no key."""
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ from pydantic import BaseModel, GetCoreSchemaHandler, TypeAdapter, ValidationErr
 from pydantic_core import CoreSchema, core_schema
 
 from luthier.errors import FieldInvalid, LuthierError, TooLarge, UnsupportedType
+from luthier.faces.rest import access
 from luthier.faces.rest.validation import did_you_mean, refused, shown, unparsable
 
 MAX_BODY_BYTES = 1024 * 1024
@@ -80,7 +81,7 @@ def strict_json(data: bytes) -> RawJson:
 
 
 class StrictRoute(APIRoute):
-    """A route that reads its JSON body strictly, and refuses query parameters that it does not know."""
+    """A route for those who may call it, that reads its JSON body strictly and refuses query parameters that it does not know."""
 
     reads_yaml = False
 
@@ -90,6 +91,7 @@ class StrictRoute(APIRoute):
         takes_body = self.body_field is not None
 
         async def strict(request: Request) -> Response:
+            access.check(request, self.dependencies)
             _check_query(request, known)
             return await handle(await self._read(request) if takes_body else request)
 

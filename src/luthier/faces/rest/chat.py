@@ -24,6 +24,7 @@ from luthier.errors import (
     NotFound,
     RenderingDiffers,
 )
+from luthier.faces.rest.access import ViewersToo
 from luthier.faces.rest.body import Json
 from luthier.faces.rest.errors import facts_of, on_bug, problems, request_id
 from luthier.faces.rest.streaming import Stream, close_in_thread, in_thread, until_hang_up
@@ -116,7 +117,7 @@ _REFUSALS = problems(
 )
 
 
-@routes.post("", response_model=Completion, responses={**_REFUSALS, **_SSE})
+@routes.post("", dependencies=[ViewersToo], response_model=Completion, responses={**_REFUSALS, **_SSE})
 async def chat(asked: Asked, actor: CurrentActor, platform: CurrentPlatform, request: Request) -> Response | Completion:
     """Answer a conversation. A reader who hangs up ends it."""
     question = ChatRequest.model_validate(asked.model_dump(exclude={"stream"}))

@@ -36,7 +36,6 @@ from luthier.faces.rest.forms import ids_in
 from luthier.faces.rest.streaming import file_answer
 from luthier.faces.rest.wire import (
     After,
-    ChangingActor,
     CurrentActor,
     CurrentPlatform,
     DatasetId,
@@ -104,7 +103,7 @@ Chosen = Annotated[Literal["random", "longest", "shortest", "flagged"], Query(de
 async def upload(
     request: Request,
     response: Response,
-    actor: ChangingActor,
+    actor: CurrentActor,
     key: IdempotencyKey,
     *,
     name: Name = None,
@@ -142,7 +141,7 @@ Wanted = Annotated[Json[Import], Body(openapi_examples=_IMPORT)]  # pyright: ign
     status_code=201,
     responses=problems(DatasetRejected, FieldInvalid, Invalid, ModelNotAllowed, NotFound, Gone, StorageFull, TooLarge),
 )
-def import_dataset(wanted: Wanted, response: Response, actor: ChangingActor, platform: CurrentPlatform) -> Dataset:
+def import_dataset(wanted: Wanted, response: Response, actor: CurrentActor, platform: CurrentPlatform) -> Dataset:
     """Fetch a dataset from the hub, or a file from an https address, and keep it as if it had been uploaded."""
     dataset = platform.imports.take(actor, wanted)
     response.headers["location"] = f"/api/datasets/{dataset.id}"
@@ -164,7 +163,7 @@ def show(dataset_id: DatasetId, actor: CurrentActor, platform: CurrentPlatform) 
 
 
 @routes.delete("/{dataset_id}", status_code=204, responses=problems(NotFound, Gone, InUse))
-def delete(dataset_id: DatasetId, actor: ChangingActor, platform: CurrentPlatform) -> None:
+def delete(dataset_id: DatasetId, actor: CurrentActor, platform: CurrentPlatform) -> None:
     """Remove one version. Refused while a run needs it."""
     platform.datasets.delete(actor, dataset_id)
 
@@ -220,7 +219,7 @@ def diff(dataset_id: DatasetId, other_id: OtherDatasetId, actor: CurrentActor, p
 @routes.post(
     "/{dataset_id}/fix", status_code=201, responses=problems(NotFound, Gone, DatasetNotReady, DatasetRejected, StorageFull)
 )
-def fix(dataset_id: DatasetId, response: Response, actor: ChangingActor, platform: CurrentPlatform) -> Fixed:
+def fix(dataset_id: DatasetId, response: Response, actor: CurrentActor, platform: CurrentPlatform) -> Fixed:
     """Make the next version from the good rows of this one; a rejected one can be fixed for a day."""
     fixed = platform.datasets.fix(actor, dataset_id)
     response.headers["location"] = f"/api/datasets/{fixed.dataset.id}"

@@ -57,7 +57,10 @@ class Door:
     async def _actor(self, connection: HTTPConnection) -> Actor:
         key = _key(connection)
         actor = await anyio.to_thread.run_sync(self._accounts.authenticate, key)
-        return dataclasses.replace(actor, request_id=connection.scope["luthier.request_id"])
+        client = connection.client
+        return dataclasses.replace(
+            actor, request_id=connection.scope["luthier.request_id"], address=None if client is None else client.host
+        )
 
 
 class _Dressed:

@@ -29,13 +29,13 @@ from luthier.errors import (
     WillNotFit,
     WrongState,
 )
+from luthier.faces.rest.access import ViewersToo
 from luthier.faces.rest.body import Json, YamlRoute
 from luthier.faces.rest.errors import problems
 from luthier.faces.rest.events import live
 from luthier.faces.rest.streaming import Stream, file_answer
 from luthier.faces.rest.wire import (
     After,
-    ChangingActor,
     CurrentActor,
     CurrentPlatform,
     IdempotencyKey,
@@ -103,7 +103,7 @@ _REFUSALS = (
 _ONE = problems(NotFound, Gone)
 
 
-@routes.post("/estimate", responses=problems(*_REFUSALS), openapi_extra=YAML_TOO)
+@routes.post("/estimate", dependencies=[ViewersToo], responses=problems(*_REFUSALS), openapi_extra=YAML_TOO)
 def estimate(spec: Spec, actor: CurrentActor, platform: CurrentPlatform) -> Estimate:
     """What a run would take: memory, minutes, dollars. Reserves nothing."""
     return platform.jobs.estimate(actor, spec)
@@ -115,7 +115,7 @@ def estimate(spec: Spec, actor: CurrentActor, platform: CurrentPlatform) -> Esti
     openapi_extra=YAML_TOO,
     responses=problems(*_REFUSALS, IdempotencyKeyInvalid, BudgetExceeded, WillNotFit, KeyReused, KeyInFlight, StorageFull),
 )
-def submit(spec: Spec, key: IdempotencyKey, actor: ChangingActor, platform: CurrentPlatform, response: Response) -> Submitted:
+def submit(spec: Spec, key: IdempotencyKey, actor: CurrentActor, platform: CurrentPlatform, response: Response) -> Submitted:
     """Queue a run and answer at once. Follow it with `GET /api/jobs/{job_id}/events`."""
     asked = idempotency(key, spec)
     with platform.accounts.in_flight(actor, key):
@@ -139,25 +139,25 @@ def show(job_id: JobId, actor: CurrentActor, platform: CurrentPlatform, request:
 
 
 @routes.delete("/{job_id}", status_code=204, responses=problems(NotFound, Gone, WrongState))
-def delete(job_id: JobId, actor: ChangingActor, platform: CurrentPlatform) -> None:
+def delete(job_id: JobId, actor: CurrentActor, platform: CurrentPlatform) -> None:
     """Remove a finished run and its files; what it cost stays in the ledger."""
     platform.jobs.delete(actor, job_id)
 
 
 @routes.post("/{job_id}/stop", responses=_ONE)
-def stop(job_id: JobId, actor: ChangingActor, platform: CurrentPlatform) -> Job:
+def stop(job_id: JobId, actor: CurrentActor, platform: CurrentPlatform) -> Job:
     """Save a checkpoint and end; it can be resumed. A finished run stays as it is."""
     return platform.jobs.stop(actor, job_id)
 
 
 @routes.post("/{job_id}/cancel", responses=_ONE)
-def cancel(job_id: JobId, actor: ChangingActor, platform: CurrentPlatform) -> Job:
+def cancel(job_id: JobId, actor: CurrentActor, platform: CurrentPlatform) -> Job:
     """End for good, without saving. A finished run stays as it is."""
     return platform.jobs.cancel(actor, job_id)
 
 
 @routes.post("/{job_id}/resume", responses=problems(NotFound, Gone, WrongState))
-def resume(job_id: JobId, actor: ChangingActor, platform: CurrentPlatform) -> Job:
+def resume(job_id: JobId, actor: CurrentActor, platform: CurrentPlatform) -> Job:
     """Queue a stopped or failed run again; it goes on from its last checkpoint."""
     return platform.jobs.resume(actor, job_id)
 

@@ -21,7 +21,7 @@ from luthier.errors import (
 from luthier.faces.rest.body import Json
 from luthier.faces.rest.errors import problems
 from luthier.faces.rest.streaming import Stream, attachment, file_answer, in_thread
-from luthier.faces.rest.wire import After, ChangingActor, CurrentActor, CurrentPlatform, Limit, router
+from luthier.faces.rest.wire import After, CurrentActor, CurrentPlatform, Limit, router
 from luthier.registry.types import Model, Stage
 from luthier.values import Frozen, ModelFile, Name, Page, Whole
 
@@ -77,7 +77,7 @@ def list_models(
 
 
 @routes.post("/transition", responses=problems(NotFound, Gone, ModelNotReady, FieldInvalid, EvaluationNeeded))
-def transition(wanted: Transition, actor: ChangingActor, platform: CurrentPlatform) -> Model:
+def transition(wanted: Transition, actor: CurrentActor, platform: CurrentPlatform) -> Model:
     """Move a version to a stage. Production takes only what was measured to be no worse than its base."""
     return platform.registry.transition(actor, wanted.ref, wanted.stage)
 
@@ -89,7 +89,7 @@ def show(model_id: ModelRef, actor: CurrentActor, platform: CurrentPlatform) -> 
 
 
 @routes.delete("/{model_id}", status_code=204, responses=problems(NotFound, Gone, ModelNotReady, InUse))
-def delete(model_id: ModelRef, actor: ChangingActor, platform: CurrentPlatform) -> None:
+def delete(model_id: ModelRef, actor: CurrentActor, platform: CurrentPlatform) -> None:
     """Remove a version and its files. Refused while it is in Production or needed."""
     platform.registry.delete(actor, model_id)
 

@@ -31,7 +31,6 @@ from luthier.faces.rest.errors import problems
 from luthier.faces.rest.seed_training import EXAMPLES, TrainRequest, digits, lora
 from luthier.faces.rest.wire import (
     After,
-    ChangingActor,
     CurrentActor,
     CurrentPlatform,
     DatasetId,
@@ -122,7 +121,7 @@ def _check_own(user_id: str, actor: Actor) -> None:
 
 @routes.post("/fine-tune/{user_id}/start", status_code=201, openapi_extra=jobs.YAML_TOO, responses=_START)
 def start(
-    user_id: UserId, spec: jobs.Spec, key: IdempotencyKey, *, actor: ChangingActor, platform: CurrentPlatform, response: Response
+    user_id: UserId, spec: jobs.Spec, key: IdempotencyKey, *, actor: CurrentActor, platform: CurrentPlatform, response: Response
 ) -> Started:
     """As `POST /api/jobs`."""
     _check_own(user_id, actor)
@@ -133,7 +132,7 @@ def start(
 def train(
     wanted: Annotated[Json[TrainRequest], Body(openapi_examples=EXAMPLES)],  # pyright: ignore[reportArgumentType]  # plain dicts
     key: IdempotencyKey,
-    actor: ChangingActor,
+    actor: CurrentActor,
     platform: CurrentPlatform,
     response: Response,
 ) -> Started:
@@ -173,7 +172,7 @@ def task(task_id: str, actor: CurrentActor, platform: CurrentPlatform) -> JobSta
 
 
 @routes.post("/fine-tune/{job_id}/stop", responses=_ONE)
-def stop(job_id: JobId, actor: ChangingActor, platform: CurrentPlatform) -> Job:
+def stop(job_id: JobId, actor: CurrentActor, platform: CurrentPlatform) -> Job:
     """As `POST /api/jobs/{job_id}/stop`."""
     return platform.jobs.stop(actor, job_id)
 
@@ -194,7 +193,7 @@ def named_models(actor: CurrentActor, platform: CurrentPlatform) -> NamedModels:
 
 
 @routes.post("/models/transition", responses={**_MODEL, **problems(ModelNotReady, EvaluationNeeded)})
-def transition(wanted: models.Transition, actor: ChangingActor, platform: CurrentPlatform) -> Model:
+def transition(wanted: models.Transition, actor: CurrentActor, platform: CurrentPlatform) -> Model:
     """As `POST /api/models/transition`."""
     return models.transition(wanted, actor, platform)
 
@@ -215,7 +214,7 @@ def download_model(model_id: models.ModelRef, actor: CurrentActor, platform: Cur
 
 
 @routes.delete("/models/{model_id}", status_code=204, responses=problems(NotFound, Gone, InUse))
-def delete_model(model_id: models.ModelRef, actor: ChangingActor, platform: CurrentPlatform) -> None:
+def delete_model(model_id: models.ModelRef, actor: CurrentActor, platform: CurrentPlatform) -> None:
     """As `DELETE /api/models/{model_id}`."""
     platform.registry.delete(actor, model_id)
 
@@ -228,7 +227,7 @@ async def upload(
     user_id: UserId,
     request: Request,
     response: Response,
-    actor: ChangingActor,
+    actor: CurrentActor,
     key: IdempotencyKey,
     *,
     name: datasets.Name = None,
@@ -249,7 +248,7 @@ def user_datasets(
 
 
 @routes.delete("/datasets/{dataset_id}", status_code=204, responses=problems(NotFound, Gone, InUse))
-def delete_dataset(dataset_id: DatasetId, actor: ChangingActor, platform: CurrentPlatform) -> None:
+def delete_dataset(dataset_id: DatasetId, actor: CurrentActor, platform: CurrentPlatform) -> None:
     """As `DELETE /api/datasets/{dataset_id}`."""
     platform.datasets.delete(actor, dataset_id)
 

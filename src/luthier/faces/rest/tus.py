@@ -33,7 +33,7 @@ from luthier.faces.rest.body import media_type, refuse_encoding
 from luthier.faces.rest.errors import problems
 from luthier.faces.rest.forms import ids_in
 from luthier.faces.rest.uploads import Receiver
-from luthier.faces.rest.wire import ChangingActor, CurrentPlatform, UploadId, plain_number, router
+from luthier.faces.rest.wire import CurrentActor, CurrentPlatform, UploadId, plain_number, router
 
 routes = router("/api/uploads", "uploads")
 
@@ -70,7 +70,7 @@ def capabilities(platform: CurrentPlatform) -> Response:
 
 
 @routes.post("", status_code=201, responses=problems(BadRequest, FieldInvalid, TooLarge, TooMany, StorageFull))
-def begin(actor: ChangingActor, platform: CurrentPlatform, response: Response, length: Length, metadata: Metadata) -> Partial:
+def begin(actor: CurrentActor, platform: CurrentPlatform, response: Response, length: Length, metadata: Metadata) -> Partial:
     """Announce a file. Announced again, it is the same upload, with the bytes that it has."""
     upload = platform.uploads.begin(actor, _announced(length, metadata))
     response.headers.update({"location": f"/api/uploads/{upload.id}", **_facts(upload)})
@@ -78,7 +78,7 @@ def begin(actor: ChangingActor, platform: CurrentPlatform, response: Response, l
 
 
 @routes.head("/{upload_id}", responses=problems(NotFound, Gone))
-def show(upload_id: UploadId, actor: ChangingActor, platform: CurrentPlatform) -> Response:
+def show(upload_id: UploadId, actor: CurrentActor, platform: CurrentPlatform) -> Response:
     """How many bytes are here."""
     upload = platform.uploads.show(actor, upload_id)
     return Response(None, 200, {**_facts(upload), "cache-control": "no-store"})
@@ -93,7 +93,7 @@ def show(upload_id: UploadId, actor: ChangingActor, platform: CurrentPlatform) -
 async def append(
     request: Request,
     upload_id: UploadId,
-    actor: ChangingActor,
+    actor: CurrentActor,
     platform: CurrentPlatform,
     *,
     offset: Offset,
@@ -116,7 +116,7 @@ async def append(
     status_code=201,
     responses=problems(NotFound, Gone, WrongState, DatasetRejected, FieldInvalid, ModelNotAllowed, TooLarge, StorageFull),
 )
-def finish(response: Response, upload_id: UploadId, actor: ChangingActor, platform: CurrentPlatform) -> Dataset:
+def finish(response: Response, upload_id: UploadId, actor: CurrentActor, platform: CurrentPlatform) -> Dataset:
     """Make the dataset of a complete upload; the answer is that of `POST /api/datasets`. Asked again, it is the same dataset."""
     dataset = platform.uploads.finish(actor, upload_id)
     response.headers["location"] = f"/api/datasets/{dataset.id}"
@@ -124,7 +124,7 @@ def finish(response: Response, upload_id: UploadId, actor: ChangingActor, platfo
 
 
 @routes.delete("/{upload_id}", status_code=204, responses=problems(NotFound, Gone))
-def delete(upload_id: UploadId, actor: ChangingActor, platform: CurrentPlatform) -> Response:
+def delete(upload_id: UploadId, actor: CurrentActor, platform: CurrentPlatform) -> Response:
     """Give an upload up."""
     platform.uploads.delete(actor, upload_id)
     return Response(None, 204, _TUS)

@@ -10,8 +10,8 @@ from fastapi import APIRouter, Depends, Header, Path, Query, Request
 from pydantic import AfterValidator, BaseModel, BeforeValidator
 
 from luthier import ids
-from luthier.accounts.types import Actor, Idempotency, Role
-from luthier.errors import CursorInvalid, Forbidden, IdempotencyKeyInvalid, NotFound
+from luthier.accounts.types import Actor, Idempotency
+from luthier.errors import CursorInvalid, IdempotencyKeyInvalid, NotFound
 from luthier.faces.rest.body import StrictRoute
 
 if TYPE_CHECKING:
@@ -30,20 +30,12 @@ def _actor(request: Request) -> Actor:
     return request.scope["luthier.actor"]
 
 
-def _member(actor: Annotated[Actor, Depends(_actor)]) -> Actor:
-    if actor.role is Role.VIEWER:
-        raise Forbidden("Your role may look, but not change anything.", hint="Ask an admin of your team for the role `member`.")
-    return actor
-
-
 def _platform(request: Request) -> Any:
     return request.app.state.platform
 
 
 CurrentActor = Annotated[Actor, Depends(_actor)]
-"""Who asks; the door has verified the key."""
-ChangingActor = Annotated[Actor, Depends(_member)]
-"""Who asks, and may change things."""
+"""Who asks; the door has verified the key, and the route what it may do."""
 if TYPE_CHECKING:
     CurrentPlatform = Annotated[Platform, Depends(_platform)]
 else:
