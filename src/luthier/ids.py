@@ -13,7 +13,9 @@ _PATTERN = re.compile(r"(?P<prefix>[a-z]{2,8})_[0-7][0-9a-hjkmnp-tv-z]{25}", re.
 TENANT, USER, KEY = "team", "user", "key"
 DATASET, JOB, MODEL = "ds", "job", "model"
 UPLOAD = "upl"
+LOGIN, INVITATION = "login", "inv"
 EVENT = "evt"
+AUDIT = "aud"
 PRICE, CHARGE, REQUEST, SUPERVISOR = "price", "charge", "req", "sup"
 
 
@@ -28,6 +30,11 @@ def new(prefix: str, *, at_ms: int | None = None) -> str:
     number = number & ~(0xF << 76) | 0x7 << 76  # version 7
     number = number & ~(0x3 << 62) | 0x2 << 62  # RFC 9562 variant
     return f"{prefix}_" + "".join(_ALPHABET[number >> shift & 31] for shift in range(125, -1, -5))
+
+
+def has_form(text: str) -> bool:
+    """Whether `text` has the form of an id, of whatever kind."""
+    return _PATTERN.fullmatch(text) is not None
 
 
 def is_id(text: str, prefix: str) -> bool:

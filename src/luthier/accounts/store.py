@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import datetime
 
-from sqlalchemy import ForeignKey, UniqueConstraint, delete, select
+from sqlalchemy import BigInteger, ForeignKey, UniqueConstraint, delete, select
 from sqlalchemy.orm import Mapped, Session, mapped_column
 
 from luthier.database import Row, TenantOwned, UtcTime
@@ -15,6 +15,7 @@ class TenantRow(Row):
     id: Mapped[str] = mapped_column(primary_key=True)
     name: Mapped[str]
     created_at: Mapped[datetime] = mapped_column(UtcTime)
+    suspended_at: Mapped[datetime | None] = mapped_column(UtcTime)
 
 
 class UserRow(Row):
@@ -22,6 +23,9 @@ class UserRow(Row):
     id: Mapped[str] = mapped_column(primary_key=True)
     email: Mapped[str] = mapped_column(unique=True)
     created_at: Mapped[datetime] = mapped_column(UtcTime)
+    password_hash: Mapped[str | None]  # none: they have keys only, or come by another login
+    token_version: Mapped[int] = mapped_column(default=0, server_default="0")  # one more, and every login so far is void
+    disabled_at: Mapped[datetime | None] = mapped_column(UtcTime)
 
 
 class MembershipRow(TenantOwned, Row):
@@ -47,6 +51,61 @@ class KeyRow(TenantOwned, Row):
     created_at: Mapped[datetime] = mapped_column(UtcTime)
     expires_at: Mapped[datetime | None] = mapped_column(UtcTime)
     revoked_at: Mapped[datetime | None] = mapped_column(UtcTime)
+    prefix: Mapped[str] = mapped_column(default="", server_default="")  # its first characters, to be recognised by
+    scopes: Mapped[str | None]  # separated by blanks; none: all that the role may do
+    audience: Mapped[str] = mapped_column(default="api", server_default="api")
+    spend_cap_micro_usd: Mapped[int | None] = mapped_column(BigInteger)
+    last_used_at: Mapped[datetime | None] = mapped_column(UtcTime)
+
+
+class LoginRow(TenantOwned, Row):
+    """One login, and every token that came of it: it ends as a whole."""
+
+    __tablename__ = "logins"
+    id: Mapped[str] = mapped_column(primary_key=True)
+    tenant_id: Mapped[str] = mapped_column(ForeignKey("tenants.id"), index=True)
+    user_id: Mapped[str] = mapped_column(ForeignKey("users.id"), index=True)
+    token_version: Mapped[int]
+    created_at: Mapped[datetime] = mapped_column(UtcTime)
+    expires_at: Mapped[datetime] = mapped_column(UtcTime, index=True)
+    ended_at: Mapped[datetime | None] = mapped_column(UtcTime)
+
+
+class RefreshRow(Row):
+    """A refresh token. Used ones stay until their login has expired: whoever sends one again has stolen it."""
+
+    __tablename__ = "refresh_tokens"
+    sha256: Mapped[str] = mapped_column(primary_key=True)
+    login_id: Mapped[str] = mapped_column(ForeignKey("logins.id", ondelete="CASCADE"), index=True)
+    used_at: Mapped[datetime | None] = mapped_column(UtcTime)
+
+
+class InvitationRow(TenantOwned, Row):
+    """An offer to one e-mail address to join a team."""
+
+    __tablename__ = "invitations"
+    id: Mapped[str] = mapped_column(primary_key=True)
+    tenant_id: Mapped[str] = mapped_column(ForeignKey("tenants.id"), index=True)
+    email: Mapped[str]
+    role: Mapped[str]
+    sha256: Mapped[str]
+    wrong_tries: Mapped[int] = mapped_column(default=0, server_default="0")
+    created_by: Mapped[str] = mapped_column(ForeignKey("users.id"))
+    created_at: Mapped[datetime] = mapped_column(UtcTime)
+    expires_at: Mapped[datetime] = mapped_column(UtcTime)
+    accepted_at: Mapped[datetime | None] = mapped_column(UtcTime)
+
+
+class IdentityRow(Row):
+    """Who a user is for an OpenID provider. The subject counts, not the e-mail: that may pass to somebody else there."""
+
+    __tablename__ = "identities"
+    __table_args__ = (UniqueConstraint("issuer", "subject"),)
+    id: Mapped[int] = mapped_column(primary_key=True, autoincrement=True)
+    issuer: Mapped[str]
+    subject: Mapped[str]
+    user_id: Mapped[str] = mapped_column(ForeignKey("users.id"), index=True)
+    created_at: Mapped[datetime] = mapped_column(UtcTime)
 
 
 class IdempotencyRow(TenantOwned, Row):
