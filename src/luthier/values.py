@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from decimal import Decimal
 from typing import Annotated, Any, Generic, TypeVar
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
@@ -41,6 +42,26 @@ Text = Annotated[str, AfterValidator(plain_text)]
 Name = Annotated[str, Field(min_length=1, max_length=128), AfterValidator(plain_text), AfterValidator(one_line)]
 Whole = Annotated[int, BeforeValidator(_whole_number)]
 Usd = Annotated[str, Field(pattern=r"^(0|[1-9][0-9]{0,8})(\.[0-9]{1,6})?$", description="Dollars as a decimal string.")]
+
+
+def usd(micro_usd: int) -> str:
+    """Micro-dollars as a decimal string: at least two places, at most six, exact.
+
+    >>> usd(10_000_000), usd(1), usd(-1_230_000)
+    ('10.00', '0.000001', '-1.23')
+    """
+    sign, whole = ("-" if micro_usd < 0 else ""), abs(micro_usd)
+    places = f"{whole % 1_000_000:06d}"
+    return f"{sign}{whole // 1_000_000}.{places[:2]}{places[2:].rstrip('0')}"
+
+
+def micro_usd(dollars: str) -> int:
+    """The other way round, exact.
+
+    >>> micro_usd("0.75")
+    750000
+    """
+    return int(Decimal(dollars) * 1_000_000)
 
 
 class Frozen(BaseModel):

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from decimal import Decimal
+
+from luthier.values import micro_usd as micro_usd
+from luthier.values import usd as usd
 
 MS_PER_HOUR = 3_600_000
 SEGMENT_MS = MS_PER_HOUR
@@ -33,26 +35,6 @@ class Line:
     period: str
     ms: int
     micro_usd: int
-
-
-def usd(micro_usd: int) -> str:
-    """Micro-dollars as a decimal string: at least two places, at most six, exact.
-
-    >>> usd(10_000_000), usd(1), usd(-1_230_000)
-    ('10.00', '0.000001', '-1.23')
-    """
-    sign, whole = ("-" if micro_usd < 0 else ""), abs(micro_usd)
-    places = f"{whole % 1_000_000:06d}"
-    return f"{sign}{whole // 1_000_000}.{places[:2]}{places[2:].rstrip('0')}"
-
-
-def micro_usd(dollars: str) -> int:
-    """The other way round, exact.
-
-    >>> micro_usd("0.75")
-    750000
-    """
-    return int(Decimal(dollars) * 1_000_000)
 
 
 def period_of(moment: datetime) -> str:
