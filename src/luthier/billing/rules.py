@@ -6,8 +6,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
-from luthier.values import micro_usd as micro_usd
-from luthier.values import usd as usd
+from luthier.values import micro_usd, usd  # noqa: F401  # with the rest of the arithmetic for those who bill
 
 MS_PER_HOUR = 3_600_000
 SEGMENT_MS = MS_PER_HOUR
