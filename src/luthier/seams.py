@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -78,12 +79,22 @@ class NotFetched(Exception):
     """A file could not be fetched, or may not be; the words go on where they stand: `the server answered with status 404`."""
 
 
+@dataclass(frozen=True)
+class Fetched:
+    """A file of another machine that is about to come."""
+
+    size: int | None
+    """Bytes, where the other side says it before the first of them."""
+    chunks: Iterator[bytes]
+    """Read once. Raises: NotFetched, also where more or fewer bytes come than were said."""
+
+
 class Fetcher(Protocol):
     """Brings files from other machines."""
 
-    def fetch(self, url: str, *, max_bytes: int, redirects: int = 0) -> Iterator[bytes]:
-        """The bytes of a file in pieces, as they come. What may be reached is the backend's own rule; at most `redirects`
-        are followed, each under that rule. Raises: NotFetched, also on the way."""
+    def fetch(self, url: str, *, max_bytes: int, redirects: int = 0) -> AbstractContextManager[Fetched]:
+        """A file, for as long as it is read. What may be reached is the backend's own rule; at most `redirects` are followed,
+        each under that rule. Raises: NotFetched, before the first byte where it can be known then, also on the way."""
         ...
 
 

@@ -9,7 +9,7 @@ import difflib
 import os
 from pathlib import Path
 
-from pydantic import Field, ValidationError
+from pydantic import Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from luthier.errors import SetupError
@@ -60,6 +60,20 @@ class Settings(BaseSettings):
 
     @classmethod
     def load(cls, **overrides: object) -> Settings:
+    import_from: str = Field(
+        default="",
+        description="Prefixes of buckets that datasets are imported from, separated by commas: `s3://data/{tenant_id}/,gs://open/`.",
+    )
+    s3_endpoint: str = Field(default="", description="Where the buckets of `s3://` are; AWS by default.")
+    s3_region: str = Field(default="us-east-1", description="Region of these buckets.")
+    s3_access_key_id: str | None = Field(default=None, description="Key that they are read with; without one, public ones only.")
+    s3_secret_access_key: SecretStr | None = Field(default=None, description="Its secret.")
+    gcs_service_account: Path | None = Field(
+        default=None, description="JSON file of the service account that `gs://` is read with; without one, public buckets only."
+    )
+    ambient_credentials: bool = Field(
+        default=False, description="Whether, where no keys are given, buckets are read with what this machine itself may read."
+    )
         """The environment, with `overrides` (command-line flags; None means not given) on top.
 
         Raises: SetupError naming the variable, for an unknown `LUTHIER_*` or a value that is not allowed.

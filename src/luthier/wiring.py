@@ -12,14 +12,18 @@ from luthier.backends.executors.local import LocalExecutor
 from luthier.backends.executors.warm import Keep, WarmExecutor
 from luthier.backends.fetchers.https import HttpsFetcher
 from luthier.backends.storage.local import LocalStorage
+from luthier.backends.fetchers.buckets import BucketAccess, BucketFetcher
+from luthier.backends.fetchers.by_scheme import BySchemeFetcher
 from luthier.bases.service import Bases
 from luthier.billing.machine import free_bytes
 from luthier.billing.service import Billing
 from luthier.database import Database
 from luthier.datasets.importing import Imports
 from luthier.datasets.service import Datasets
+from luthier.datasets.buckets import prefixes_of
 from luthier.datasets.types import Room
 from luthier.datasets.uploads import Uploads
+from luthier.datasets.sources import Sources
 from luthier.jobs.service import Jobs, JobServices
 from luthier.notifications.service import Notifications
 from luthier.registry.service import Registry
@@ -83,6 +87,7 @@ def build(
         settings.data / "run", child_environment(settings), idle_s=settings.engine_idle_s, start_s=settings.engine_start_s
     )
     return Platform(
+    fetcher = fetcher or _fetcher(settings)
         settings=settings,
         database=database,
         storage=storage,
@@ -92,7 +97,7 @@ def build(
         bases=bases,
         datasets=datasets,
         uploads=Uploads(datasets, room, now),
-        imports=Imports(datasets, fetcher or HttpsFetcher(), settings.hub_url, settings.max_upload_bytes),
+        imports=Imports(datasets, fetcher, Sources(fetcher, settings.hub_url, prefixes_of(settings.import_from)), room),
         jobs=Jobs(database, storage, JobServices(accounts, billing, bases, datasets, registry), now),
         registry=registry,
         serving=Serving(registry, bases, engine),
@@ -105,3 +110,14 @@ def executor(settings: Settings) -> Executor:
     """Where jobs train: processes of this machine, some of them ready before they are needed."""
     keep = Keep(settings.warm_trainers, settings.warm_idle_s, settings.warm_memory_mb * 2**20)
     return WarmExecutor(LocalExecutor(settings.data, child_environment(settings)), keep, free_bytes)
+def _fetcher(settings: Settings) -> Fetcher:
+    """What imports fetch with: the guarded way out, and buckets with the platform's own keys."""
+    secret = settings.s3_secret_access_key
+    key = None if settings.s3_access_key_id is None or secret is None else (settings.s3_access_key_id, secret.get_secret_value())
+    access = BucketAccess(
+        settings.s3_endpoint, settings.s3_region, key, settings.gcs_service_account, ambient=settings.ambient_credentials
+    )
+    buckets, https = BucketFetcher(access), HttpsFetcher()
+    return BySchemeFetcher({"https": https, "http": https, "s3": buckets, "gs": buckets})
+
+

@@ -41,7 +41,8 @@ def serving(answers):
 
 
 def fetch(url, *, private=True, most=10**6, redirects=0):
-    return b"".join(HttpsFetcher(Guard(private=private, connect_s=5)).fetch(url, max_bytes=most, redirects=redirects))
+    with HttpsFetcher(Guard(private=private, connect_s=5)).fetch(url, max_bytes=most, redirects=redirects) as file:
+        return b"".join(file.chunks)
 
 
 def refusal(url, **more):
@@ -78,8 +79,8 @@ def test_redirects_are_followed_only_where_that_was_said_and_never_further():
         assert "redirects" in refusal(f"{url}/0", redirects=3)
         assert fetch(f"{url}/1", redirects=3) == BODY
         guarded = HttpsFetcher(Guard(connect_s=5))
-        with pytest.raises(NotFetched, match="only https"):
-            list(guarded.fetch(url, max_bytes=10, redirects=3))
+        with pytest.raises(NotFetched, match="only https"), guarded.fetch(url, max_bytes=10, redirects=3):
+            pass
 
 
 PRIVATE = [

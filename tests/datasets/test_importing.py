@@ -1,12 +1,16 @@
 """Row D48 of the catalogue of bad input, and datasets from a hub of our own on loopback."""
 
 import json
+from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 
-from luthier.datasets.importing import Import, Imports
+from luthier.datasets.importing import Imports
+from luthier.datasets.sources import Import, Sources
+from luthier.datasets.types import Room
 from luthier.errors import DatasetRejected, Invalid
-from luthier.seams import NotFetched
+from luthier.seams import Fetched, NotFetched
 
 from .conftest import jsonl, rows
 
@@ -22,11 +26,13 @@ class Files:
         self.files = files
         self.asked: list[tuple[str, int]] = []
 
+    @contextmanager
     def fetch(self, url: str, *, max_bytes: int, redirects: int = 0):
         self.asked.append((url, redirects))
-        if url not in self.files:
+        data = self.files.get(url)
+        if data is None:
             raise NotFetched("the server answered with status 404")
-        yield from (self.files[url][at : at + 100] for at in range(0, len(self.files[url]), 100))
+        yield Fetched(len(data), (data[at : at + 100] for at in range(0, len(data), 100)))
 
 
 def listing(*names: str, sha: str = COMMIT) -> bytes:
@@ -38,8 +44,9 @@ def hub(*names: str, revision: str = "main", **files: bytes) -> Files:
     return Files(found | {f"{HUB}/datasets/openai/gsm8k/resolve/{COMMIT}/{name}": GOOD for name in names} | files)
 
 
-def imports(datasets, files: Files) -> Imports:
-    return Imports(datasets, files, HUB + "/", 10**6)
+def imports(datasets, files: Files, *prefixes: str) -> Imports:
+    room = Room(Path("unused"), max_upload_bytes=10**6, inline_upload_bytes=10**5)
+    return Imports(datasets, files, Sources(files, HUB + "/", prefixes), room)
 
 
 def refusal(datasets, alice, files: Files, **wanted) -> Invalid:

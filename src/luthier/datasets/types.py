@@ -213,6 +213,13 @@ class Fixed(Frozen):
     dropped: tuple[Finding, ...] = Field(description="The first of them.")
 
 
+class Errand(Frozen):
+    """A file that is to be fetched. Its address may hold a key: it is kept only until the file is here, and never shown."""
+
+    url: str
+    redirects: int = 0
+
+
 @dataclass(frozen=True)
 class Upload:
     """A file on its way in. `chunks` is read once, from front to end."""

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import shutil
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -20,7 +21,7 @@ from luthier.jobs.rules import Outcome
 from luthier.jobs.spec import RunSpec, Sources
 from luthier.jobs.types import JobState, Line
 from luthier.registry.types import Finished
-from luthier.seams import NotFetched
+from luthier.seams import Fetched, NotFetched
 from luthier.settings import Settings
 from luthier.values import BaseSource, Source
 
@@ -34,13 +35,15 @@ class Hub:
 
     file = "main/train-00000-of-00001.parquet"
 
+    @contextmanager
     def fetch(self, url, *, max_bytes, redirects=0):
         if "/api/datasets/" in url:
-            yield json.dumps({"sha": "a" * 40, "siblings": [{"rfilename": self.file}]}).encode()
+            data = json.dumps({"sha": "a" * 40, "siblings": [{"rfilename": self.file}]}).encode()
         elif "/resolve/" in url:
-            yield b"".join(b'{"question": "%d?", "answer": "b"}\n' % n for n in range(12))
+            data = b"".join(b'{"question": "%d?", "answer": "b"}\n' % n for n in range(12))
         else:
             raise NotFetched("the server lies in a private network")
+        yield Fetched(len(data), iter([data]))
 
 
 class World:

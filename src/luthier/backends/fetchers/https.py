@@ -8,7 +8,7 @@ from http.client import HTTPResponse
 from urllib.parse import urljoin
 
 from luthier.backends.outbound import Guard, NotReached, Outbound
-from luthier.seams import NotFetched
+from luthier.seams import Fetched, NotFetched
 
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _CHUNK_BYTES = 256 * 1024
@@ -20,11 +20,12 @@ class HttpsFetcher:
     def __init__(self, guard: Guard | None = None) -> None:
         self._outbound = Outbound(guard or Guard())
 
-    def fetch(self, url: str, *, max_bytes: int, redirects: int = 0) -> Iterator[bytes]:
-        """The body of a GET, in pieces. Raises: NotFetched, also on the way."""
+    @contextmanager
+    def fetch(self, url: str, *, max_bytes: int, redirects: int = 0) -> Generator[Fetched]:
+        """The body of a GET. Raises: NotFetched, also on the way."""
         try:
             with self._found(url, redirects) as response:
-                yield from _pieces(response, max_bytes)
+                yield _fetched(response, max_bytes)
         except NotReached as error:
             raise NotFetched(str(error)) from None
 
@@ -41,17 +42,22 @@ class HttpsFetcher:
             url, redirects = urljoin(url, location), redirects - 1
 
 
-def _pieces(response: HTTPResponse, max_bytes: int) -> Iterator[bytes]:
-    declared = response.getheader("content-length", "")
-    if declared.isdigit() and int(declared) > max_bytes:
+def _fetched(response: HTTPResponse, max_bytes: int) -> Fetched:
+    text = response.getheader("content-length", "")
+    declared = int(text[:20]) if text.isascii() and text.isdigit() else None
+    if declared is not None and declared > max_bytes:
         raise NotFetched(f"the file is larger than {max_bytes:,} bytes")
+    return Fetched(declared, _pieces(response, declared, max_bytes))
+
+
+def _pieces(response: HTTPResponse, declared: int | None, max_bytes: int) -> Iterator[bytes]:
     size = 0
     while chunk := response.read(_CHUNK_BYTES):
         size += len(chunk)
         if size > max_bytes:
             raise NotFetched(f"the file is larger than {max_bytes:,} bytes")
         yield chunk
-    if declared.isdigit() and size != int(declared):
+    if declared is not None and size != declared:
         raise NotFetched("the connection broke off before the end")
 
 

@@ -7,8 +7,8 @@ from typing import Annotated, Any, Literal
 from fastapi import Body, Header, Query, Request, Response
 from pydantic import BeforeValidator
 
-from luthier.datasets.importing import Import
 from luthier.datasets.previewing import MOST_ROWS, Preview, Wish
+from luthier.datasets.sources import Import
 from luthier.datasets.types import Dataset, Difference, Distributions, Fixed, Samples, Upload
 from luthier.errors import (
     BadRequest,
