@@ -6,6 +6,7 @@ several files of data, paths that lead elsewhere, links and devices, encryption,
 
 from __future__ import annotations
 
+import errno
 import re
 import stat
 import tarfile
@@ -112,6 +113,10 @@ def _told(noun: str) -> Generator[None]:
     try:
         yield
     except (zlib.error, EOFError, zipfile.BadZipFile, tarfile.TarError, ValueError, OverflowError, NotImplementedError):
+        raise _broken(f"The {noun} file is damaged or cut off.") from None
+    except OSError as error:
+        if error.errno != errno.EINVAL:  # a place before the start of the file
+            raise
         raise _broken(f"The {noun} file is damaged or cut off.") from None
 
 
@@ -322,7 +327,7 @@ def _zip_stream(archive: zipfile.ZipFile, member: zipfile.ZipInfo, limits: Limit
 
 
 def _zip_member(member: zipfile.ZipInfo) -> _Member:
-    return _Member(member.orig_filename, member.external_attr >> 16, plain=True, folder=member.is_dir())
+    return _Member(member.orig_filename, member.external_attr >> 16, plain=True, folder=member.orig_filename.endswith("/"))
 
 
 def _overlap(members: Sequence[zipfile.ZipInfo], directory: int) -> bool:

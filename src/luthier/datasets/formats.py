@@ -13,7 +13,7 @@ from luthier.datasets.examples import BadRow, Example, FileRemark, Labelled, Pai
 from luthier.datasets.kinds import KINDS
 from luthier.datasets.lines import Raw, Readable, raw_records
 from luthier.datasets.schemas import Reader
-from luthier.datasets.strict_json import parse
+from luthier.datasets.strict_json import checked, parse
 from luthier.datasets.tables import Fields
 
 __all__ = [
@@ -41,11 +41,13 @@ def read_rows(stream: BinaryIO, kind: type[R]) -> Iterator[R]:
     if is_packed(plain.head):
         said = "The file is packed (gzip, zstd, zip or tar), and a trainer reads rows as they are stored."
         raise BadRow(None, "archive", said, "Unpack it first, or upload it: the platform unpacks what it stores.", fatal=True)
-    for record in records(plain):
+    for raw in raw_records(plain):
+        if isinstance(raw, FileRemark):
+            continue
+        # Each row by itself: texts and conversations of one kind look like two kinds once they are stored.
+        record = raw if isinstance(raw, BadRow) else _parsed(Reader(), raw)
         if isinstance(record, BadRow):
             raise record
-        if isinstance(record, FileRemark):
-            continue
         if not isinstance(record.row, kind):
             found = KINDS[record.schema_name]
             said, fix = (
@@ -72,6 +74,6 @@ def read_records(
 
 def _parsed(reader: Reader, raw: Raw | Fields) -> Parsed | BadRow:
     try:
-        return reader.read(raw.line, raw.row if isinstance(raw, Fields) else parse(raw.line, raw.data))
+        return reader.read(raw.line, checked(raw.line, raw.row) if isinstance(raw, Fields) else parse(raw.line, raw.data))
     except BadRow as bad:
         return bad

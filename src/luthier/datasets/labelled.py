@@ -18,8 +18,6 @@ _BRIGHTEST = 255
 def labelled_text(notes: Notes, row: Mapping[str, Any]) -> Labelled:
     """`text` and `label`. Raises: BadRow."""
     text = text_of(notes, row, "text")
-    if "\0" in text:
-        raise notes.wrong("nul_character", "The text holds the character NUL.", "Remove it.")
     if not text.strip():
         raise notes.wrong("empty_content", "`text` is empty: there is nothing to tell apart.", "Write it, or remove the row.")
     return Labelled(_label(notes, row), text=text, line=notes.line)
@@ -31,8 +29,8 @@ def labelled_image(notes: Notes, row: Mapping[str, Any]) -> Labelled:
     pixels = cast("list[Any]", image) if isinstance(image, list) else []
     if not pixels or not {type(pixel) for pixel in pixels} <= {int, float}:
         raise notes.wrong("bad_type", "`image` is not a list of numbers.", "Write its pixels: [0, 0, 255, ...].")
-    # min and max say nothing where one is no number at all.
-    if not math.isfinite(sum(pixels)) or not 0 <= min(pixels) <= max(pixels) <= _BRIGHTEST:
+    # min and max say nothing where one is no number at all, and the sum of what they refuse may be too large for a float.
+    if not 0 <= min(pixels) <= max(pixels) <= _BRIGHTEST or not math.isfinite(sum(pixels)):
         raise notes.wrong("bad_value", "A pixel is not a number from 0 to 255.", "Write pixels from 0 to 1, or from 0 to 255.")
     side = math.isqrt(len(pixels))
     if side * side != len(pixels) or not LEAST_PIXELS <= len(pixels) <= MOST_PIXELS:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping
 from typing import Any, cast
 
@@ -112,12 +111,13 @@ def _alpaca(notes: Notes, row: dict[str, Any]) -> Example:
     before: list[dict[str, Any]] = [{"role": "system", "content": system}] if system else []
     turns = [*before, *_history(notes, row.get("history")), {"role": "user", "content": asked}]
     messages = (*turns, {"role": "assistant", "content": output})
+    check_target(notes, messages)
     return Example(messages=messages, line=notes.line, weight=_weight(notes, row))
 
 
 def _history(notes: Notes, history: Any) -> list[dict[str, Any]]:
     turns: list[dict[str, Any]] = []
-    for pair in cast("list[Any]", history or []):
+    for pair in cast("list[Any]", history) if isinstance(history, list) else [history] if history else []:
         if not isinstance(pair, list) or [type(text) for text in cast("list[Any]", pair)] != [str, str]:
             raise notes.wrong("bad_type", "`history` is not a list of pairs of texts.", 'Write [["question", "answer"], ...].')
         asked, answered = cast("list[str]", pair)
@@ -129,7 +129,7 @@ def _weight(notes: Notes, row: dict[str, Any]) -> float:
     weight = row.get("weight")
     if weight is None:
         return 1.0
-    if isinstance(weight, bool) or not isinstance(weight, (int, float)) or not math.isfinite(weight):
+    if isinstance(weight, bool) or not isinstance(weight, (int, float)) or weight != weight:  # noqa: PLR0124  # NaN
         raise notes.wrong("bad_value", "The row's `weight` is not a number.", "1 is an ordinary row, 0.5 counts half.")
     if not 0 <= weight <= MAX_WEIGHT:
         raise notes.wrong(

@@ -26,14 +26,24 @@ def parse(line: int, data: bytes) -> Any:
         value: Any = orjson.loads(data)
     except orjson.JSONDecodeError:
         return _read_slowly(line, data)
-    if b"\\u0000" in data and _holds_nul(value):
-        raise BadRow(line, "nul_character", "A text holds the character NUL (\\u0000).", "Remove it: no tokenizer can show it.")
+    if b"\\u0000" in data and _holds_nul(dump(value)):
+        raise _nul(line)
     depth, lossy = _walk(value)
     if depth > MAX_DEPTH:
         raise too_deep(line)
     # A key that came twice was dropped in reading, so writing the value again gives fewer quotation marks.
     if lossy or data.count(b'"') != orjson.dumps(value).count(b'"'):
         return _read_slowly(line, data)
+    return value
+
+
+def checked(line: int, value: Any) -> Any:
+    """A value that came from elsewhere than JSON, if JSON could hold it as a row. Raises: BadRow."""
+    written = dump(value)
+    if b"\\u0000" in written and _holds_nul(written):
+        raise _nul(line)
+    if _walk(value)[0] > MAX_DEPTH:
+        raise too_deep(line)
     return value
 
 
@@ -76,9 +86,13 @@ def _walk(value: Any) -> tuple[int, bool]:
     return depth, lossy
 
 
-def _holds_nul(value: Any) -> bool:
-    # `\\u0000` in the file is an escaped backslash and six letters: only the value tells.
-    return b"\\u0000" in dump(value).replace(b"\\\\", b"")
+def _holds_nul(written: bytes) -> bool:
+    # `\\u0000` in a file is an escaped backslash and six letters: only the value, written again, tells.
+    return b"\\u0000" in written.replace(b"\\\\", b"")
+
+
+def _nul(line: int) -> BadRow:
+    return BadRow(line, "nul_character", "A text holds the character NUL (\\u0000).", "Remove it: no tokenizer can show it.")
 
 
 def _read_slowly(line: int, data: bytes) -> Any:
@@ -104,7 +118,7 @@ def _read_slowly(line: int, data: bytes) -> Any:
             line, "bad_unicode", "A text holds half of a surrogate pair (\\ud800 to \\udfff).", "Write the whole character."
         ) from None
     if "\\u0000" in written.replace("\\\\", ""):
-        raise BadRow(line, "nul_character", "A text holds the character NUL (\\u0000).", "Remove it: no tokenizer can show it.")
+        raise _nul(line)
     return value
 
 
