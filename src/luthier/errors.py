@@ -5,12 +5,14 @@ LuthierError
 ├── BadRequest          400  cannot be parsed
 │   └── IdempotencyKeyInvalid, CursorInvalid
 ├── Unauthenticated     401  who is asking is not known
+│   └── LoginRefused
 ├── PaymentRequired     402  the money is not there
 │   └── BudgetExceeded
 ├── Forbidden           403  known, but the role lacks it
 ├── NotFound            404  unknown, or somebody else's: the answer is the same
 ├── Conflict            409  the thing is in another state
-│   └── WrongState, InUse, EvaluationNeeded, KeyInFlight, ArtifactCorrupt, DatasetNotReady, ModelNotReady
+│   └── WrongState, InUse, AccountExists, LastAdmin, EvaluationNeeded, KeyInFlight, ArtifactCorrupt, DatasetNotReady,
+│       ModelNotReady
 ├── Gone                410  it was here, and was deleted
 ├── TooLarge            413
 ├── UnsupportedType     415
@@ -99,6 +101,16 @@ class Unauthenticated(LuthierError):
         )
 
 
+class LoginRefused(Unauthenticated):
+    """E-mail and password do not belong together. The answer, and the time it takes, are the same whatever is wrong."""
+
+    code = "login_refused"
+
+    def __init__(self) -> None:
+        super().__init__("E-mail and password do not belong together, or this account may not log in.")
+        self.hint = "Check both. Those who run the server can set a new password: `luthier users password`."
+
+
 class PaymentRequired(LuthierError):
     """The money is not there."""
 
@@ -165,10 +177,34 @@ class InUse(Conflict):
     code = "in_use"
 
 
+class AccountExists(Conflict):
+    """No account can be made with this e-mail address."""
+
+    code = "account_exists"
+
+    def __init__(self) -> None:
+        super().__init__("No account can be made with this e-mail address.", hint="If it is yours, log in instead.")
+
+
+class LastAdmin(Conflict):
+    """A team needs an admin: the last one can neither leave nor become less."""
+
+    code = "last_admin"
+
+    def __init__(self) -> None:
+        super().__init__("The team would be left without an admin.", hint="Make somebody else an admin first.")
+
+
 class EvaluationNeeded(Conflict):
     """Only a model that was measured against its base, and is no worse, goes to Production."""
 
     code = "evaluation_needed"
+
+
+class EndpointConflict(Conflict):
+    """An endpoint with this address is there, or the team has as many as it may."""
+
+    code = "endpoint_conflict"
 
 
 class KeyInFlight(Conflict):

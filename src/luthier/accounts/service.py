@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import secrets
 import threading
 from collections.abc import Generator
 from contextlib import contextmanager
@@ -12,20 +10,34 @@ from datetime import timedelta
 from sqlalchemy.orm import Session
 
 from luthier import ids
-from luthier.accounts import store
-from luthier.accounts.types import Actor, Idempotency, Me, Role
+from luthier.accounts import keys, store
+from luthier.accounts.keys import Keys
+from luthier.accounts.logins import Logins
+from luthier.accounts.passwords import Passwords
+from luthier.accounts.signing import SigningKeys
+from luthier.accounts.teams import Teams
+from luthier.accounts.types import Actor, Idempotency, KeyWish, Me, Role
+from luthier.accounts.users import Users
 from luthier.database import EVERY_TENANT, Database
-from luthier.errors import KeyInFlight, KeyReused, Unauthenticated
+from luthier.errors import KeyInFlight, KeyReused, NotFound
 from luthier.seams import Clock
 
-_KEY_PREFIX = "lk_"
 _REPLAY_FOR = timedelta(hours=48)
 
 
 class Accounts:
-    """Tenants, users and keys."""
+    """Who asks, by its nouns `keys`, `logins`, `users` and `teams`; and what an `Idempotency-Key` stands for."""
 
-    def __init__(self, database: Database, now: Clock) -> None:
+    def __init__(
+        self, database: Database, now: Clock, *, signing: SigningKeys | None = None, passwords: Passwords | None = None
+    ) -> None:
+        """Without `signing` the keys lie beside the database; `passwords` is for tests, which need not be slow."""
+        passwords = passwords or Passwords()
+        self.signing = signing or SigningKeys(database.path.with_name("signing-keys.json"), now)
+        self.keys = Keys(database, now)
+        self.logins = Logins(database, passwords, self.signing, now)
+        self.users = Users(database, passwords, now)
+        self.teams = Teams(database, self.users, passwords, now)
         self._database = database
         self._now = now
         self._in_flight: set[tuple[str, str]] = set()
@@ -45,23 +57,23 @@ class Accounts:
             session.add_all([tenant, user])
             session.flush()
             session.add(store.MembershipRow(tenant_id=tenant.id, user_id=user.id, role=Role.ADMIN))
-            return self._new_key(session, tenant.id, user.id, name="first start")
+            return self.keys.add(session, tenant.id, user.id, KeyWish(name="first start")).secret
 
-    def authenticate(self, key: str) -> Actor:
-        """Who holds this key. Looked up anew on each request, so that a revoked key is refused at once.
+    def authenticate(self, credential: str, *, team: str | None = None) -> Actor:
+        """Who sends this API key or access token, acting for `team` if they may. Looked up anew on each request.
 
-        Raises: Unauthenticated, with the same words whatever is wrong with the key.
+        Raises: Unauthenticated, with the same words whatever is wrong; NotFound for a team that is not theirs.
         """
-        if not key.startswith(_KEY_PREFIX) or len(key) > 128:
-            raise Unauthenticated
-        with self._database.read(EVERY_TENANT) as session:
-            found = store.by_key(session, _sha256(key))
-        if found is None:
-            raise Unauthenticated
-        row, role = found
-        if row.revoked_at is not None or (row.expires_at is not None and row.expires_at <= self._now()):
-            raise Unauthenticated
-        return Actor(tenant_id=row.tenant_id, user_id=row.user_id, role=Role(role), key_id=row.id)
+        if not credential.startswith(keys.PREFIX):
+            return self.logins.actor(credential, team=team)
+        actor = self.keys.holder(credential)
+        if team is not None and team != actor.tenant_id:
+            raise NotFound("team")
+        return actor
+
+    def close(self) -> None:
+        """Finish background work."""
+        self.keys.close()
 
     def me(self, actor: Actor) -> Me:
         """The caller as the platform sees them."""
@@ -129,17 +141,3 @@ class Accounts:
             if earlier is None:
                 self.remember(session, actor, idempotency, resource_id)
         return earlier or resource_id
-
-    def _new_key(self, session: Session, tenant_id: str, user_id: str, *, name: str) -> str:
-        key = _KEY_PREFIX + secrets.token_urlsafe(32)
-        session.add(
-            store.KeyRow(
-                id=ids.new(ids.KEY), tenant_id=tenant_id, user_id=user_id, name=name, sha256=_sha256(key), created_at=self._now()
-            )
-        )
-        return key
-
-
-def _sha256(key: str) -> str:
-    # A plain hash is right here: the key is 256 random bits, so there is nothing to guess and nothing to salt.
-    return hashlib.sha256(key.encode()).hexdigest()

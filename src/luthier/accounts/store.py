@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import datetime
 
-from sqlalchemy import BigInteger, ForeignKey, UniqueConstraint, delete, select
+from sqlalchemy import BigInteger, ForeignKey, Select, UniqueConstraint, delete, func, select, update
 from sqlalchemy.orm import Mapped, Session, mapped_column
 
 from luthier.database import Row, TenantOwned, UtcTime
@@ -126,13 +126,124 @@ def anyone(session: Session) -> bool:
 
 
 def by_key(session: Session, sha256: str) -> tuple[KeyRow, str] | None:
-    """The key with this hash, and its user's role in the key's tenant today."""
+    """The key with this hash, and its user's role in the key's team today; None where user or team may not enter."""
     found = session.execute(
         select(KeyRow, MembershipRow.role)
         .join(MembershipRow, (MembershipRow.user_id == KeyRow.user_id) & (MembershipRow.tenant_id == KeyRow.tenant_id))
-        .where(KeyRow.sha256 == sha256)
+        .join(UserRow, UserRow.id == KeyRow.user_id)
+        .join(TenantRow, TenantRow.id == KeyRow.tenant_id)
+        .where(KeyRow.sha256 == sha256, UserRow.disabled_at.is_(None), TenantRow.suspended_at.is_(None))
     ).first()
     return None if found is None else (found[0], found[1])
+
+
+def keys_of(user_id: str | None) -> Select[KeyRow]:
+    """The team's keys, or those of one of its users."""
+    return select(KeyRow) if user_id is None else select(KeyRow).where(KeyRow.user_id == user_id)
+
+
+def keys_in_use(session: Session, user_id: str, now: datetime) -> int:
+    """How many keys of this user open something in this team."""
+    living = KeyRow.revoked_at.is_(None) & (KeyRow.expires_at.is_(None) | (KeyRow.expires_at > now))
+    return session.scalar(select(func.count()).select_from(KeyRow).where(KeyRow.user_id == user_id, living)) or 0
+
+
+def used(session: Session, key_id: str, now: datetime) -> None:
+    session.execute(update(KeyRow).where(KeyRow.id == key_id).values(last_used_at=now))
+
+
+def by_email(session: Session, email: str) -> UserRow | None:
+    return session.scalar(select(UserRow).where(UserRow.email == email))
+
+
+def membership(session: Session, user_id: str, tenant_id: str | None = None) -> MembershipRow | None:
+    """A user's place in this team, or in the first team that they joined; None where the team is suspended."""
+    query = (
+        select(MembershipRow)
+        .join(TenantRow, TenantRow.id == MembershipRow.tenant_id)
+        .where(MembershipRow.user_id == user_id, TenantRow.suspended_at.is_(None))
+        .order_by(MembershipRow.id)
+    )
+    return session.scalar((query if tenant_id is None else query.where(MembershipRow.tenant_id == tenant_id)).limit(1))
+
+
+def login(session: Session, login_id: str) -> tuple[LoginRow, UserRow] | None:
+    """A login and whose it is, unless either was ended."""
+    found = session.execute(
+        select(LoginRow, UserRow)
+        .join(UserRow, UserRow.id == LoginRow.user_id)
+        .where(
+            LoginRow.id == login_id,
+            LoginRow.ended_at.is_(None),
+            LoginRow.token_version == UserRow.token_version,
+            UserRow.disabled_at.is_(None),
+        )
+    ).first()
+    return None if found is None else (found[0], found[1])
+
+
+def forget_logins(session: Session, now: datetime) -> None:
+    """Those that have expired, with all their refresh tokens."""
+    session.execute(delete(LoginRow).where(LoginRow.expires_at <= now))
+
+
+def end_logins(session: Session, user_id: str, now: datetime, *, tenant_id: str | None = None) -> None:
+    """Of this user; with a `tenant_id` only those that act for it."""
+    query = update(LoginRow).where(LoginRow.user_id == user_id, LoginRow.ended_at.is_(None)).values(ended_at=now)
+    session.execute(query if tenant_id is None else query.where(LoginRow.tenant_id == tenant_id))
+
+
+def revoke_keys(session: Session, user_id: str, now: datetime) -> None:
+    """All keys of this user in the session's team."""
+    session.execute(update(KeyRow).where(KeyRow.user_id == user_id, KeyRow.revoked_at.is_(None)).values(revoked_at=now))
+
+
+def members(session: Session) -> list[tuple[MembershipRow, UserRow]]:
+    """Of the session's team, in the order in which they joined."""
+    query = select(MembershipRow, UserRow).join(UserRow, UserRow.id == MembershipRow.user_id).order_by(MembershipRow.id)
+    return [(row[0], row[1]) for row in session.execute(query)]
+
+
+def teams_of(session: Session, user_id: str) -> list[tuple[TenantRow, MembershipRow]]:
+    """Where this user is a member, in the order of joining."""
+    query = (
+        select(TenantRow, MembershipRow)
+        .join(MembershipRow, MembershipRow.tenant_id == TenantRow.id)
+        .where(MembershipRow.user_id == user_id)
+        .order_by(MembershipRow.id)
+    )
+    return [(row[0], row[1]) for row in session.execute(query)]
+
+
+def admins(session: Session) -> int:
+    """How many of the session's team can still log in and are its admins."""
+    query = select(func.count()).select_from(MembershipRow).join(UserRow, UserRow.id == MembershipRow.user_id)
+    return session.scalar(query.where(MembershipRow.role == "admin", UserRow.disabled_at.is_(None))) or 0
+
+
+def users(session: Session) -> list[UserRow]:
+    """Everybody on this server."""
+    return list(session.scalars(select(UserRow).order_by(UserRow.id)))
+
+
+def teams(session: Session) -> list[TenantRow]:
+    """All teams of this server."""
+    return list(session.scalars(select(TenantRow).order_by(TenantRow.id)))
+
+
+def open_invitations(session: Session, now: datetime) -> list[InvitationRow]:
+    """Of the session's team, newest first."""
+    query = select(InvitationRow).where(InvitationRow.accepted_at.is_(None), InvitationRow.expires_at > now)
+    return list(session.scalars(query.order_by(InvitationRow.id.desc())))
+
+
+def identity(session: Session, issuer: str, subject: str) -> UserRow | None:
+    """The user who is this subject of this provider."""
+    return session.scalar(
+        select(UserRow)
+        .join(IdentityRow, IdentityRow.user_id == UserRow.id)
+        .where(IdentityRow.issuer == issuer, IdentityRow.subject == subject)
+    )
 
 
 def email_of(session: Session, user_id: str) -> str | None:

@@ -1,0 +1,120 @@
+"""Users: people with an account. Each gets a team of one; other teams invite them."""
+
+from __future__ import annotations
+
+from sqlalchemy.exc import IntegrityError
+from sqlalchemy.orm import Session
+
+from luthier import ids
+from luthier.accounts import store
+from luthier.accounts.passwords import Passwords
+from luthier.accounts.types import Actor, Role, User
+from luthier.database import EVERY_TENANT, Database
+from luthier.errors import AccountExists, Forbidden, NotFound
+from luthier.seams import Clock
+
+
+class Users:
+    """Everybody on this server, for those who run it; and the OpenID provider's word on who somebody is."""
+
+    def __init__(self, database: Database, passwords: Passwords, now: Clock) -> None:
+        self._database = database
+        self._passwords = passwords
+        self._now = now
+
+    def add(self, email: str, password: str | None) -> User:
+        """A new account with a team of one. Raises: AccountExists, also for the second of two at once."""
+        hashed = None if password is None else self._passwords.hashed(password)
+        with self._database.write(EVERY_TENANT) as session:
+            row = self.made(session, email, hashed)
+            self.home(session, row)
+            return _user(row)
+
+    def made(self, session: Session, email: str, password_hash: str | None) -> store.UserRow:
+        """A new user without a team yet, in the caller's transaction. Raises: AccountExists."""
+        row = store.UserRow(id=ids.new(ids.USER), email=email, password_hash=password_hash, created_at=self._now())
+        session.add(row)
+        try:
+            session.flush()
+        except IntegrityError:
+            raise AccountExists from None
+        return row
+
+    def home(self, session: Session, user: store.UserRow) -> None:
+        """The team of one that every user has, and is the admin of."""
+        tenant = store.TenantRow(id=ids.new(ids.TENANT), name=user.email.partition("@")[0], created_at=self._now())
+        session.add(tenant)
+        session.flush()
+        session.add(store.MembershipRow(tenant_id=tenant.id, user_id=user.id, role=Role.ADMIN))
+        session.flush()
+
+    def list(self) -> list[User]:
+        """Everybody, oldest first."""
+        with self._database.read(EVERY_TENANT) as session:
+            return [_user(row) for row in store.users(session)]
+
+    def set_password(self, email: str, password: str) -> User:
+        """A new password for somebody; all their logins end. Raises: NotFound."""
+        hashed = self._passwords.hashed(password)
+        with self._database.write(EVERY_TENANT) as session:
+            row = _named(session, email)
+            row.password_hash, row.token_version = hashed, row.token_version + 1
+            return _user(row)
+
+    def disable(self, email: str) -> User:
+        """Keys and logins of this user open nothing from the next request on; what they made stays. Raises: NotFound."""
+        with self._database.write(EVERY_TENANT) as session:
+            row = _named(session, email)
+            row.disabled_at, row.token_version = row.disabled_at or self._now(), row.token_version + 1
+            return _user(row)
+
+    def enable(self, email: str) -> User:
+        """Let them in again; their keys work as before. Raises: NotFound."""
+        with self._database.write(EVERY_TENANT) as session:
+            row = _named(session, email)
+            row.disabled_at = None
+            return _user(row)
+
+    def acting(self, email: str, *, team: str | None = None) -> Actor:
+        """For commands of those who run the server: this user, in this team or in their first. Raises: NotFound."""
+        with self._database.read(EVERY_TENANT) as session:
+            row = _named(session, email)
+            place = store.membership(session, row.id, team)
+            if place is None:
+                raise NotFound("team")
+            return Actor(tenant_id=place.tenant_id, user_id=row.id, role=Role(place.role))
+
+    def known(self, session: Session, issuer: str, subject: str, verified_email: str | None) -> store.UserRow:
+        """The user whom a provider calls `subject`; met for the first time, the one with that e-mail, or a new one.
+
+        Raises: Forbidden where it is a first time and the provider has not verified the e-mail.
+        """
+        row = store.identity(session, issuer, subject)
+        if row is None:
+            if verified_email is None:
+                raise Forbidden("The provider has not verified your e-mail address.", hint="Verify it there, then log in again.")
+            row = store.by_email(session, verified_email)
+            if row is None:
+                row = self.made(session, verified_email, None)
+                self.home(session, row)
+            session.add(store.IdentityRow(issuer=issuer, subject=subject, user_id=row.id, created_at=self._now()))
+        if row.disabled_at is not None:
+            raise Forbidden("This account is disabled.", hint="Ask those who run this server.")
+        return row
+
+
+def _named(session: Session, email: str) -> store.UserRow:
+    row = store.by_email(session, email)
+    if row is None:
+        raise NotFound("user", hint="List them with `luthier users list`.")
+    return row
+
+
+def _user(row: store.UserRow) -> User:
+    return User(
+        id=row.id,
+        email=row.email,
+        created_at=row.created_at,
+        disabled_at=row.disabled_at,
+        has_password=row.password_hash is not None,
+    )
