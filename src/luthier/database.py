@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import sqlite3
 import time
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final, Protocol, TypeVar
@@ -20,6 +21,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.orm import DeclarativeBase, Mapped, ORMExecuteState, Session, mapped_column, with_loader_criteria
 from sqlalchemy.types import TypeDecorator
 
+from luthier import ids
 from luthier.errors import CursorInvalid, DatabaseBusy, StorageFull
 
 EVERY_TENANT: Final = "*"
@@ -61,12 +63,26 @@ def from_ms(milliseconds: int) -> datetime:
     return datetime.fromtimestamp(milliseconds / 1000, UTC)
 
 
+@dataclass
+class Changes:
+    """What one transaction changed, as far as its statements tell: ids of rows, and whose they are."""
+
+    ids: dict[str, None] = field(default_factory=dict[str, None])
+    tenants: dict[str, None] = field(default_factory=dict[str, None])
+    any: bool = False
+
+
+Witness = Callable[[Session, Changes], Callable[[], None]]
+"""Called inside each durable transaction that changed something, before it commits; what it returns is called after."""
+
+
 class Database:
     """Sessions on one SQLite file. Safe to share between threads; open it once a process."""
 
     def __init__(self, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         self.path = path
+        self.witness: Witness | None = None
         self._read = _engine(path, begin="BEGIN", pragmas=("query_only=ON",))
         self._write = _engine(path, begin="BEGIN IMMEDIATE", pragmas=("synchronous=FULL",))
         self._beat = _engine(path, begin="BEGIN IMMEDIATE", pragmas=("synchronous=NORMAL",))
@@ -80,8 +96,14 @@ class Database:
     @contextmanager
     def write(self, tenant_id: str) -> Generator[Session]:
         """One transaction, on disk when the block ends; an exception undoes all of it. Raises: DatabaseBusy, StorageFull."""
-        with _session(self._write, tenant_id) as session:
+        changes, committed = Changes(), None
+        with _session(self._write, tenant_id, changes) as session:
             yield session
+            session.flush()
+            if changes.any and self.witness is not None:
+                committed = self.witness(session, changes)
+        if committed is not None:
+            committed()
 
     @contextmanager
     def beat(self) -> Generator[Session]:
@@ -100,8 +122,9 @@ class Database:
 
 
 @contextmanager
-def _session(engine: Engine, tenant_id: str) -> Generator[Session]:
-    with _explained(), Session(engine, expire_on_commit=False, info={"tenant_id": tenant_id}) as session, session.begin():
+def _session(engine: Engine, tenant_id: str, changes: Changes | None = None) -> Generator[Session]:
+    info = {"tenant_id": tenant_id, "changes": changes}
+    with _explained(), Session(engine, expire_on_commit=False, info=info) as session, session.begin():
         yield session
 
 
@@ -125,10 +148,32 @@ def _only_the_tenants_own(state: ORMExecuteState) -> None:  # pyright: ignore[re
     tenant_id = state.session.info.get("tenant_id")
     if tenant_id is None:
         raise RuntimeError("a session needs a tenant; open it with Database.read or Database.write")
+    if not state.is_select and (changes := state.session.info.get("changes")) is not None:
+        changes.any = True
     if tenant_id != EVERY_TENANT and not state.is_column_load and not state.is_relationship_load:
         state.statement = state.statement.options(
             with_loader_criteria(TenantOwned, lambda table: table.tenant_id == tenant_id, include_aliases=True)
         )
+
+
+@event.listens_for(Session, "after_flush")
+def _note_changes(session: Session, _context: object) -> None:  # pyright: ignore[reportUnusedFunction]  # called by the event
+    changes: Changes | None = session.info.get("changes")
+    if changes is None:
+        return
+    for row in (*session.new, *session.deleted, *(row for row in session.dirty if session.is_modified(row))):
+        changes.any = True
+        changes.ids.update(dict.fromkeys(_ids_of(row)))
+        if isinstance(row, TenantOwned):
+            changes.tenants[row.tenant_id] = None
+
+
+def _ids_of(row: object) -> list[str]:
+    """A row with an id of its own is named by it (and by its user), any other by what it belongs to."""
+    values: dict[str, object] = {name: value for name, value in vars(row).items() if name == "id" or name.endswith("_id")}
+    own = isinstance(values.get("id"), str)
+    named = [value for name, value in values.items() if name in {"id", "user_id"} or (not own and name != "tenant_id")]
+    return [value for value in named if isinstance(value, str) and ids.has_form(value)]
 
 
 class HasId(Protocol):

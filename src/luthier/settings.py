@@ -50,16 +50,16 @@ class Settings(BaseSettings):
     inline_upload_bytes: int = Field(default=16 * _MIB, ge=0, description="Up to this size an upload answers with its report.")
     engine_idle_s: float = Field(default=600, gt=0, description="An engine process without requests for this long ends.")
     engine_start_s: float = Field(default=60, gt=0, description="How long a first request waits for its engine.")
+    access_log_bytes: int = Field(
+        default=16 * _MIB,
+        ge=0,
+        description="Size at which `<data>/access.log` takes a new file; four old ones stay. 0: no such log.",
+    )
     bases: str = Field(default="", description="More allowed base models: `hub/id@40-hex-commit`, separated by commas.")
     hub_url: str = Field(
         default="https://huggingface.co",
         description="Where base models and datasets are fetched from; for bases without it `HF_ENDPOINT` counts.",
     )
-    api_url: str = Field(default="http://127.0.0.1:8000", description="Client: the server that the SDK and the commands talk to.")
-    api_key: str | None = Field(default=None, description="Client: the key. Without it the commands read <data>/admin.key.")
-
-    @classmethod
-    def load(cls, **overrides: object) -> Settings:
     import_from: str = Field(
         default="",
         description="Prefixes of buckets that datasets are imported from, separated by commas: `s3://data/{tenant_id}/,gs://open/`.",
@@ -74,6 +74,11 @@ class Settings(BaseSettings):
     ambient_credentials: bool = Field(
         default=False, description="Whether, where no keys are given, buckets are read with what this machine itself may read."
     )
+    api_url: str = Field(default="http://127.0.0.1:8000", description="Client: the server that the SDK and the commands talk to.")
+    api_key: str | None = Field(default=None, description="Client: the key. Without it the commands read <data>/admin.key.")
+
+    @classmethod
+    def load(cls, **overrides: object) -> Settings:
         """The environment, with `overrides` (command-line flags; None means not given) on top.
 
         Raises: SetupError naming the variable, for an unknown `LUTHIER_*` or a value that is not allowed.

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from luthier import migrations
+from luthier.accounts.access_log import AccessLog
+from luthier.accounts.audit import Audit
 from luthier.accounts.service import Accounts
 from luthier.backends.engines.process import EngineProcess
 from luthier.backends.executors.local import LocalExecutor
@@ -40,6 +42,8 @@ class Platform:
     database: Database
     storage: Storage
     accounts: Accounts
+    audit: Audit
+    access_log: AccessLog
     notifications: Notifications
     billing: Billing
     bases: Bases
@@ -56,6 +60,8 @@ class Platform:
         """Finish background work, end the engine process, let go of the database."""
         self.datasets.close()
         self.engine.close()
+        self.audit.close()
+        self.access_log.close()
         self.database.close()
 
 
@@ -76,10 +82,12 @@ def build(
     migrations.upgrade(database)
     storage = LocalStorage(settings.data)
     bases = Bases(settings.data / "bases", settings.bases)
+    audit = Audit(database, now, settings.data / "audit.head")
     accounts = Accounts(database, now)
     notifications = Notifications(now)
     billing = Billing(database, now)
     billing.first_start()
+    fetcher = fetcher or _fetcher(settings)
     room = Room(settings.data / "scratch", settings.max_upload_bytes, settings.inline_upload_bytes)
     datasets = Datasets(database, storage, bases, room, now)
     registry = Registry(database, storage, bases, settings.data / "cache", now)
@@ -87,11 +95,12 @@ def build(
         settings.data / "run", child_environment(settings), idle_s=settings.engine_idle_s, start_s=settings.engine_start_s
     )
     return Platform(
-    fetcher = fetcher or _fetcher(settings)
         settings=settings,
         database=database,
         storage=storage,
         accounts=accounts,
+        audit=audit,
+        access_log=AccessLog(settings.data / "access.log", settings.access_log_bytes),
         notifications=notifications,
         billing=billing,
         bases=bases,
@@ -110,6 +119,8 @@ def executor(settings: Settings) -> Executor:
     """Where jobs train: processes of this machine, some of them ready before they are needed."""
     keep = Keep(settings.warm_trainers, settings.warm_idle_s, settings.warm_memory_mb * 2**20)
     return WarmExecutor(LocalExecutor(settings.data, child_environment(settings)), keep, free_bytes)
+
+
 def _fetcher(settings: Settings) -> Fetcher:
     """What imports fetch with: the guarded way out, and buckets with the platform's own keys."""
     secret = settings.s3_secret_access_key
@@ -119,5 +130,3 @@ def _fetcher(settings: Settings) -> Fetcher:
     )
     buckets, https = BucketFetcher(access), HttpsFetcher()
     return BySchemeFetcher({"https": https, "http": https, "s3": buckets, "gs": buckets})
-
-

@@ -16,6 +16,7 @@ from luthier.faces.rest import features
 from luthier.faces.rest.door import OPEN_PATHS, Door
 from luthier.faces.rest.errors import ErrorBody, answer, on_luthier_error, on_routing_error
 from luthier.faces.rest.events import Pace
+from luthier.faces.rest.trail import Trail
 from luthier.faces.rest.uploads import Receiver
 from luthier.faces.rest.validation import refused
 
@@ -46,6 +47,7 @@ def create_app(platform: Platform, *, pace: Pace | None = None) -> FastAPI:
     app.state.pace = pace or Pace()
     app.state.receiver = Receiver(platform)
     app.add_middleware(Door, accounts=platform.accounts)
+    app.add_middleware(Trail, audit=platform.audit, access_log=platform.access_log)
     for routes in features.ROUTERS:
         app.include_router(routes)
     _describe_keys(app)

@@ -42,6 +42,10 @@ _ROUTING: dict[int, tuple[str, str, str]] = {
 }
 
 
+CODE = "luthier.code"
+"""Where in the scope of a request stands the code of its refusal, for those that log it."""
+
+
 class ErrorDetail(BaseModel):
     """One field that was refused."""
 
@@ -95,6 +99,7 @@ def answer(connection: HTTPConnection, error: errors.LuthierError) -> Response:
 
 def facts_of(connection: HTTPConnection, error: errors.LuthierError) -> dict[str, Any]:
     """What stands under `error` in the body of a refusal."""
+    connection.scope[CODE] = error.error_code
     return {
         "message": error.message,
         "type": status_of(error)[1],
@@ -144,6 +149,7 @@ def on_bug(connection: HTTPConnection, error: Exception) -> Response:
 def _facts(
     *, connection: HTTPConnection, code: str, message: str, hint: str, kind: str = "invalid_request_error"
 ) -> dict[str, Any]:
+    connection.scope[CODE] = code
     facts = {"message": message, "type": kind, "code": code, "param": None, "hint": hint, "details": None}
     return {"error": {**facts, "request_id": request_id(connection)}}
 

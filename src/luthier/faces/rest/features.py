@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from luthier.faces.rest import account, chat, datasets, docs, health, jobs, models, seed_paths, tus
+from luthier.faces.rest import account, audit, chat, datasets, docs, health, jobs, models, seed_paths, tus
 
 ROUTERS = (
     health.routes,
@@ -13,5 +13,6 @@ ROUTERS = (
     models.routes,
     chat.routes,
     account.routes,
+    audit.routes,
     seed_paths.routes,
 )

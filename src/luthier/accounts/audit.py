@@ -1,0 +1,275 @@
+"""The audit log: one row for each request that may change something, in the transaction that changes it.
+
+No service writes a row. The door says what is being done (`deeds.py`), the database calls `Audit` before it commits, and
+what commits nothing is told by the door when it is answered. `keep` seals the rows into chains (`sealing.py`).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+from collections.abc import Callable, Generator, Iterator
+from contextlib import contextmanager
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy.orm import Session
+
+from luthier import ids
+from luthier.accounts import audit_store as store
+from luthier.accounts import deeds
+from luthier.accounts.audit_types import AuditEntry, Head, Outcome, Verdict, Wanted
+from luthier.accounts.refusals import Refusal, Refusals
+from luthier.accounts.sealing import ANCHOR, sealed, walk
+from luthier.accounts.types import Actor
+from luthier.database import EVERY_TENANT, Changes, Database, from_ms, page, to_ms
+from luthier.errors import DatabaseBusy, StorageFull
+from luthier.seams import Clock
+from luthier.values import Page
+
+_ROUND = 1000
+_MOST_IDS = 20
+_LATE = timedelta(minutes=1)
+
+
+class Audit:
+    """Who did what. Rows are added, sealed and read; nothing else can be done to them."""
+
+    def __init__(self, database: Database, now: Clock, head_path: Path) -> None:
+        self._database = database
+        self._now = now
+        self._head_path = head_path
+        self._refusals = Refusals()
+        database.witness = self._witness
+
+    # -- recording ---------------------------------------------------------------------------------------------------
+
+    def _witness(self, session: Session, changes: Changes) -> Callable[[], None]:
+        deed = deeds.current()
+        if deed is None or deed.recorded:
+            return _nothing
+        act, on = deed.act(), tuple(changes.ids)
+        owners = list(changes.tenants) if act.actor == deeds.SYSTEM else []
+        for owner in owners or [act.tenant_id or _owner(session, changes)]:
+            session.add(_row(dataclasses.replace(act, tenant_id=owner, on=act.on + on), Outcome.CHANGED, self._now()))
+
+        def committed() -> None:
+            deed.recorded = True  # not before: a transaction that fails leaves the row to the next one
+
+        return committed
+
+    def answered(self, deed: deeds.Deed, status: int | None, code: str | None) -> None:
+        """Give a request that committed nothing its row: at once where it was served, by `keep` where it was refused.
+
+        Without a status it was cut off before its answer.
+        """
+        if deed.recorded:
+            return
+        deed.recorded = True
+        if status is None or status >= 400:
+            self.refused(deed, status, code)
+            return
+        try:
+            # Not `write`: there is nothing here that a power cut must not lose, so no answer waits for the disk.
+            with self._database.beat() as session:
+                session.add(_row(deed.act(), Outcome.UNCHANGED, self._now(), status=status))
+        except (DatabaseBusy, StorageFull):
+            self.refused(deed, status, None)
+
+    def refused(self, deed: deeds.Deed, status: int | None, code: str | None) -> None:
+        """Count a refusal; its row is written by `keep`."""
+        now = self._now()
+        self._refusals.add(Refusal(deed.act(), _outcome(status), status, code, now, now))
+
+    # -- sealing -----------------------------------------------------------------------------------------------------
+
+    def keep(self, *, everything: bool = False) -> int:
+        """Write the refusals that are due, and seal all rows. Returns how many were sealed. Raises: DatabaseBusy, StorageFull."""
+        self._write_refusals(everything=everything)
+        count = 0
+        while self._any_unsealed() and (more := self._seal()):
+            count += more
+        return count
+
+    def _write_refusals(self, *, everything: bool) -> None:
+        due = self._refusals.due(self._now(), everything=everything)
+        if not due:
+            return
+        try:
+            with self._database.write(EVERY_TENANT) as session:
+                session.add_all(_refusal_row(refusal) for refusal in due)
+        except (DatabaseBusy, StorageFull):
+            for refusal in due:
+                self._refusals.add(refusal)
+            raise
+
+    def _any_unsealed(self) -> bool:
+        with self._database.read(EVERY_TENANT) as session:
+            return bool(store.unsealed(session, 1))
+
+    def _seal(self) -> int:
+        """Seal the oldest rows. Under the write lock: of several at once the second finds them sealed."""
+        with self._database.write(EVERY_TENANT) as session:
+            rows = store.unsealed(session, _ROUND)
+            if not rows:
+                return 0
+            ends = _extended(session, [row for row in rows if row.tenant_id != deeds.PLATFORM])
+            ours = [row for row in rows if row.tenant_id == deeds.PLATFORM]
+            if ends:
+                anchor = self._anchor(ends)
+                session.add(anchor)
+                session.flush()
+                ours.append(anchor)
+            head = _extended(session, ours)[deeds.PLATFORM]
+        self._note(head)
+        return len(rows)
+
+    def _anchor(self, ends: dict[str, Head]) -> store.AuditRow:
+        facts = {tenant_id: end.model_dump() for tenant_id, end in ends.items()}
+        row = _row(deeds.Act(ANCHOR, deeds.SYSTEM, deeds.PLATFORM), Outcome.CHANGED, self._now())
+        row.data = json.dumps(facts, sort_keys=True)
+        return row
+
+    def _note(self, head: Head) -> None:
+        """Write the head beside the database: whoever cuts the end off must change a file of another kind too."""
+        arriving = self._head_path.with_name(f".{self._head_path.name}.{os.getpid()}")
+        arriving.write_text(head.model_dump_json() + "\n", "utf-8")
+        arriving.replace(self._head_path)
+
+    # -- reading -----------------------------------------------------------------------------------------------------
+
+    def list(self, actor: Actor, wanted: Wanted, *, after: str | None = None, limit: int = 50) -> Page[AuditEntry]:
+        """The rows of the caller's team that fit, newest first. Raises: CursorInvalid."""
+        equal = {"actor": wanted.actor, "action": wanted.action, "outcome": wanted.outcome}
+        query = store.matching(since=wanted.since, until=wanted.until, on=wanted.on, **equal)
+        with self._database.read(actor.tenant_id) as session:
+            rows, cursor = page(session, query, store.AuditRow, after=after, limit=limit)
+            return Page(data=[entry_of(row) for row in rows], next_cursor=cursor)
+
+    @contextmanager
+    def export(self, since: datetime | None = None, until: datetime | None = None) -> Generator[Iterator[AuditEntry]]:
+        """The rows of all chains from that time on, oldest first, inside the block."""
+        with self._database.read(EVERY_TENANT) as session:
+            yield map(entry_of, store.between(session, since, until))
+
+    def verify(self, noted: Head | None = None) -> Verdict:
+        """Walk all chains: the platform's against the head beside the database and the one that was `noted`, then each
+        tenant's against what the platform's pins of it."""
+        with self._database.read(EVERY_TENANT) as session:
+            rows, faults, pins = 0, list[str](), dict[str, list[Head]]()
+            last: AuditEntry | None = None
+            for found in walk(deeds.PLATFORM, _chain(session, deeds.PLATFORM), [pin for pin in (self._noted(), noted) if pin]):
+                if isinstance(found, str):
+                    faults.append(found)
+                    break
+                rows, last = rows + 1, found
+                if found.action == ANCHOR and found.data is not None:
+                    pins |= {tenant_id: [Head(**end)] for tenant_id, end in found.data.items()}
+            names = sorted(({*store.tenants(session), *pins}) - {deeds.PLATFORM})
+            for name in names:
+                for found in walk(name, _chain(session, name), pins.get(name, [])):
+                    rows += isinstance(found, AuditEntry)
+                    faults += [found] if isinstance(found, str) else []
+            late = store.count_unsealed(session, self._now() - _LATE)
+        head = Head(seq=last.seq or 0, sha256=last.sha256 or "") if last is not None else None
+        return Verdict(rows=rows, chains=len(names) + 1, unsealed=late, head=head, faults=faults)
+
+    def _noted(self) -> Head | None:
+        try:
+            return Head.model_validate_json(self._head_path.read_bytes())
+        except FileNotFoundError:
+            return None
+
+    def close(self) -> None:
+        """Write and seal what is left, where the database still takes it."""
+        try:
+            self.keep(everything=True)
+        except (DatabaseBusy, StorageFull):
+            return
+
+
+def entry_of(row: store.AuditRow) -> AuditEntry:
+    """The row as a value; what is hashed is made of it."""
+    return AuditEntry(
+        id=row.id,
+        at=row.at,
+        until=row.until,
+        tenant_id=row.tenant_id,
+        actor=row.actor,
+        key_id=row.key_id,
+        address=row.address,
+        request_id=row.request_id,
+        action=row.action,
+        route=row.route,
+        resources=row.resources.split(),
+        outcome=Outcome(row.outcome),
+        status=row.status,
+        code=row.code,
+        count=row.count,
+        data=None if row.data is None else json.loads(row.data),
+        seq=row.seq,
+        sha256=row.sha256,
+    )
+
+
+def _extended(session: Session, rows: list[store.AuditRow]) -> dict[str, Head]:
+    """Seal these rows, each at the end of its tenant's chain. Returns the new ends."""
+    ends: dict[str, Head] = {}
+    seals: list[dict[str, Any]] = []
+    for row in rows:
+        end = ends.get(row.tenant_id) or _end(session, row.tenant_id)
+        entry = sealed(entry_of(row), end)
+        ends[row.tenant_id] = Head(seq=entry.seq or 0, sha256=entry.sha256 or "")
+        seals.append({"row": entry.id, "number": entry.seq, "hash": entry.sha256})
+    if seals:
+        store.seal(session, seals)
+    return ends
+
+
+def _end(session: Session, tenant_id: str) -> Head | None:
+    seq, sha256 = store.head(session, tenant_id)
+    return None if sha256 is None else Head(seq=seq, sha256=sha256)
+
+
+def _chain(session: Session, tenant_id: str) -> Iterator[AuditEntry]:
+    return map(entry_of, store.chain(session, tenant_id))
+
+
+def _owner(session: Session, changes: Changes) -> str:
+    tenant_id: str = session.info["tenant_id"]
+    return tenant_id if tenant_id != EVERY_TENANT else next(iter(changes.tenants), deeds.PLATFORM)
+
+
+def _row(act: deeds.Act, outcome: Outcome, at: datetime, **facts: Any) -> store.AuditRow:
+    return store.AuditRow(
+        id=ids.new(ids.AUDIT),
+        tenant_id=act.tenant_id or deeds.PLATFORM,
+        at=from_ms(to_ms(at)),  # as it will be read: what is hashed must not have more digits
+        actor=act.actor,
+        key_id=act.key_id,
+        address=act.address,
+        request_id=act.request_id,
+        action=act.action,
+        route=act.route,
+        resources="".join(f" {each} " for each in list(dict.fromkeys(act.on))[:_MOST_IDS]),
+        outcome=outcome,
+        **{"count": 1, **facts},
+    )
+
+
+def _refusal_row(refusal: Refusal) -> store.AuditRow:
+    facts = {"status": refusal.status, "code": refusal.code, "count": refusal.count}
+    until = refusal.last if refusal.count > 1 else None
+    return _row(refusal.act, Outcome(refusal.outcome), refusal.first, until=until, **facts)
+
+
+def _outcome(status: int | None) -> Outcome:
+    if status is None or status >= 500:
+        return Outcome.FAILED
+    return Outcome.REFUSED if status >= 400 else Outcome.UNCHANGED
+
+
+def _nothing() -> None:
+    """There was nothing to record."""

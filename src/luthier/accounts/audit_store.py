@@ -1,0 +1,99 @@
+"""The table of the audit log, and the only SQL on it. Triggers refuse deletion, and any change but the sealing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import ColumnElement, Index, Select, bindparam, func, select, text, update
+from sqlalchemy.orm import Mapped, Session, mapped_column
+
+from luthier.database import Row, TenantOwned, UtcTime
+
+
+class AuditRow(TenantOwned, Row):
+    """One request that changed something, one act of the platform, or equal refusals of one minute."""
+
+    __tablename__ = "audit"
+    __table_args__ = (
+        Index("audit_chain", "tenant_id", "seq", unique=True),
+        Index(
+            "audit_unsealed",
+            "id",
+            sqlite_where=text("seq IS NULL"),
+            postgresql_where=text("seq IS NULL"),
+        ),
+    )
+    id: Mapped[str] = mapped_column(primary_key=True)
+    at: Mapped[datetime] = mapped_column(UtcTime)
+    until: Mapped[datetime | None] = mapped_column(UtcTime)  # of several refusals: the last one
+    actor: Mapped[str]
+    key_id: Mapped[str | None]
+    address: Mapped[str | None]
+    request_id: Mapped[str | None]
+    action: Mapped[str]
+    route: Mapped[str | None]
+    resources: Mapped[str]  # ids, each between blanks, so that one is found by " id "
+    outcome: Mapped[str]
+    status: Mapped[int | None]
+    code: Mapped[str | None]
+    count: Mapped[int]
+    data: Mapped[str | None]
+    seq: Mapped[int | None]
+    sha256: Mapped[str | None]
+
+
+def unsealed(session: Session, limit: int) -> list[AuditRow]:
+    return list(session.scalars(select(AuditRow).where(AuditRow.seq.is_(None)).order_by(AuditRow.id).limit(limit)))
+
+
+def head(session: Session, tenant_id: str) -> tuple[int, str | None]:
+    """Number and hash of the last sealed row of a chain; (0, None) before the first."""
+    query = select(AuditRow.seq, AuditRow.sha256).where(AuditRow.tenant_id == tenant_id, AuditRow.seq.is_not(None))
+    found = session.execute(query.order_by(AuditRow.seq.desc()).limit(1)).first()
+    return (0, None) if found is None else (found[0] or 0, found[1])
+
+
+def seal(session: Session, seals: list[dict[str, Any]]) -> None:
+    """Write number and hash into rows that have none: `{"row": id, "number": ..., "hash": ...}` each."""
+    query = update(AuditRow.__table__).where(AuditRow.__table__.c.id == bindparam("row"))  # pyright: ignore[reportArgumentType]
+    session.connection().execute(query.values(seq=bindparam("number"), sha256=bindparam("hash")), seals)
+
+
+def tenants(session: Session) -> list[str]:
+    return list(session.scalars(select(AuditRow.tenant_id).distinct().order_by(AuditRow.tenant_id)))
+
+
+def chain(session: Session, tenant_id: str) -> Iterator[AuditRow]:
+    """The sealed rows of a chain in their order, a few at a time."""
+    query = select(AuditRow).where(AuditRow.tenant_id == tenant_id, AuditRow.seq.is_not(None)).order_by(AuditRow.seq)
+    return iter(session.scalars(query.execution_options(yield_per=500)))
+
+
+def count_unsealed(session: Session, before: datetime) -> int:
+    return session.scalar(select(func.count()).where(AuditRow.seq.is_(None), AuditRow.at < before)) or 0
+
+
+def between(session: Session, since: datetime | None, until: datetime | None) -> Iterator[AuditRow]:
+    """The rows of a time, oldest first, a few at a time."""
+    query = select(AuditRow).order_by(AuditRow.id)
+    if since is not None:
+        query = query.where(AuditRow.at >= since)
+    if until is not None:
+        query = query.where(AuditRow.at < until)
+    return iter(session.scalars(query.execution_options(yield_per=500)))
+
+
+def matching(*, since: datetime | None, until: datetime | None, on: str | None, **equal: str | None) -> Select[AuditRow]:
+    """The query of a search: `equal` columns, rows that name the id `on`, a time from `since` to before `until`."""
+    conditions: list[ColumnElement[bool]] = [
+        getattr(AuditRow, name) == value for name, value in equal.items() if value is not None
+    ]
+    if on is not None:
+        conditions.append(AuditRow.resources.contains(f" {on} ", autoescape=True))
+    if since is not None:
+        conditions.append(AuditRow.at >= since)
+    if until is not None:
+        conditions.append(AuditRow.at < until)
+    return select(AuditRow).where(*conditions)  # pyright: ignore[reportReturnType]
