@@ -190,6 +190,10 @@ class JobDirectory:
         found = [(ref.step, ref.attempt, ref) for number in self.attempts() for ref in self.attempt(number).checkpoints()]
         return max(found, key=lambda item: item[:2])[2] if found else None
 
+    def checkpoints(self) -> list[CheckpointRef]:
+        """Every complete checkpoint that is kept, newest first."""
+        return [ref for number in reversed(self.attempts()) for ref in reversed(list(self.attempt(number).checkpoints()))]
+
     def events(self, *, after: tuple[int, int] | None = None) -> Iterator[Event]:
         """The history in order, without what an older attempt did beyond the step that the next one resumed from.
 

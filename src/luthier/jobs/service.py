@@ -26,7 +26,7 @@ from luthier.datasets.service import Datasets
 from luthier.datasets.types import Dataset
 from luthier.errors import BudgetExceeded, CursorInvalid, FieldInvalid, ForbiddenField, Gone, NotFound, WillNotFit, WrongState
 from luthier.jobs import artifacts, classifiers, classifying, estimation, of_models, projection, rules, store
-from luthier.jobs.directory import Event
+from luthier.jobs.directory import CheckpointRef, Event
 from luthier.jobs.of_models import Models, Named
 from luthier.jobs.rows import job_of, projection_of, row_of, spec_of
 from luthier.jobs.spec import OF_MODELS, RunSpec, Sources
@@ -143,6 +143,10 @@ class Jobs:
         since = _position(after)
         job = self.get(actor, job_id)
         return projection.directory(self._storage, actor.tenant_id, job.id).events(after=since)
+
+    def checkpoints(self, actor: Actor, job_id: str) -> Sequence[CheckpointRef]:
+        """The complete checkpoints that are kept, newest first. Raises: NotFound, Gone."""
+        return projection.directory(self._storage, actor.tenant_id, self.get(actor, job_id).id).checkpoints()
 
     def files(self, actor: Actor, job_id: str) -> list[ModelFile]:
         """Names, sizes and checksums of what an export made. Raises: NotFound, Gone, WrongState, ArtifactCorrupt."""

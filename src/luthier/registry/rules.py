@@ -19,6 +19,8 @@ ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors")
 _CLASSIFIER_FILES = tuple(("classifier.json", *weights) for weights in (("model.safetensors",), ("model.skops",), ADAPTER_FILES))
 """Those of a PyTorch module, of a scikit-learn estimator, and of an adapter with a head of classes."""
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
+_TUNED = re.compile(r"ft:[^:]+:[^:]*:(?P<suffix>.*):(?P<tail>[0-9a-z]{8})", re.ASCII | re.DOTALL)
+"""`ft:<base>:<tenant>:<suffix>:<last 8 of the id>`: what counts is the suffix and the id; whose it is, the session knows."""
 _NUMBERED = re.compile(r"(?P<name>.+)@(?P<number>[1-9][0-9]{0,8})", re.ASCII | re.DOTALL)
 
 
@@ -62,6 +64,8 @@ class Reference:
     id: str | None = None
     name: str | None = None
     number: int | None = None
+    tail: str | None = None
+    """The last characters of the id of a version of that name, or of any name."""
 
 
 def references(text: str) -> list[Reference]:
@@ -72,6 +76,9 @@ def references(text: str) -> list[Reference]:
     """
     if ids.is_id(text, ids.MODEL):
         return [Reference(id=text)]
+    tuned = _TUNED.fullmatch(text)
+    if tuned:
+        return [Reference(name=tuned["suffix"] or None, tail=tuned["tail"])]
     match = _NUMBERED.fullmatch(text)
     numbered = [Reference(name=match["name"], number=int(match["number"]))] if match else []
     return [*numbered, Reference(name=text)]

@@ -280,6 +280,11 @@ def _meant(session: Session, ref: str) -> store.ModelRow:
             if row is None:
                 _check_not_on_its_way(session, meant)
             return _standing(row)
+        if meant.tail is not None:
+            row = store.by_tail(session, meant.tail, meant.name)
+            if row is not None:
+                return _standing(row)
+            continue
         name = meant.name or ""
         row = store.in_production(session, name) if meant.number is None else store.by_number(session, name, meant.number)
         if row is not None:

@@ -80,6 +80,14 @@ def newest_standing(session: Session, name: str) -> int | None:
     return session.scalar(select(func.max(ModelRow.number)).where(ModelRow.name == name, ModelRow.deleted_at.is_(None)))
 
 
+def by_tail(session: Session, tail: str, name: str | None) -> ModelRow | None:
+    """The newest version whose id ends like this."""
+    query = select(ModelRow).where(ModelRow.id.endswith(tail, autoescape=True))
+    if name is not None:
+        query = query.where(ModelRow.name == name)
+    return session.scalar(query.order_by(ModelRow.id.desc()).limit(1))
+
+
 def standing(
     session: Session, *, name: str | None, stage: Stage | None, after: str | None, limit: int
 ) -> tuple[list[ModelRow], str | None]:

@@ -84,20 +84,24 @@ class StrictRoute(APIRoute):
     """A route for those who may call it, that reads its JSON body strictly and refuses query parameters that it does not know."""
 
     reads_yaml = False
+    refuses_unknown = True
+    """Query parameters that it does not know."""
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         handle = super().get_route_handler()
-        known = _query_names(self.dependant)
+        known = query_names(self.dependant)
         takes_body = self.body_field is not None
 
         async def strict(request: Request) -> Response:
             access.check(request, self.dependencies)
-            _check_query(request, known)
-            return await handle(await self._read(request) if takes_body else request)
+            if self.refuses_unknown:
+                _check_query(request, known)
+            return await handle(await self.read(request) if takes_body else request)
 
         return strict
 
-    async def _read(self, request: Request) -> Request:
+    async def read(self, request: Request) -> Request:
+        """The request with its body checked. Raises: UnsupportedType, TooLarge, BadRequest, FieldInvalid."""
         subtype = _media_type(request, yaml=self.reads_yaml)
         data = await read_limited(request, MAX_BODY_BYTES)
         return _Parsed(request, strict_json(_yaml_as_json(data) if subtype == "yaml" else data))
@@ -186,10 +190,11 @@ def _check_query(request: Request, known: set[str]) -> None:
             raise FieldInvalid("A query parameter stands here twice.", param=name, code="duplicate_key", hint="Send it once.")
 
 
-def _query_names(dependant: Dependant) -> set[str]:
+def query_names(dependant: Dependant) -> set[str]:
+    """The query parameters that a route reads."""
     found = {field.alias for field in dependant.query_params}
     for inner in dependant.dependencies:
-        found |= _query_names(inner)
+        found |= query_names(inner)
     return found
 
 

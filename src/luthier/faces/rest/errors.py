@@ -94,6 +94,8 @@ def problems(*kinds: type[errors.LuthierError]) -> dict[int | str, dict[str, Any
 def answer(connection: HTTPConnection, error: errors.LuthierError) -> Response:
     """The response to an error that a feature raised."""
     status, _ = status_of(error)
+    if status == 422 and connection.scope["path"].startswith("/v1/"):
+        status = 400  # as OpenAI's own clients know it
     return JSONResponse({"error": facts_of(connection, error), **_budget_keys(error)}, status, headers=_headers(error))
 
 

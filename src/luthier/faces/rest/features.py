@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from luthier.faces.rest import account, audit, chat, datasets, docs, health, jobs, models, seed_paths, tus
+from luthier.faces.rest.openai import files as openai_files
+from luthier.faces.rest.openai import jobs as openai_jobs
+from luthier.faces.rest.openai import models as openai_models
 
 ROUTERS = (
     health.routes,
@@ -15,4 +18,7 @@ ROUTERS = (
     account.routes,
     audit.routes,
     seed_paths.routes,
+    openai_files.routes,
+    openai_jobs.routes,
+    openai_models.routes,
 )

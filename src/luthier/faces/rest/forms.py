@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING
 
 from python_multipart.exceptions import MultipartParseError
@@ -16,6 +16,7 @@ from luthier.faces.rest.validation import did_you_mean, shown
 if TYPE_CHECKING:
     from python_multipart.multipart import MultipartCallbacks
 
+Check = Callable[[str | None], None]
 _FIELDS = frozenset({"name", "sha256", "base_model", "against", "drop_bad_rows", "map"})
 _MAX_FIELD_BYTES = 4096
 _MAX_PARTS = 16
@@ -23,10 +24,15 @@ _MOST_IDS = 10
 
 
 class Form:
-    """One body. `upload` reads it up to the file; the rest is read as the upload's chunks are."""
+    """One body. `upload` reads it up to the file; the rest is read as the upload's chunks are.
 
-    def __init__(self, boundary: str, body: Iterator[bytes]) -> None:
+    `checks` are for fields of another face: each is called with its field, or None, and may stand before the file or after it;
+    with them, what is not known is passed over.
+    """
+
+    def __init__(self, boundary: str, body: Iterator[bytes], checks: Mapping[str, Check] | None = None) -> None:
         self._body = body
+        self._checks = checks
         self._data: deque[bytes] = deque()
         self._fields: dict[str, bytes] = {}
         self._part: str | None = None
@@ -63,7 +69,10 @@ class Form:
             while self._data:
                 yield self._data.popleft()
             if not self._more():
-                return
+                break
+        for name, check in (self._checks or {}).items():
+            # At the end: a field may come after the file. What is refused here was not stored yet.
+            check(self._fields[name].decode("utf-8", "replace") if name in self._fields else None)
 
     def _more(self) -> bool:
         chunk = next(self._body, None)
@@ -119,6 +128,9 @@ class Form:
             self._seen_file = self._in_file = True
             name = options.get(b"filename")
             self._file_name = None if name is None else name.decode("utf-8", "replace")
+            return
+        if self._checks is not None:
+            self._fields[self._part] = b""
             return
         if self._part not in _FIELDS:
             hint = "A form has `file`, and may have `name`, `sha256`, `base_model`, `against` and `drop_bad_rows` before it."

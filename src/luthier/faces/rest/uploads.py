@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, TypeVar
 
@@ -16,7 +16,7 @@ from luthier.accounts.types import Actor
 from luthier.datasets.types import Upload
 from luthier.errors import BadRequest, LuthierError, TooLarge, UnsupportedType
 from luthier.faces.rest.body import media_type, refuse_encoding
-from luthier.faces.rest.forms import Form
+from luthier.faces.rest.forms import Check, Form
 from luthier.faces.rest.repeats import Taken, take_once
 
 if TYPE_CHECKING:
@@ -35,23 +35,26 @@ class Receiver:
         self._platform = platform
         self._limiter = anyio.CapacityLimiter(_AT_ONCE)
 
-    async def take(self, request: Request, actor: Actor, query: Upload, key: str | None) -> Taken:
+    async def take(
+        self, request: Request, actor: Actor, query: Upload, key: str | None, checks: Mapping[str, Check] | None = None
+    ) -> Taken:
         """The dataset of this body: the file itself, or a form with a part `file`. `query` has what the query string gave.
 
+        With `checks` it must be a form, as `Form` says.
         Raises: what `take_once` raises; BadRequest, TooLarge, UnsupportedType for bodies that cannot be read.
         """
         refuse_encoding(request)
         self._check_size(request)
         kind = media_type(request)
         boundary = kind.get_param("boundary") if kind.get_content_type() == "multipart/form-data" else None
-        if kind.get_content_maintype() == "multipart" and not boundary:
+        if not boundary and (checks or kind.get_content_maintype() == "multipart"):
             raise _not_a_form(kind.get_content_type())
         chunks = request.stream()
         expected = _declared(request)
 
         def work() -> Taken:
             body = _pulled(chunks, expected)
-            upload = Form(str(boundary), body).upload(query) if boundary else replace(query, chunks=body)
+            upload = Form(str(boundary), body, checks).upload(query) if boundary else replace(query, chunks=body)
             return take_once(self._platform, actor, key, upload)
 
         return await anyio.to_thread.run_sync(work, limiter=self._limiter)
