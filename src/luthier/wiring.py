@@ -12,20 +12,21 @@ from luthier.accounts.service import Accounts
 from luthier.backends.engines.process import EngineProcess
 from luthier.backends.executors.local import LocalExecutor
 from luthier.backends.executors.warm import Keep, WarmExecutor
-from luthier.backends.fetchers.https import HttpsFetcher
-from luthier.backends.storage.local import LocalStorage
 from luthier.backends.fetchers.buckets import BucketAccess, BucketFetcher
 from luthier.backends.fetchers.by_scheme import BySchemeFetcher
+from luthier.backends.fetchers.https import HttpsFetcher
+from luthier.backends.storage.local import LocalStorage
 from luthier.bases.service import Bases
 from luthier.billing.machine import free_bytes
 from luthier.billing.service import Billing
 from luthier.database import Database
+from luthier.datasets.buckets import prefixes_of
+from luthier.datasets.deliveries import Deliveries
 from luthier.datasets.importing import Imports
 from luthier.datasets.service import Datasets
-from luthier.datasets.buckets import prefixes_of
+from luthier.datasets.sources import Sources
 from luthier.datasets.types import Room
 from luthier.datasets.uploads import Uploads
-from luthier.datasets.sources import Sources
 from luthier.jobs.service import Jobs, JobServices
 from luthier.notifications.service import Notifications
 from luthier.registry.service import Registry
@@ -58,6 +59,7 @@ class Platform:
 
     def close(self) -> None:
         """Finish background work, end the engine process, let go of the database."""
+        self.imports.close()
         self.datasets.close()
         self.engine.close()
         self.audit.close()
@@ -87,9 +89,11 @@ def build(
     notifications = Notifications(now)
     billing = Billing(database, now)
     billing.first_start()
-    fetcher = fetcher or _fetcher(settings)
     room = Room(settings.data / "scratch", settings.max_upload_bytes, settings.inline_upload_bytes)
     datasets = Datasets(database, storage, bases, room, now)
+    fetcher = fetcher or _fetcher(settings)
+    sources = Sources(fetcher, settings.hub_url, prefixes_of(settings.import_from))
+    deliveries = Deliveries(database, storage, room, now, datasets.check_later)
     registry = Registry(database, storage, bases, settings.data / "cache", now)
     engine = engine or EngineProcess(
         settings.data / "run", child_environment(settings), idle_s=settings.engine_idle_s, start_s=settings.engine_start_s
@@ -106,7 +110,7 @@ def build(
         bases=bases,
         datasets=datasets,
         uploads=Uploads(datasets, room, now),
-        imports=Imports(datasets, fetcher, Sources(fetcher, settings.hub_url, prefixes_of(settings.import_from)), room),
+        imports=Imports(datasets, deliveries, fetcher, sources, room),
         jobs=Jobs(database, storage, JobServices(accounts, billing, bases, datasets, registry), now),
         registry=registry,
         serving=Serving(registry, bases, engine),

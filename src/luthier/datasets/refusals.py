@@ -8,7 +8,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from luthier.datasets import rules
 from luthier.datasets.mapping import parse_mapping
-from luthier.datasets.types import Report, Upload
+from luthier.datasets.types import Finding, Report, Upload
 from luthier.errors import DatasetNotReady, DatasetRejected, FieldInvalid, LuthierError, TooLarge
 from luthier.values import Name
 
@@ -33,6 +33,22 @@ def rejection(report: Report) -> LuthierError:
     kind = TooLarge if first.code in {"line_too_long", "too_many_rows", "ratio", "unpacked_size"} else DatasetRejected
     return kind(
         f"{where}{first.message}{more}", hint=first.fix, param="file", details=report.model_dump(mode="json"), code=first.code
+    )
+
+
+def not_arrived(why: LuthierError, origin: str | None) -> Report:
+    """The report of a file that could not be fetched."""
+    finding = Finding(line=None, code=why.error_code, severity="error", message=why.message, fix=why.hint or "Try it again.")
+    return Report(
+        format=None,
+        origin=origin,
+        schema_name=None,
+        bytes=0,
+        rows=0,
+        usable_rows=0,
+        errors=1,
+        counts={finding.code: 1},
+        findings=(finding,),
     )
 
 

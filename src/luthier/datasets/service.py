@@ -7,7 +7,6 @@ from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO
 
-from pydantic import Field
 from sqlalchemy.orm import Session
 
 from luthier import ids
@@ -20,26 +19,19 @@ from luthier.datasets.arrivals import Arrived, adopt, receive, sweep, workspace
 from luthier.datasets.background import Background
 from luthier.datasets.comparing import difference
 from luthier.datasets.fixing import fixed_of
-from luthier.datasets.places import DISTRIBUTIONS, HASHES, INDEX, METADATA, RAW, ROWS, WISHES, folder_of, kept_of
-from luthier.datasets.refusals import expected_sha256, mapping_of, name_of, not_ready, rejection
+from luthier.datasets.places import DISTRIBUTIONS, HASHES, INDEX, METADATA, RAW, ROWS, WISHES, kept_of
+from luthier.datasets.refusals import expected_sha256, name_of, not_ready, rejection
 from luthier.datasets.renderers import Renderers
 from luthier.datasets.rendering import Renderer
 from luthier.datasets.row_hashes import overlap
+from luthier.datasets.rows import accept, dataset_of, found_row, home_of, ready_row
 from luthier.datasets.samples import By, Index, read_bytes, read_row
 from luthier.datasets.sandbox import Checked, Ruler, Sandbox, Task
-from luthier.datasets.types import Dataset, Difference, Distributions, Fixed, Overlap, Report, Room, Sample, Samples, Upload
+from luthier.datasets.types import Dataset, Difference, Distributions, Fixed, Overlap, Room, Sample, Samples, Upload
+from luthier.datasets.wishes import Wishes
 from luthier.errors import BaseUnavailable, DatasetNotReady, Gone, InUse, Invalid, NotFound, StorageFull, Unavailable
 from luthier.seams import Clock, NotStored, Storage
-from luthier.values import Frozen, Page, Source
-
-
-class Wishes(Frozen):
-    """What the owner of a large file asked for, until it is checked."""
-
-    against: tuple[str, ...] = ()
-    mapping: dict[str, str] = Field(default_factory=dict)
-    origin: str | None = None
-    drop: bool = False
+from luthier.values import Page, Source
 
 
 class Datasets:
@@ -59,7 +51,7 @@ class Datasets:
         """Take a file in, check it, and make the next version of its name. Nothing is left of one that is refused.
 
         Up to `inline_upload_bytes` the answer holds the report and the state is `ready`; a larger file answers `validating`
-        and is checked in the background.
+        and is checked in the background; so does one with an errand, once its bytes are fetched.
 
         Raises: TooLarge (also `line_too_long`, `too_many_rows`), DatasetRejected (code = first error's, details = the report),
         FieldInvalid (name, sha256, map), ModelNotAllowed (base_model), Invalid `checksum_mismatch`, StorageFull.
@@ -68,9 +60,8 @@ class Datasets:
         expected = expected_sha256(upload.sha256)
         dataset_id = ids.new(ids.DATASET)
         with workspace(self._room.scratch, dataset_id) as folder:
-            most = self._room.max_upload_bytes
-            arrived = adopt(upload.path, folder, most) if upload.path else receive(upload.chunks, folder, most)
-            if expected not in (None, arrived.sha256):
+            arrived = self._arrived(upload, folder)
+            if arrived is not None and expected not in (None, arrived.sha256):
                 raise Invalid(
                     "The bytes that arrived do not have the sha256 that was announced.",
                     hint="Send the file again.",
@@ -79,37 +70,37 @@ class Datasets:
                 )
             row = self._row(actor, dataset_id, upload, arrived)
             row.name, row.base_model = name, ruler.base_id
-            wishes = Wishes(against=upload.against, mapping=mapping_of(upload), origin=upload.origin, drop=upload.drop_bad_rows)
+            wishes = Wishes.of(upload)
             against = self._against(actor.tenant_id, wishes.against, folder, strict=True)
-            if arrived.bytes > self._room.inline_upload_bytes:
-                return self._keep_for_later(row, arrived, wishes)
+            if arrived is None or arrived.bytes > self._room.inline_upload_bytes:
+                return self._keep_for_later(row, arrived, wishes, folder)
             task = Task(arrived.path, folder / "rows", folder, against, wishes.mapping, wishes.origin, drop=wishes.drop)
             checked = self._check(task, ruler)
             if checked.report.errors:
                 raise rejection(checked.report)
-            _accept(row, checked)
+            accept(row, checked)
             return self._insert(row, {**kept_of(task), RAW: arrived.path})
 
     def list(self, actor: Actor, *, after: str | None = None, limit: int = 20, name: str | None = None) -> Page[Dataset]:
         """The tenant's datasets (of one name) that are ready or on their way, newest first. Raises: CursorInvalid."""
         with self._database.read(actor.tenant_id) as session:
             rows, cursor = page(session, store.listed(name), store.DatasetRow, after=after, limit=limit)
-            return Page(data=[_value(row) for row in rows], next_cursor=cursor)
+            return Page(data=[dataset_of(row) for row in rows], next_cursor=cursor)
 
     def get(self, actor: Actor, dataset_id: str) -> Dataset:
         """One dataset in any state but deleted. Raises: NotFound, Gone."""
         with self._database.read(actor.tenant_id) as session:
-            return _value(_found(session, dataset_id))
+            return dataset_of(found_row(session, dataset_id))
 
     def ready(self, actor: Actor, dataset_id: str) -> Dataset:
         """One dataset that can be trained on. Raises: NotFound, Gone, DatasetNotReady."""
         with self._database.read(actor.tenant_id) as session:
-            return _value(_ready(session, dataset_id))
+            return dataset_of(ready_row(session, dataset_id))
 
     def delete(self, actor: Actor, dataset_id: str) -> None:
         """Remove the files and remember only that it was there. Raises: NotFound, Gone, InUse."""
         with self._database.write(actor.tenant_id) as session:
-            row = _found(session, dataset_id)
+            row = found_row(session, dataset_id)
             users = store.users(session, dataset_id)
             if users:
                 more = f" and {len(users) - 3} more" if len(users) > 3 else ""
@@ -124,9 +115,9 @@ class Datasets:
     def open(self, actor: Actor, dataset_id: str) -> BinaryIO:
         """The file as it was uploaded. Raises: NotFound, Gone; a rejected one is not kept."""
         with self._database.read(actor.tenant_id) as session:
-            row = _found(session, dataset_id)
+            row = found_row(session, dataset_id)
         try:
-            return self._storage.open(_folder(row) + RAW)
+            return self._storage.open(home_of(row) + RAW)
         except NotStored:
             raise Gone("dataset") from None
 
@@ -137,7 +128,7 @@ class Datasets:
         """
         dataset = self.ready(actor, dataset_id)
         remarks = dataset.report.findings if dataset.report else ()
-        folder = _folder(dataset)
+        folder = home_of(dataset)
         try:
             with self._storage.open(folder + INDEX) as stream, self._storage.open(folder + ROWS) as rows:
                 index = Index(stream, self._storage.size(folder + INDEX) or 0, self._storage.size(folder + ROWS) or 0)
@@ -168,7 +159,7 @@ class Datasets:
         known = previewing.Known(base.id, base.context, dataset.report.methods if dataset.report else (), dataset.rows or 1)
         previewing.method_of(known.methods, wish.method)
         renderer = self._renderer(base)
-        folder = _folder(dataset)
+        folder = home_of(dataset)
         try:
             with self._storage.open(folder + INDEX) as stream, self._storage.open(folder + ROWS) as rows:
                 index = Index(stream, self._storage.size(folder + INDEX) or 0, self._storage.size(folder + ROWS) or 0)
@@ -181,7 +172,7 @@ class Datasets:
         """How tokens, turns, languages and more spread over the rows. Raises: NotFound, Gone, DatasetNotReady."""
         dataset = self.ready(actor, dataset_id)
         try:
-            return Distributions.model_validate_json(self._storage.read(_folder(dataset) + DISTRIBUTIONS))
+            return Distributions.model_validate_json(self._storage.read(home_of(dataset) + DISTRIBUTIONS))
         except NotStored:
             raise Gone("dataset") from None
 
@@ -213,7 +204,7 @@ class Datasets:
         `upload` raises.
         """
         with self._database.read(actor.tenant_id) as session:
-            dataset = _value(row := _found(session, dataset_id))
+            dataset = dataset_of(row := found_row(session, dataset_id))
             file_name, base_model = row.file_name, row.base_model
         if dataset.state == store.VALIDATING:
             raise not_ready(dataset.state)
@@ -239,14 +230,14 @@ class Datasets:
         """What a trainer reads: url and sha256 of the canonical rows. Raises: DatasetNotReady."""
         if dataset.rows_sha256 is None:
             raise not_ready(dataset.state)
-        return Source(id=dataset.id, url=f"{self._storage.url}/{_folder(dataset)}{ROWS}", sha256=dataset.rows_sha256)
+        return Source(id=dataset.id, url=f"{self._storage.url}/{home_of(dataset)}{ROWS}", sha256=dataset.rows_sha256)
 
     def use(self, session: Session, actor: Actor, dataset_id: str, by: str) -> None:
         """Keep a dataset from being deleted, in the transaction that makes its user `by` (a job or model id); twice is once.
 
         Raises: NotFound, Gone, DatasetNotReady.
         """
-        row = _ready(session, dataset_id)
+        row = ready_row(session, dataset_id)
         if row.tenant_id != actor.tenant_id:
             raise NotFound("dataset")
         store.use(session, row, by)
@@ -259,13 +250,17 @@ class Datasets:
         """At the start of the server: go on with what a crash cut short (validations, deletions), clear litter."""
         sweep(self._room.scratch)
         with self._database.read(EVERY_TENANT) as session:
-            unfinished = [row.id for row in store.in_state(session, store.VALIDATING)]
+            unfinished = [row.id for row in store.in_state(session, store.VALIDATING) if row.fetched_bytes is None]
             deleting = list(store.in_state(session, store.DELETING))
         for row in deleting:
             self._remove(row)
         self._forget()
         for dataset_id in unfinished:
             self._background.add(dataset_id)
+
+    def check_later(self, dataset_id: str) -> None:
+        """Check a file whose bytes have come, in the background; nothing happens to one that does not wait for that."""
+        self._background.add(dataset_id)
 
     def settle(self, timeout_s: float | None = None) -> None:
         """Wait until no validation is waiting or running. Raises: TimeoutError. For tests and for an orderly end."""
@@ -290,13 +285,21 @@ class Datasets:
             )
         return self._renderers.of(folder)
 
-    def _row(self, actor: Actor, dataset_id: str, upload: Upload, arrived: Arrived) -> store.DatasetRow:
+    def _arrived(self, upload: Upload, folder: Path) -> Arrived | None:
+        if upload.errand is not None:
+            return None
+        most = self._room.max_upload_bytes
+        return adopt(upload.path, folder, most) if upload.path else receive(upload.chunks, folder, most)
+
+    def _row(self, actor: Actor, dataset_id: str, upload: Upload, arrived: Arrived | None) -> store.DatasetRow:
         return store.DatasetRow(
             id=dataset_id,
             tenant_id=actor.tenant_id,
             file_name=rules.shown(upload.file_name),
-            bytes=arrived.bytes,
-            sha256=arrived.sha256,
+            bytes=0 if arrived is None else arrived.bytes,
+            sha256="" if arrived is None else arrived.sha256,
+            fetched_bytes=0 if arrived is None else None,
+            expected_bytes=None if upload.errand is None else upload.errand.bytes,
             created_by=actor.user_id,
             created_at=self._now(),
         )
@@ -307,12 +310,13 @@ class Datasets:
             raise Unavailable("The server is shutting down.", hint="Send the file again in a moment.")
         return checked
 
-    def _keep_for_later(self, row: store.DatasetRow, arrived: Arrived, wishes: Wishes) -> Dataset:
+    def _keep_for_later(self, row: store.DatasetRow, arrived: Arrived | None, wishes: Wishes, folder: Path) -> Dataset:
         row.state = store.VALIDATING
-        wished = arrived.path.with_name("wishes")
+        wished = folder / "wishes"
         wished.write_text(wishes.model_dump_json())
-        dataset = self._insert(row, {RAW: arrived.path, WISHES: wished})
-        self._background.add(row.id)
+        dataset = self._insert(row, {WISHES: wished} if arrived is None else {RAW: arrived.path, WISHES: wished})
+        if arrived is not None:
+            self._background.add(row.id)
         return dataset
 
     def _against(self, tenant_id: str, ids_: Sequence[str], folder: Path, *, strict: bool) -> dict[str, Path]:
@@ -322,7 +326,7 @@ class Datasets:
             path = folder / f"against-{number}"
             try:
                 with self._database.read(tenant_id) as session:
-                    other = _value(_ready(session, other_id))
+                    other = dataset_of(ready_row(session, other_id))
                 self._fetch(other, HASHES, path)
             except (NotFound, Gone, DatasetNotReady):
                 if strict:
@@ -333,7 +337,7 @@ class Datasets:
 
     def _fetch(self, dataset: Dataset, name: str, path: Path) -> None:
         try:
-            self._storage.fetch_file(_folder(dataset) + name, path)
+            self._storage.fetch_file(home_of(dataset) + name, path)
         except NotStored:
             raise Gone("dataset") from None
 
@@ -341,14 +345,14 @@ class Datasets:
         """Give the row its number and make it visible. The files come first: a folder without a row is only litter."""
         try:
             for name, path in files.items():
-                self._storage.put_file(_folder(row) + name, path)
+                self._storage.put_file(home_of(row) + name, path)
             with self._database.write(row.tenant_id) as session:
                 row.version = store.next_version(session, row.tenant_id, row.name)
                 session.add(row)
         except BaseException:  # whatever went wrong, also a shutdown: no files without a row
-            self._storage.delete(_folder(row))
+            self._storage.delete(home_of(row))
             raise
-        dataset = _value(row)
+        dataset = dataset_of(row)
         self._describe(row)
         return dataset
 
@@ -367,16 +371,14 @@ class Datasets:
                 return
             if not checked.report.errors:
                 for name, path in kept_of(task).items():
-                    self._storage.put_file(_folder(row) + name, path)
+                    self._storage.put_file(home_of(row) + name, path)
         self._decide(row, checked)
 
     def _task(self, row: store.DatasetRow, folder: Path) -> Task:
         """The check of a file that waits in the storage, as its owner wished it."""
         source = folder / "upload"
-        self._storage.fetch_file(_folder(row) + RAW, source)
-        wishes = Wishes()
-        with suppress(NotStored):
-            wishes = Wishes.model_validate_json(self._storage.read(_folder(row) + WISHES))
+        self._storage.fetch_file(home_of(row) + RAW, source)
+        wishes = Wishes.read(self._storage, home_of(row))
         against = self._against(row.tenant_id, wishes.against, folder, strict=False)
         return Task(source, folder / "rows", folder, against, wishes.mapping, wishes.origin, drop=wishes.drop)
 
@@ -388,9 +390,9 @@ class Datasets:
                 if checked.report.errors:
                     current.state, current.report = store.REJECTED, checked.report.model_dump_json()
                 else:
-                    _accept(current, checked)
+                    accept(current, checked)
         if current is None or not waiting:
-            self._storage.delete(_folder(row))
+            self._storage.delete(home_of(row))
         elif current.state == store.READY:
             self._describe(current)
         self._forget()
@@ -400,7 +402,7 @@ class Datasets:
         with self._database.read(EVERY_TENANT) as session:
             stale = store.rejected_before(session, self._now() - rules.REJECTED_KEPT)
         for row in stale:
-            self._storage.delete(_folder(row))
+            self._storage.delete(home_of(row))
             with self._database.write(row.tenant_id) as session:
                 current = store.by_id(session, row.id)
                 if current is not None:
@@ -409,46 +411,11 @@ class Datasets:
     def _describe(self, row: store.DatasetRow) -> None:
         # A projection for people and for `reindex`: the dataset exists, with or without it.
         with suppress(StorageFull):
-            self._storage.write(_folder(row) + METADATA, _value(row).model_dump_json(indent=2).encode())
+            self._storage.write(home_of(row) + METADATA, dataset_of(row).model_dump_json(indent=2).encode())
 
     def _remove(self, row: store.DatasetRow) -> None:
-        self._storage.delete(_folder(row))
+        self._storage.delete(home_of(row))
         with self._database.write(row.tenant_id) as session:
             current = store.by_id(session, row.id)
             if current is not None:
                 current.state = store.DELETED
-
-
-def _accept(row: store.DatasetRow, checked: Checked) -> None:
-    row.state = store.READY
-    row.rows_sha256, row.report = checked.rows_sha256, checked.report.model_dump_json()
-    row.rows, row.tokens = checked.report.usable_rows, checked.report.tokens
-
-
-def _folder(dataset: store.DatasetRow | Dataset) -> str:
-    return folder_of(dataset.tenant_id, dataset.id)
-
-
-def _value(row: store.DatasetRow) -> Dataset:
-    return Dataset.model_validate(
-        {
-            "report": None if row.report is None else Report.model_validate_json(row.report),
-            **{name: getattr(row, name) for name in Dataset.model_fields if name != "report"},
-        }
-    )
-
-
-def _found(session: Session, dataset_id: str) -> store.DatasetRow:
-    row = store.by_id(session, dataset_id) if ids.is_id(dataset_id, ids.DATASET) else None
-    if row is None:
-        raise NotFound("dataset")
-    if row.state in {store.DELETING, store.DELETED}:
-        raise Gone("dataset")
-    return row
-
-
-def _ready(session: Session, dataset_id: str) -> store.DatasetRow:
-    row = _found(session, dataset_id)
-    if row.state != store.READY:
-        raise not_ready(row.state)
-    return row

@@ -14,7 +14,10 @@ VALIDATING, READY, REJECTED, DELETING, DELETED = "validating", "ready", "rejecte
 
 
 class DatasetRow(TenantOwned, Row):
-    """One version. `report` is JSON; a deleted one keeps its row, so that its id can answer Gone."""
+    """One version. `report` is JSON; a deleted one keeps its row, so that its id can answer Gone.
+
+    Until it is fetched one has no `sha256` (it is empty), and `fetched_bytes` counts what is here; then that is null.
+    """
 
     __tablename__ = "datasets"
     __table_args__ = (UniqueConstraint("tenant_id", "name", "version"), Index("datasets_by_state", "state"))
@@ -26,6 +29,8 @@ class DatasetRow(TenantOwned, Row):
     base_model: Mapped[str]
     bytes: Mapped[int] = mapped_column(BigInteger)
     sha256: Mapped[str]
+    fetched_bytes: Mapped[int | None] = mapped_column(BigInteger)
+    expected_bytes: Mapped[int | None] = mapped_column(BigInteger)
     rows_sha256: Mapped[str | None]
     rows: Mapped[int | None] = mapped_column(BigInteger)
     tokens: Mapped[int | None] = mapped_column(BigInteger)

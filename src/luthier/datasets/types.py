@@ -185,6 +185,13 @@ class Difference(Frozen):
     shifts: tuple[Shift, ...] = ()
 
 
+class Arriving(Frozen):
+    """How much of a file that is being fetched is here."""
+
+    bytes: int
+    total: int | None = Field(description="Null where the other side does not say.")
+
+
 class Dataset(Frozen):
     """One immutable version of a named dataset."""
 
@@ -193,13 +200,14 @@ class Dataset(Frozen):
     name: str = Field(description="Whatever its owner called it: show it escaped.")
     version: int = Field(description="1, 2, 3, ... within the name.")
     state: DatasetState
-    bytes: int = Field(description="Size of the file as it was uploaded.")
-    sha256: str = Field(description="Of the file as it was uploaded.")
+    bytes: int = Field(description="Size of the file as it was uploaded; 0 until it is fetched.")
+    sha256: str | None = Field(description="Of the file as it was uploaded; null until it is fetched.")
     rows_sha256: str | None = Field(default=None, description="Of the canonical rows that a trainer reads; null until ready.")
     rows: int | None = Field(default=None, description="Rows to train on; null until ready.")
     tokens: int | None = None
     created_by: str
     created_at: datetime
+    arriving: Arriving | None = Field(default=None, description="How far an import is; null once all bytes are here.")
     report: Report | None = Field(default=None, description="Null while it is being validated.")
 
 
@@ -218,6 +226,8 @@ class Errand(Frozen):
 
     url: str
     redirects: int = 0
+    bytes: int | None = None
+    """As the other side says."""
 
 
 @dataclass(frozen=True)
@@ -242,6 +252,8 @@ class Upload:
     """Which field is read from which: `prompt=question,completion=answer`."""
     path: Path | None = None
     """A file that lies in the data folder already, instead of `chunks`."""
+    errand: Errand | None = None
+    """A file that is fetched later, instead of `chunks`."""
 
 
 @dataclass(frozen=True)

@@ -115,6 +115,7 @@ def _platform(settings: Settings) -> Generator[Platform]:
     try:
         first_start(platform)
         platform.datasets.recover()
+        platform.imports.recover()
         platform.uploads.sweep()
         yield platform
     finally:
