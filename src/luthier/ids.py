@@ -14,7 +14,7 @@ TENANT, USER, KEY = "team", "user", "key"
 DATASET, JOB, MODEL = "ds", "job", "model"
 UPLOAD = "upl"
 LOGIN, INVITATION = "login", "inv"
-EVENT = "evt"
+EVENT, WEBHOOK, DELIVERY, HOOK = "evt", "wh", "dlv", "hook"
 AUDIT = "aud"
 PRICE, CHARGE, REQUEST, SUPERVISOR = "price", "charge", "req", "sup"
 

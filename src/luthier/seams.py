@@ -185,3 +185,47 @@ class InferenceEngine(Protocol):
     def close(self) -> None:
         """End the process."""
         ...
+
+
+class NotSendable(ValueError):
+    """Nothing is sent to this address; the words go on where they stand: `only https is used`."""
+
+
+@dataclass(frozen=True)
+class News:
+    """One event, as it is told."""
+
+    id: str
+    """Whoever hears it twice knows it by this."""
+    kind: str
+    at: datetime
+    data: Mapping[str, Any]
+    sent_at: datetime
+
+
+@dataclass(frozen=True)
+class Reply:
+    """What became of one attempt to tell it."""
+
+    status: int | None = None
+    """As the other side gave it; None where there was no answer."""
+    error: str | None = None
+    """Why it counts as not told, in one word: `timeout`, `blocked_address`, ..."""
+    retry_after_s: float | None = None
+
+    @property
+    def told(self) -> bool:
+        """Whether the other side has it."""
+        return self.error is None and self.status is not None and 200 <= self.status < 300
+
+
+class Notifier(Protocol):
+    """Tells one event to one address, through one channel."""
+
+    def check(self, address: str) -> None:
+        """Whether anything may be sent there, by its form; asks nobody. Raises: NotSendable."""
+        ...
+
+    def send(self, news: News, address: str, secret: str | None) -> Reply:
+        """Tell it once, and come back within about ten seconds, whatever the other side does. Never raises for that."""
+        ...

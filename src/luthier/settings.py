@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import difflib
 import os
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Literal
 
 from pydantic import Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -15,6 +17,8 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from luthier.errors import SetupError
 
 _MIB = 1024 * 1024
+_SEEDS = {"slack_webhook": "SLACK_WEBHOOK"}
+"""The seeds' names of settings; ours win."""
 
 
 class Settings(BaseSettings):
@@ -39,6 +43,11 @@ class Settings(BaseSettings):
         default=1024,
         ge=512,
         description="What one may hold; none starts unless twice this is free, and it ends with less than that.",
+    )
+    token_cache_mb: int = Field(
+        default=4096,
+        ge=0,
+        description="Tokenised rows kept of each tenant, so that a second job on the same data starts at once; 0 for none.",
     )
     tick_s: float = Field(default=0.5, gt=0, le=10, description="Pause between two ticks of the supervisor, in seconds.")
     heartbeat_s: float = Field(default=10, gt=0, le=60, description="How often a supervisor proves a job alive, in seconds.")
@@ -74,8 +83,36 @@ class Settings(BaseSettings):
     ambient_credentials: bool = Field(
         default=False, description="Whether, where no keys are given, buckets are read with what this machine itself may read."
     )
+    slack_webhook: SecretStr | None = Field(
+        default=None, description="Slack address that hears of every team's jobs and budgets; also `SLACK_WEBHOOK`."
+    )
+    notify_email: str = Field(default="", description="Mailbox that hears of the same.")
+    notify_loopback: bool = Field(
+        default=False, description="Whether endpoints may be on this machine, by plain http and on any port: for development."
+    )
+    smtp_host: str = Field(default="", description="Server that takes our mail; without it none is sent.")
+    smtp_port: int = Field(default=587, ge=1, le=65535, description="Its port.")
+    smtp_security: Literal["starttls", "tls", "none"] = Field(default="starttls", description="How it is spoken to.")
+    smtp_user: str | None = Field(default=None, description="Login at that server, where it asks for one.")
+    smtp_password: SecretStr | None = Field(default=None, description="And its password.")
+    smtp_from: str = Field(default="luthier@localhost", description="Sender of our mail.")
+    jwt_secret: SecretStr | None = Field(
+        default=None, description="Signs access tokens, at least 32 random bytes. Without it <data>/signing-keys.json is made."
+    )
+    jwt_secret_before: SecretStr | None = Field(default=None, description="The one before, while tokens that it signed live.")
+    open_signup: bool = Field(default=False, description="Whether anybody may make an account; else only who was invited.")
+    open_docs: bool = Field(default=True, description="Whether /docs and /openapi.json need no key.")
+    trusted_proxies: str = Field(
+        default="", description="Addresses of reverse proxies, separated by commas: what they say of a caller's address counts."
+    )
+    oidc_issuer: str = Field(default="", description="OpenID provider that people may log in with: its issuer, an https address.")
+    oidc_client_id: str = Field(default="", description="What the provider calls this server.")
+    oidc_client_secret: SecretStr | None = Field(default=None, description="And the secret that it gave to it.")
     api_url: str = Field(default="http://127.0.0.1:8000", description="Client: the server that the SDK and the commands talk to.")
     api_key: str | None = Field(default=None, description="Client: the key. Without it the commands read <data>/admin.key.")
+    login_path: Path = Field(
+        default=Path("~/.config/luthier/login.json"), description="Client: where `tune login` keeps its tokens, mode 0600."
+    )
 
     @classmethod
     def load(cls, **overrides: object) -> Settings:
@@ -84,7 +121,7 @@ class Settings(BaseSettings):
         Raises: SetupError naming the variable, for an unknown `LUTHIER_*` or a value that is not allowed.
         """
         _refuse_unknown(set(os.environ))
-        given = {name: value for name, value in overrides.items() if value is not None}
+        given = _from_seeds(os.environ) | {name: value for name, value in overrides.items() if value is not None}
         try:
             return cls(**given)  # pyright: ignore[reportArgumentType]  # checked by pydantic
         except ValidationError as error:
@@ -108,12 +145,18 @@ def child_environment(settings: Settings | None = None) -> dict[str, str]:
 
     `settings` go to those that may fetch a base: under `HF_ENDPOINT`, which the hub library reads.
     """
-    machine = {name: value for name, value in os.environ.items() if not name.startswith("LUTHIER_")}
+    ours = set(_SEEDS.values())
+    machine = {name: value for name, value in os.environ.items() if not name.startswith("LUTHIER_") and name not in ours}
     if settings is not None and ("hub_url" in settings.model_fields_set or "HF_ENDPOINT" not in machine):
         machine["HF_ENDPOINT"] = settings.hub_url
     # Compute threads that wait for each other spin only shortly. On busy cores the default starves the thread they wait
     # for: one training step of the tiny base took 540 ms where it takes 200 with this, and 135 on free cores either way.
     return {"GOMP_SPINCOUNT": "20000", **machine}
+
+
+def _from_seeds(environment: Mapping[str, str]) -> dict[str, object]:
+    given = {name: environment.get(seeds, "") for name, seeds in _SEEDS.items() if f"LUTHIER_{name.upper()}" not in environment}
+    return {name: value for name, value in given.items() if value}
 
 
 def _refuse_unknown(names: set[str]) -> None:

@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from luthier import migrations
 from luthier.accounts.access_log import AccessLog
 from luthier.accounts.audit import Audit
+from luthier.accounts.passwords import Passwords
 from luthier.accounts.service import Accounts
+from luthier.accounts.signing import SigningKeys
 from luthier.backends.engines.process import EngineProcess
 from luthier.backends.executors.local import LocalExecutor
 from luthier.backends.executors.warm import Keep, WarmExecutor
 from luthier.backends.fetchers.buckets import BucketAccess, BucketFetcher
 from luthier.backends.fetchers.by_scheme import BySchemeFetcher
 from luthier.backends.fetchers.https import HttpsFetcher
+from luthier.backends.notifiers.mail import MailNotifier, Relay
+from luthier.backends.notifiers.slack import SlackNotifier
+from luthier.backends.notifiers.webhook import WebhookNotifier
+from luthier.backends.outbound import Guard
 from luthier.backends.storage.local import LocalStorage
 from luthier.bases.service import Bases
 from luthier.billing.machine import free_bytes
@@ -28,9 +35,13 @@ from luthier.datasets.sources import Sources
 from luthier.datasets.types import Room
 from luthier.datasets.uploads import Uploads
 from luthier.jobs.service import Jobs, JobServices
-from luthier.notifications.service import Notifications
+from luthier.notifications.courier import Courier
+from luthier.notifications.queue import DeliveryQueue
+from luthier.notifications.service import Means, Notifications
+from luthier.notifications.types import Channel
 from luthier.registry.service import Registry
-from luthier.seams import Clock, Executor, Fetcher, InferenceEngine, Storage
+from luthier.seams import Clock, Executor, Fetcher, InferenceEngine, Notifier, Storage
+from luthier.secret_box import SecretBox
 from luthier.serving.service import Serving
 from luthier.settings import Settings, child_environment
 
@@ -45,6 +56,7 @@ class Platform:
     accounts: Accounts
     audit: Audit
     access_log: AccessLog
+    means: Means
     notifications: Notifications
     billing: Billing
     bases: Bases
@@ -62,6 +74,7 @@ class Platform:
         self.imports.close()
         self.datasets.close()
         self.engine.close()
+        self.accounts.close()
         self.audit.close()
         self.access_log.close()
         self.database.close()
@@ -73,11 +86,17 @@ def utc_now() -> datetime:
 
 
 def build(
-    settings: Settings, *, engine: InferenceEngine | None = None, fetcher: Fetcher | None = None, now: Clock = utc_now
+    settings: Settings,
+    *,
+    engine: InferenceEngine | None = None,
+    fetcher: Fetcher | None = None,
+    notifiers: Mapping[Channel, Notifier] | None = None,
+    passwords: Passwords | None = None,
+    now: Clock = utc_now,
 ) -> Platform:
     """The embedded platform on one data folder, migrated and with a price book.
 
-    `engine` is for tests: a shipped fake; so is `fetcher`: one that may reach the tests' own servers.
+    `engine` is for tests: a shipped fake; so is `fetcher`: one that may reach the tests' own servers; so are quick `passwords`.
     """
     settings.data.mkdir(parents=True, exist_ok=True, mode=0o700)
     database = Database(settings.database_path)
@@ -85,13 +104,14 @@ def build(
     storage = LocalStorage(settings.data)
     bases = Bases(settings.data / "bases", settings.bases)
     audit = Audit(database, now, settings.data / "audit.head")
-    accounts = Accounts(database, now)
-    notifications = Notifications(now)
+    accounts = Accounts(database, now, signing=_signing(settings, now), passwords=passwords)
+    means = Means(notifiers or notifiers_of(settings), SecretBox(settings.data / "secrets.key"))
+    notifications = Notifications(database, means, now)
     billing = Billing(database, now)
     billing.first_start()
+    fetcher = fetcher or _fetcher(settings)
     room = Room(settings.data / "scratch", settings.max_upload_bytes, settings.inline_upload_bytes)
     datasets = Datasets(database, storage, bases, room, now)
-    fetcher = fetcher or _fetcher(settings)
     sources = Sources(fetcher, settings.hub_url, prefixes_of(settings.import_from))
     deliveries = Deliveries(database, storage, room, now, datasets.check_later)
     registry = Registry(database, storage, bases, settings.data / "cache", now)
@@ -105,6 +125,7 @@ def build(
         accounts=accounts,
         audit=audit,
         access_log=AccessLog(settings.data / "access.log", settings.access_log_bytes),
+        means=means,
         notifications=notifications,
         billing=billing,
         bases=bases,
@@ -119,10 +140,14 @@ def build(
     )
 
 
-def executor(settings: Settings) -> Executor:
-    """Where jobs train: processes of this machine, some of them ready before they are needed."""
-    keep = Keep(settings.warm_trainers, settings.warm_idle_s, settings.warm_memory_mb * 2**20)
-    return WarmExecutor(LocalExecutor(settings.data, child_environment(settings)), keep, free_bytes)
+def _signing(settings: Settings, now: Clock) -> SigningKeys:
+    given, before = settings.jwt_secret, settings.jwt_secret_before
+    return SigningKeys(
+        settings.data / "signing-keys.json",
+        now,
+        given=given.get_secret_value() if given else None,
+        given_before=before.get_secret_value() if before else None,
+    )
 
 
 def _fetcher(settings: Settings) -> Fetcher:
@@ -134,3 +159,32 @@ def _fetcher(settings: Settings) -> Fetcher:
     )
     buckets, https = BucketFetcher(access), HttpsFetcher()
     return BySchemeFetcher({"https": https, "http": https, "s3": buckets, "gs": buckets})
+
+
+def notifiers_of(settings: Settings) -> Mapping[Channel, Notifier]:
+    """How endpoints are told, channel by channel."""
+    guard = Guard(connect_s=10, total_s=10, loopback=settings.notify_loopback)
+    password = settings.smtp_password.get_secret_value() if settings.smtp_password else None
+    where = (settings.smtp_host, settings.smtp_port, settings.smtp_security)
+    relay = Relay(*where, settings.smtp_user, password, settings.smtp_from) if settings.smtp_host else None
+    return {
+        Channel.WEBHOOK: WebhookNotifier(guard),
+        Channel.SLACK: SlackNotifier(guard),
+        Channel.EMAIL: MailNotifier(relay),
+    }
+
+
+def courier(platform: Platform) -> Courier:
+    """The thread that tells what the outbox holds, to the endpoints of teams and of the settings."""
+    settings, means = platform.settings, platform.means
+    queue = DeliveryQueue(platform.database, means.box, platform.now)
+    slack = settings.slack_webhook.get_secret_value() if settings.slack_webhook else None
+    queue.keep_platform_endpoint(Channel.SLACK, slack)
+    queue.keep_platform_endpoint(Channel.EMAIL, settings.notify_email or None)
+    return Courier(queue, means.notifiers)
+
+
+def executor(settings: Settings) -> Executor:
+    """Where jobs train: processes of this machine, some of them ready before they are needed."""
+    keep = Keep(settings.warm_trainers, settings.warm_idle_s, settings.warm_memory_mb * 2**20)
+    return WarmExecutor(LocalExecutor(settings.data, child_environment(settings)), keep, free_bytes)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any
 
 from sqlalchemy.orm import Mapped, Session, mapped_column
@@ -24,13 +24,16 @@ class EventRow(TenantOwned, Row):
     spread_at: Mapped[datetime | None] = mapped_column(UtcTime, index=True)
 
 
-def publish(session: Session, tenant_id: str, kind: str, data: Mapping[str, Any], *, at: datetime | None = None) -> str:
+def publish(session: Session, tenant_id: str, kind: str, data: Mapping[str, Any], *, at: datetime) -> str:
     """Write an event into the caller's transaction: it is told if that commits, and never otherwise. Returns its id.
 
     Costs one row, whoever listens; nothing is sent from here.
     """
-    at = at or datetime.now(UTC)
-    text = json.dumps(data, ensure_ascii=False, separators=(",", ":"), sort_keys=True)
-    row = EventRow(id=ids.new(ids.EVENT), tenant_id=tenant_id, kind=kind, data=text, created_at=at, spread_at=None)
-    session.add(row)
+    session.add(row := event(tenant_id, kind, data, at=at))
     return row.id
+
+
+def event(tenant_id: str, kind: str, data: Mapping[str, Any], *, at: datetime) -> EventRow:
+    """A row that nobody was given yet."""
+    text = json.dumps(data, ensure_ascii=False, separators=(",", ":"), sort_keys=True)
+    return EventRow(id=ids.new(ids.EVENT), tenant_id=tenant_id, kind=kind, data=text, created_at=at, spread_at=None)

@@ -7,15 +7,17 @@ import os
 import signal
 import threading
 import time
+from functools import partial
 
 from luthier.billing.machine import free_bytes
+from luthier.jobs.directory import TokenFolder
 from luthier.jobs.pace import Clocks, Pace
 from luthier.jobs.presence import Presence
 from luthier.jobs.queue import JobQueue
 from luthier.server.locks import FolderLock
 from luthier.settings import Settings
 from luthier.supervisor import Parts, Supervisor
-from luthier.wiring import Platform, build, executor
+from luthier.wiring import Platform, build, courier, executor
 
 _LOG = logging.getLogger("luthier.supervisor")
 LOCK = "supervisor"
@@ -40,6 +42,9 @@ def supervise(settings: Settings, *, server_pipe: int | None = None) -> int:
         signal.signal(number, on_signal)
     platform = build(settings)
     supervisor = build_supervisor(platform)
+    # A thread of its own: neither a dead receiver nor a slow one may hold up a tick.
+    telling = threading.Thread(target=courier(platform).run, args=(stop,), name="courier")
+    telling.start()
     gone = threading.Event()
     if server_pipe is not None:
         threading.Thread(target=_watch, args=(server_pipe, gone), daemon=True).start()
@@ -53,7 +58,9 @@ def supervise(settings: Settings, *, server_pipe: int | None = None) -> int:
         raise
     finally:
         _LOG.info("stopping; trainers save what they have")
+        stop.set()
         supervisor.close()
+        telling.join()
         platform.close()
         lock.release()
     return 0
@@ -62,6 +69,11 @@ def supervise(settings: Settings, *, server_pipe: int | None = None) -> int:
 def _watch(server_pipe: int, gone: threading.Event) -> None:
     os.read(server_pipe, 1)  # returns at the end of the pipe: nothing is ever written to it
     gone.set()
+
+
+def _token_folder(settings: Settings, tenant_id: str) -> TokenFolder | None:
+    folder = settings.data.resolve() / "cache" / "tokens" / tenant_id
+    return TokenFolder(url=folder.as_uri(), most_bytes=settings.token_cache_mb * 2**20) if settings.token_cache_mb else None
 
 
 def build_supervisor(platform: Platform) -> Supervisor:
@@ -77,5 +89,6 @@ def build_supervisor(platform: Platform) -> Supervisor:
         presence=Presence(settings.data / "supervisors"),
         bases_url=platform.bases.cache.resolve().as_uri(),
         free_bytes=lambda: {"local-cpu": free_bytes()},
+        tokens=partial(_token_folder, settings),
     )
     return Supervisor(parts, Pace.of(settings), Clocks(platform.now))

@@ -15,6 +15,7 @@ from luthier.datasets.types import Upload
 from luthier.datasets.uploads import Announced
 from luthier.faces.rest.app import create_app
 from luthier.jobs.spec import RunSpec
+from luthier.notifications.types import NewEndpoint
 
 from .conftest import GOOD, World
 
@@ -88,14 +89,17 @@ def owned(world, actor):
     job = world.platform.jobs.submit(actor, RunSpec(base_model="luthier/tiny", dataset=dataset.id)).job
     upload = world.platform.uploads.begin(actor, Announced(length=5, sha256="0" * 64))
     made = {"dataset_id": dataset.id, "job_id": job.id, "task_id": job.id, "model_id": world.model(actor).id}
-    return {**made, "other_id": dataset.id, "upload_id": upload.id}
+    webhook = world.platform.notifications.add(actor, NewEndpoint(url="https://hooks.example.com/luthier"))
+    return {**made, "other_id": dataset.id, "upload_id": upload.id, "webhook_id": webhook.id}
 
 
 def answer_of(world, method, path, values):
     for name, value in values.items():
         path = path.replace("{" + name + "}", value)
-    part = {"upload-offset": "0", "content-type": "application/offset+octet-stream"} if method == "PATCH" else {}
-    answer = world.ask(method, path.replace("{name}", "x"), headers=part)
+    more = {"headers": {"upload-offset": "0", "content-type": "application/offset+octet-stream"}} if method == "PATCH" else {}
+    if method == "PATCH" and "webhooks" in path:
+        more = {"json": {"enabled": False}}
+    answer = world.ask(method, path.replace("{name}", "x"), **more)
     headers = {name: value for name, value in answer.headers.items() if name not in {"x-request-id", "server-timing"}}
     body = {} if method == "HEAD" else {**answer.json()["error"], "request_id": ""}
     return answer.status_code, body, headers
@@ -104,7 +108,7 @@ def answer_of(world, method, path, values):
 def test_what_belongs_to_another_team_is_unknown_on_every_route(world):
     foreign = owned(world, world.stranger)
     kinds = {"dataset_id": ids.DATASET, "job_id": ids.JOB, "task_id": ids.JOB, "model_id": ids.MODEL}
-    kinds |= {"other_id": ids.DATASET, "upload_id": ids.UPLOAD}
+    kinds |= {"other_id": ids.DATASET, "upload_id": ids.UPLOAD, "webhook_id": ids.WEBHOOK}
     unknown = {name: ids.new(prefix) for name, prefix in kinds.items()}
     routes = [name.split(" ") for name in operations(world) if any("{" + kind + "}" in name for kind in kinds)]
     assert len(routes) >= 20
@@ -118,7 +122,7 @@ def test_what_belongs_to_another_team_is_unknown_on_every_route(world):
 
 
 def test_a_path_parameter_that_no_test_knows_fails_here(shared):
-    known = {"dataset_id", "other_id", "upload_id", "job_id", "task_id", "model_id", "user_id", "name"}
+    known = {"dataset_id", "other_id", "upload_id", "job_id", "webhook_id", "task_id", "model_id", "user_id", "name"}
     found = {
         parameter["name"]
         for operation in operations(shared).values()

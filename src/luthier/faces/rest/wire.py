@@ -54,13 +54,17 @@ def id_of(prefix: str, noun: str, what: str) -> Any:
 
 
 if TYPE_CHECKING:
-    DatasetId = OtherDatasetId = JobId = ModelId = UploadId = str
+    DatasetId = KeyId = InvitationId = UserId = OtherDatasetId = JobId = ModelId = UploadId = WebhookId = str
 else:
     DatasetId = id_of(ids.DATASET, "dataset", "Id of one dataset version.")
     OtherDatasetId = id_of(ids.DATASET, "dataset", "Id of the version that it is compared with.")
+    InvitationId = id_of(ids.INVITATION, "invitation", "Id of an invitation.")
+    KeyId = id_of(ids.KEY, "key", "Id of an API key.")
+    UserId = id_of(ids.USER, "user", "Id of a user.")
     JobId = id_of(ids.JOB, "job", "Id of a job.")
     ModelId = id_of(ids.MODEL, "model", "Id of one model version.")
     UploadId = id_of(ids.UPLOAD, "upload", "Id of an upload in parts.")
+    WebhookId = id_of(ids.WEBHOOK, "webhook", "Id of an endpoint.")
 
 
 def plain_number(value: Any) -> Any:

@@ -238,6 +238,32 @@ class JobCost(Answer):
     settled: bool
 
 
+class Endpoint(Answer):
+    """Where a team is told of its events. `secret` is there once: in the answer that made a webhook."""
+
+    id: str
+    channel: str
+    url: str
+    kinds: tuple[str, ...]
+    enabled: bool
+    disabled_reason: str | None
+    secret: str | None
+
+
+class Delivery(Answer):
+    """One event on its way to one endpoint."""
+
+    id: str
+    event_id: str
+    kind: str
+    state: str
+    attempts: int
+    last_status: int | None
+    last_error: str | None
+    created_at: str
+    next_at: str | None
+
+
 class Me(Answer):
     """Whose key this is."""
 

@@ -15,6 +15,7 @@ from luthier.faces.sdk.datasets import AsyncDatasets, Datasets
 from luthier.faces.sdk.jobs import AsyncJobs, Jobs
 from luthier.faces.sdk.models import AsyncModels, Models
 from luthier.faces.sdk.transport import Call, Retry, Transport
+from luthier.faces.sdk.webhooks import AsyncWebhooks, Webhooks
 
 
 class AsyncClient:
@@ -34,6 +35,7 @@ class AsyncClient:
         self.bases = AsyncBases(self._transport)
         self.billing = AsyncBilling(self._transport)
         self.chat = AsyncChat(self._transport)
+        self.webhooks = AsyncWebhooks(self._transport)
 
     async def me(self) -> Me:
         """Whose key this is."""
@@ -68,6 +70,7 @@ class Client:
         self.bases = Bases(self._inner.bases, self._loop)
         self.billing = Billing(self._inner.billing, self._loop)
         self.chat = Chat(self._inner.chat, self._loop)
+        self.webhooks = Webhooks(self._inner.webhooks, self._loop)
 
     def me(self) -> Me:
         """Whose key this is."""

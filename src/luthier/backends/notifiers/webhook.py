@@ -1,0 +1,35 @@
+"""Signed webhooks: https://www.standardwebhooks.com."""
+
+from __future__ import annotations
+
+import json
+
+from luthier import signatures
+from luthier.backends.notifiers.posting import Posts
+from luthier.backends.outbound import Guard
+from luthier.seams import News, Reply
+
+
+class WebhookNotifier:
+    """Posts `{"type", "timestamp", "data"}`, the same bytes at each attempt, signed anew."""
+
+    def __init__(self, guard: Guard | None = None) -> None:
+        self._posts = Posts(guard)
+
+    def check(self, address: str) -> None:
+        """Raises: NotSendable."""
+        self._posts.check(address)
+
+    def send(self, news: News, address: str, secret: str | None) -> Reply:
+        """One POST. A webhook without a secret is none: nobody could tell who sent it."""
+        if secret is None:
+            return Reply(error="no_secret")
+        told = {"type": news.kind, "timestamp": news.at.isoformat().replace("+00:00", "Z"), "data": news.data}
+        body = json.dumps(told, ensure_ascii=False, separators=(",", ":"), sort_keys=True).encode()
+        stamp = int(news.sent_at.timestamp())
+        headers = {
+            "webhook-id": news.id,
+            "webhook-timestamp": str(stamp),
+            "webhook-signature": signatures.signature(secret, news.id, stamp, body),
+        }
+        return self._posts.post(address, headers, body, news.sent_at)
