@@ -9,36 +9,43 @@ from sqlalchemy.orm import Session
 from luthier import ids
 from luthier.accounts import access_tokens, store
 from luthier.accounts.access_tokens import Claims
+from luthier.accounts.limits import Limiter
 from luthier.accounts.opaque import digest, fresh
 from luthier.accounts.passwords import Passwords
 from luthier.accounts.signing import SigningKeys
 from luthier.accounts.types import Actor, Role, Tokens
 from luthier.database import EVERY_TENANT, Database
-from luthier.errors import Forbidden, LoginRefused, NotFound, Unauthenticated
+from luthier.errors import Forbidden, LoginRefused, NotFound, TooMany, Unauthenticated
 from luthier.seams import Clock
 
 _LIVES = timedelta(days=30)
+_TRIES = "10/minute"
 
 
 class Logins:
     """Who logged in, and until when. Nothing is believed of a token but that it is ours: each request asks the tables."""
 
-    def __init__(self, database: Database, passwords: Passwords, signing: SigningKeys, now: Clock) -> None:
+    def __init__(self, database: Database, passwords: Passwords, signing: SigningKeys, limiter: Limiter, now: Clock) -> None:
+        self._tries = _Tries(limiter)
         self._database = database
         self._passwords = passwords
         self._signing = signing
         self._now = now
 
-    def log_in(self, email: str, password: str, *, team: str | None = None) -> Tokens:
+    def log_in(self, email: str, password: str, *, team: str | None = None, address: str | None = None) -> Tokens:
         """Tokens for this password, acting for `team`, or for the first team that the user joined.
 
-        Takes as long for an address that nobody has. Raises: LoginRefused, in the same words whatever is wrong.
+        Takes as long for an address that nobody has. Raises: LoginRefused, in the same words whatever is wrong; TooMany after
+        ten wrong ones in a minute, for the account or from the address, whether the account exists or not.
         """
+        self._tries.begin(email, address)
         with self._database.read(EVERY_TENANT) as session:
             user = store.by_email(session, email)
         kept = user.password_hash if user is not None else None
         if not self._passwords.matches(password, kept) or user is None:
+            self._tries.failed(address)
             raise LoginRefused
+        self._tries.succeeded(email)
         with self._database.write(EVERY_TENANT) as session:
             row = session.get_one(store.UserRow, user.id)
             if row.disabled_at is not None or row.password_hash != kept:
@@ -85,9 +92,12 @@ class Logins:
         """Set a new one; every login of theirs ends, this one too. Keys stay. Raises: LoginRefused; Forbidden for a key."""
         _login_of(actor)
         with self._database.read(EVERY_TENANT) as session:
-            kept = session.get_one(store.UserRow, actor.user_id).password_hash
-        if not self._passwords.matches(current, kept):
+            user = session.get_one(store.UserRow, actor.user_id)
+        self._tries.begin(user.email, actor.address)
+        if not self._passwords.matches(current, user.password_hash):
+            self._tries.failed(actor.address)
             raise LoginRefused
+        self._tries.succeeded(user.email)
         hashed = self._passwords.hashed(new)
         with self._database.write(EVERY_TENANT) as session:
             row = session.get_one(store.UserRow, actor.user_id)
@@ -149,6 +159,31 @@ class Logins:
             tenant_id=place.tenant_id,
             role=Role(place.role),
         )
+
+
+class _Tries:
+    """Wrong passwords, counted for the account and for the address that they come from."""
+
+    def __init__(self, limiter: Limiter) -> None:
+        self._limiter = limiter
+
+    def begin(self, email: str, address: str | None) -> None:
+        # The account's is counted before the password is looked at: many at once must not all be let through. The address's only
+        # when it was wrong: behind one address there may be a whole office, and a right one must not clear it.
+        retries = [self._limiter.hit("login-account", email, _TRIES)]
+        if address is not None:
+            retries.append(self._limiter.look("login-address", address, _TRIES))
+        refused = [retry for retry in retries if not retry.allowed]
+        if refused:
+            wait_s = max(retry.after_s for retry in refused)
+            raise TooMany("Too many wrong passwords in a minute.", retry_after_s=wait_s)
+
+    def failed(self, address: str | None) -> None:
+        if address is not None:
+            self._limiter.hit("login-address", address, _TRIES)
+
+    def succeeded(self, email: str) -> None:
+        self._limiter.clear("login-account", email, _TRIES)
 
 
 def _agree(said: Claims, login: store.LoginRow, user: store.UserRow) -> bool:

@@ -12,6 +12,7 @@ from sqlalchemy.orm import Session
 from luthier import ids
 from luthier.accounts import keys, store
 from luthier.accounts.keys import Keys
+from luthier.accounts.limits import Limiter
 from luthier.accounts.logins import Logins
 from luthier.accounts.passwords import Passwords
 from luthier.accounts.signing import SigningKeys
@@ -29,13 +30,19 @@ class Accounts:
     """Who asks, by its nouns `keys`, `logins`, `users` and `teams`; and what an `Idempotency-Key` stands for."""
 
     def __init__(
-        self, database: Database, now: Clock, *, signing: SigningKeys | None = None, passwords: Passwords | None = None
+        self,
+        database: Database,
+        now: Clock,
+        *,
+        signing: SigningKeys | None = None,
+        limiter: Limiter | None = None,
+        passwords: Passwords | None = None,
     ) -> None:
         """Without `signing` the keys lie beside the database; `passwords` is for tests, which need not be slow."""
         passwords = passwords or Passwords()
         self.signing = signing or SigningKeys(database.path.with_name("signing-keys.json"), now)
         self.keys = Keys(database, now)
-        self.logins = Logins(database, passwords, self.signing, now)
+        self.logins = Logins(database, passwords, self.signing, limiter or Limiter(), now)
         self.users = Users(database, passwords, now)
         self.teams = Teams(database, self.users, passwords, now)
         self._database = database

@@ -59,6 +59,9 @@ class _Server(uvicorn.Server):
                 timeout_graceful_shutdown=_DRAIN_S,
                 server_header=False,
                 lifespan="off",
+                # Without a proxy that we were told of, a caller's own word on its address is just a word.
+                proxy_headers=bool(platform.settings.trusted_proxies),
+                forwarded_allow_ips=platform.settings.trusted_proxies,
             )
         )
         self._settings = platform.settings

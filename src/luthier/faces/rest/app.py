@@ -13,7 +13,8 @@ from starlette.responses import Response
 
 from luthier.errors import LuthierError
 from luthier.faces.rest import features
-from luthier.faces.rest.door import OPEN_PATHS, Door
+from luthier.faces.rest.auth import Lane
+from luthier.faces.rest.door import Door, open_paths
 from luthier.faces.rest.errors import ErrorBody, answer, on_luthier_error, on_routing_error
 from luthier.faces.rest.events import Pace
 from luthier.faces.rest.trail import Trail
@@ -23,7 +24,9 @@ from luthier.faces.rest.validation import refused
 if TYPE_CHECKING:
     from luthier.wiring import Platform
 
-_ABOUT = "Fine-tune language models on your own machine. Every call but `/health`, `/docs` and `/openapi.json` needs an API key."
+_ABOUT = (
+    "Fine-tune language models on your own machine. Every call but `/health`, `/auth/login` and the docs needs a key or a login."
+)
 
 
 def create_app(platform: Platform, *, pace: Pace | None = None) -> FastAPI:
@@ -46,11 +49,12 @@ def create_app(platform: Platform, *, pace: Pace | None = None) -> FastAPI:
     app.state.platform = platform
     app.state.pace = pace or Pace()
     app.state.receiver = Receiver(platform)
-    app.add_middleware(Door, accounts=platform.accounts)
+    app.state.lane = Lane()
+    app.add_middleware(Door, accounts=platform.accounts, open_paths=open_paths(platform.settings.open_docs))
     app.add_middleware(Trail, audit=platform.audit, access_log=platform.access_log)
     for routes in features.ROUTERS:
         app.include_router(routes)
-    _describe_keys(app)
+    _describe_keys(app, open_paths(platform.settings.open_docs))
     return app
 
 
@@ -62,7 +66,7 @@ async def _on_validation_error(request: HTTPConnection, error: Exception) -> Res
     return answer(request, refused(findings))
 
 
-def _describe_keys(app: FastAPI) -> None:
+def _describe_keys(app: FastAPI, keyless: frozenset[str]) -> None:
     """Tell in /openapi.json which key a route takes; the door itself asks for it."""
     generate = app.openapi
 
@@ -74,7 +78,7 @@ def _describe_keys(app: FastAPI) -> None:
             schema.setdefault("components", {})["securitySchemes"] = schemes
             for path, operations in schema["paths"].items():
                 for operation in operations.values():
-                    operation["security"] = [] if path in OPEN_PATHS else [{"bearer": []}, {"header": []}]
+                    operation["security"] = [] if path in keyless else [{"bearer": []}, {"header": []}]
         return app.openapi_schema or generate()
 
     app.openapi = described  # pyright: ignore[reportAttributeAccessIssue]  # FastAPI's documented way to extend the schema

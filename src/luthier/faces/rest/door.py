@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
+from functools import partial
 
 import anyio.to_thread
 from fastapi.requests import HTTPConnection
@@ -11,13 +12,14 @@ from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from luthier import ids
+from luthier.accounts.access_tokens import MOST_CHARACTERS
 from luthier.accounts.service import Accounts
 from luthier.accounts.types import Actor
 from luthier.errors import BadRequest, LuthierError, Unauthenticated
 from luthier.faces.rest.errors import answer, on_bug
 
-OPEN_PATHS = frozenset({"/", "/health", "/docs", "/docs.js", "/docs.css", "/openapi.json"})
-"""What needs no key."""
+_OPEN = frozenset({"/health", "/auth/login", "/auth/signup", "/auth/refresh", "/auth/oidc/login", "/auth/oidc/callback"})
+_DOCS = frozenset({"/", "/docs", "/docs.js", "/docs.css", "/openapi.json"})
 
 _SAFE_HEADERS = {
     "x-content-type-options": "nosniff",
@@ -26,15 +28,20 @@ _SAFE_HEADERS = {
     "content-security-policy": "default-src 'none'; frame-ancestors 'none'",
     "cache-control": "no-store",
 }
-_MAX_KEY = 256
+
+
+def open_paths(docs: bool) -> frozenset[str]:
+    """What needs no key; `docs`: whether the API's own description is among it."""
+    return _OPEN | _DOCS if docs else _OPEN
 
 
 class Door:
     """The outermost layer of the app."""
 
-    def __init__(self, app: ASGIApp, accounts: Accounts) -> None:
+    def __init__(self, app: ASGIApp, accounts: Accounts, open_paths: frozenset[str]) -> None:
         self._app = app
         self._accounts = accounts
+        self._open = open_paths
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -43,8 +50,10 @@ class Door:
         scope["luthier.request_id"] = ids.new(ids.REQUEST)
         dressed = _Dressed(scope, send)
         try:
-            if scope["path"] not in OPEN_PATHS:
-                scope["luthier.actor"] = await self._actor(HTTPConnection(scope))
+            connection = HTTPConnection(scope)
+            _once(connection, "host")
+            if scope["path"] not in self._open:
+                scope["luthier.actor"] = await self._actor(connection)
             await self._app(scope, receive, dressed)
         except LuthierError as error:
             await answer(HTTPConnection(scope), error)(scope, receive, dressed)
@@ -55,8 +64,9 @@ class Door:
             await response(scope, receive, dressed)
 
     async def _actor(self, connection: HTTPConnection) -> Actor:
-        key = _key(connection)
-        actor = await anyio.to_thread.run_sync(self._accounts.authenticate, key)
+        team = _once(connection, "x-luthier-team")
+        authenticate = partial(self._accounts.authenticate, _credential(connection), team=team)
+        actor = await anyio.to_thread.run_sync(authenticate)
         client = connection.client
         return dataclasses.replace(
             actor, request_id=connection.scope["luthier.request_id"], address=None if client is None else client.host
@@ -83,12 +93,20 @@ class _Dressed:
         await self._send(message)
 
 
-def _key(connection: HTTPConnection) -> str:
-    """The key of this request. Raises: Unauthenticated; BadRequest where two are given that differ."""
+def _once(connection: HTTPConnection, name: str) -> str | None:
+    """The header of this name. Raises: BadRequest where it came twice: whoever stands before us may have read the other one."""
+    values = connection.headers.getlist(name)
+    if len(values) > 1:
+        raise BadRequest(f"The header `{name}` came twice.", hint="Send it once.")
+    return values[0] if values else None
+
+
+def _credential(connection: HTTPConnection) -> str:
+    """The key or token of this request. Raises: Unauthenticated; BadRequest where two are given that differ."""
     found: set[str] = set()
     for value in connection.headers.getlist("authorization"):
         scheme, _, rest = value.partition(" ")
-        if scheme.lower() != "bearer" or not rest or len(rest) > _MAX_KEY or rest != rest.strip():
+        if scheme.lower() != "bearer" or not rest or len(rest) > MOST_CHARACTERS or rest != rest.strip():
             raise Unauthenticated
         found.add(rest)
     found |= set(connection.headers.getlist("x-api-key"))

@@ -2,7 +2,22 @@
 
 from __future__ import annotations
 
-from luthier.faces.rest import account, audit, chat, datasets, docs, health, jobs, models, seed_paths, tus
+from luthier.faces.rest import (
+    account,
+    audit,
+    auth,
+    chat,
+    datasets,
+    docs,
+    health,
+    jobs,
+    keys,
+    models,
+    seed_paths,
+    team,
+    tus,
+    webhooks,
+)
 from luthier.faces.rest.openai import files as openai_files
 from luthier.faces.rest.openai import jobs as openai_jobs
 from luthier.faces.rest.openai import models as openai_models
@@ -16,7 +31,11 @@ ROUTERS = (
     models.routes,
     chat.routes,
     account.routes,
+    auth.routes,
+    keys.routes,
+    team.routes,
     audit.routes,
+    webhooks.routes,
     seed_paths.routes,
     openai_files.routes,
     openai_jobs.routes,
