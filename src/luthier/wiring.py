@@ -103,7 +103,7 @@ def build(
     migrations.upgrade(database)
     storage = LocalStorage(settings.data)
     bases = Bases(settings.data / "bases", settings.bases)
-    audit = Audit(database, now, settings.data / "audit.head")
+    audit = audit_of(database, settings, now)
     accounts = Accounts(database, now, signing=_signing(settings, now), passwords=passwords)
     means = Means(notifiers or notifiers_of(settings), SecretBox(settings.data / "secrets.key"))
     notifications = Notifications(database, means, now)
@@ -148,6 +148,11 @@ def _signing(settings: Settings, now: Clock) -> SigningKeys:
         given=given.get_secret_value() if given else None,
         given_before=before.get_secret_value() if before else None,
     )
+
+
+def audit_of(database: Database, settings: Settings, now: Clock = utc_now) -> Audit:
+    """The audit log of this database; from here on it sees what is committed through it."""
+    return Audit(database, now, settings.data / "audit.head")
 
 
 def _fetcher(settings: Settings) -> Fetcher:

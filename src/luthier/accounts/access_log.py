@@ -52,5 +52,5 @@ class _Turns(RotatingFileHandler):
         private = os.open(self.baseFilename, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
         return TextIOWrapper(os.fdopen(private, "ab"), encoding=self.encoding)
 
-    def handleError(self, record: logging.LogRecord) -> None:  # noqa: ARG002  # the base class's signature
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802  # the base class's name
         """Nothing: a line is lost."""

@@ -9,6 +9,7 @@ from typing import Any, Protocol
 
 from sqlalchemy.orm import Session
 
+from luthier.accounts.deeds import by_system
 from luthier.billing.service import Billing
 from luthier.billing.types import Segment
 from luthier.database import EVERY_TENANT, Database
@@ -92,6 +93,7 @@ class JobQueue:
         self._used = used
         self._now = now
 
+    @by_system("jobs.claim")
     def claim(self, owner: str, line: Line, allowed: Sharing = ALONE) -> tuple[Held, ...] | None:
         """The job that has waited longest and may start, and those that train with it, each with a new attempt number.
 
@@ -140,6 +142,7 @@ class JobQueue:
             rows = store.owned(session)
             return {row.id: _wish(row) for row in rows if (row.id, row.attempt, row.owner) in wanted}
 
+    @by_system("jobs.want")
     def want(self, fence: Fence, wish: Wish) -> None:
         """Note that a job reached a limit of its own. Raises: Fenced."""
         with self._database.write(EVERY_TENANT) as session:
@@ -147,6 +150,7 @@ class JobQueue:
             if row.wish is None:
                 store.wish(session, row, wish, self._now())
 
+    @by_system("jobs.settle")
     def settle(self, fence: Fence, segments: tuple[Segment, ...]) -> int:
         """Note the last usage and replace the hold by it; safe to repeat. Returns the charge. Raises: Fenced."""
         with self._database.write(EVERY_TENANT) as session:
@@ -155,6 +159,7 @@ class JobQueue:
             row.cost_micro_usd = self._billing.settle(session, row.tenant_id, row.id)
             return row.cost_micro_usd
 
+    @by_system("jobs.finish")
     def finish(self, fence: Fence, ending: Ending) -> None:
         """Take the job to its next state and let go of it: done, or back in the queue. Raises: Fenced."""
         outcome = ending.outcome
@@ -187,6 +192,7 @@ class JobQueue:
         with self._database.read(EVERY_TENANT) as session:
             return [Seen(Beat(row.id, row.attempt, row.owner or "", row.beat_seq), row.handle) for row in store.owned(session)]
 
+    @by_system("jobs.adopt")
     def adopt(self, beat: Beat, owner: str) -> Held | None:
         """Take over a job whose supervisor is gone, with its attempt as it stands; None where it has moved since."""
         with self._database.write(EVERY_TENANT) as session:

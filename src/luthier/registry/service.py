@@ -9,6 +9,7 @@ from typing import BinaryIO
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
+from luthier.accounts.deeds import by_system
 from luthier.accounts.types import Actor
 from luthier.bases.service import Bases
 from luthier.bases.types import Base
@@ -36,6 +37,7 @@ class Registry:
         # Whole milliseconds, as the database keeps them: a model reads the same before and after it was stored.
         self._now: Clock = lambda: from_ms(to_ms(now()))
 
+    @by_system("models.register")
     def register(self, finished: Finished) -> Model:
         """Make the model of a finished job visible, once: a second call for the same job returns the same model.
 
@@ -60,6 +62,7 @@ class Registry:
             return model_of(row_of(stored))
         raise DatabaseBusy
 
+    @by_system("models.attach")
     def attach(self, finished: Finished) -> Model:
         """Put what a run of the kind evaluate measured on the card of its model, once a job. What training measured stays.
 

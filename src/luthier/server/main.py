@@ -12,18 +12,26 @@ from typing import Annotated
 import typer
 
 from luthier.errors import LuthierError, SetupError
+from luthier.server.audit import app as audit_app
+from luthier.server.options import AsJson, Data
 
 app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
-    help="Luthier: fine-tune language models on your own machines.",
 )
 bases_app = typer.Typer(no_args_is_help=True, help="Base models on this machine.")
 app.add_typer(bases_app, name="bases")
+app.add_typer(audit_app, name="audit")
 
-Data = Annotated[Path | None, typer.Option("--data", help="The data folder; made on the first start.")]
-AsJson = Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")]
+
+@app.callback()
+def _root(context: typer.Context) -> None:  # pyright: ignore[reportUnusedFunction]  # called by typer
+    """Luthier: fine-tune language models on your own machines."""
+    if context.invoked_subcommand not in {None, "up", "supervise"}:
+        from luthier.accounts.deeds import by_console
+
+        by_console(str(context.invoked_subcommand))
 
 
 @app.command()

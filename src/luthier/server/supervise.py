@@ -15,6 +15,7 @@ from luthier.jobs.pace import Clocks, Pace
 from luthier.jobs.presence import Presence
 from luthier.jobs.queue import JobQueue
 from luthier.server.locks import FolderLock
+from luthier.server.sealer import sealing
 from luthier.settings import Settings
 from luthier.supervisor import Parts, Supervisor
 from luthier.wiring import Platform, build, courier, executor
@@ -49,10 +50,11 @@ def supervise(settings: Settings, *, server_pipe: int | None = None) -> int:
     if server_pipe is not None:
         threading.Thread(target=_watch, args=(server_pipe, gone), daemon=True).start()
     try:
-        while not stop.is_set() and not (gone.is_set() and not supervisor.running):
-            began = time.monotonic()
-            supervisor.tick()
-            stop.wait(max(0.0, supervisor.pause_s - (time.monotonic() - began)))
+        with sealing(platform.audit):
+            while not stop.is_set() and not (gone.is_set() and not supervisor.running):
+                began = time.monotonic()
+                supervisor.tick()
+                stop.wait(max(0.0, supervisor.pause_s - (time.monotonic() - began)))
     except Exception:  # the log keeps what the command line does not show
         _LOG.exception("the supervisor fell")
         raise

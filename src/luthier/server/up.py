@@ -20,6 +20,7 @@ from luthier.faces.rest.app import create_app
 from luthier.server.first import first_start
 from luthier.server.keeper import SupervisorKeeper
 from luthier.server.locks import FolderLock
+from luthier.server.sealer import sealing
 from luthier.settings import Settings
 from luthier.wiring import Platform, build
 
@@ -120,7 +121,8 @@ def _platform(settings: Settings) -> Generator[Platform]:
         platform.datasets.recover()
         platform.imports.recover()
         platform.uploads.sweep()
-        yield platform
+        with sealing(platform.audit):
+            yield platform
     finally:
         platform.close()
 

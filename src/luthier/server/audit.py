@@ -1,0 +1,111 @@
+"""What an admin does with the audit log at the data folder. What a command needs is imported when it runs."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Generator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from enum import StrEnum
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from luthier.errors import FieldInvalid, SetupError
+from luthier.server.options import AsJson, Data
+
+if TYPE_CHECKING:
+    from luthier.accounts.audit import Audit
+    from luthier.accounts.audit_types import AuditEntry, Head
+    from luthier.settings import Settings
+
+app = typer.Typer(no_args_is_help=True, help="The audit log: check it, and take it out.")
+Noted = Annotated[
+    str | None, typer.Option("--head", help="A head that was noted earlier, `number:sha256`: it must still be there.")
+]
+From = Annotated[datetime | None, typer.Option("--from", help="From this moment on, UTC: 2026-11-01 or 2026-11-01T12:00:00.")]
+To = Annotated[datetime | None, typer.Option("--to", help="Before this moment, UTC.")]
+
+
+class Format(StrEnum):
+    """How rows are written out."""
+
+    JSONL = "jsonl"
+    CSV = "csv"
+
+
+@app.command()
+def verify(data: Data = None, head: Noted = None, as_json: AsJson = False) -> None:
+    """Walk every chain of the audit log. Exit status 1, and the first bad row of each chain, where one does not hold."""
+    from luthier.settings import Settings
+
+    with _audit(Settings.load(data=data)) as audit:
+        verdict = audit.verify(_head(head))
+    if as_json:
+        typer.echo(verdict.model_dump_json())
+    else:
+        for fault in verdict.faults:
+            typer.echo(f"BAD  {fault}", err=True)
+        typer.echo(f"{verdict.rows} sealed rows in {verdict.chains} chains{'' if verdict.faults else ' hold'}.")
+        if verdict.unsealed:
+            typer.echo(f"{verdict.unsealed} rows are older than a minute and not sealed: does the server run?", err=True)
+        if verdict.head is not None:
+            typer.echo(f"head {verdict.head.seq}:{verdict.head.sha256}")
+    raise typer.Exit(1 if verdict.faults else 0)
+
+
+@app.command()
+def export(
+    data: Data = None,
+    since: From = None,
+    until: To = None,
+    form: Annotated[Format, typer.Option("--format", help="JSON lines, or CSV for a spreadsheet.")] = Format.JSONL,
+) -> None:
+    """Write the rows of all chains to stdout, oldest first."""
+    from luthier.accounts.audit_types import AuditEntry
+    from luthier.csv_lines import csv_line
+    from luthier.settings import Settings
+
+    with _audit(Settings.load(data=data)) as audit, audit.export(_utc(since), _utc(until)) as entries:
+        if form is Format.CSV:
+            typer.echo(csv_line(AuditEntry.model_fields), nl=False)
+        for entry in entries:
+            typer.echo(csv_line(_cells(entry)) if form is Format.CSV else entry.model_dump_json() + "\n", nl=False)
+
+
+def _cells(entry: AuditEntry) -> list[object]:
+    facts = entry.model_dump(mode="json")
+    return [json.dumps(value) if isinstance(value, list | dict) else value for value in facts.values()]
+
+
+@contextmanager
+def _audit(settings: Settings) -> Generator[Audit]:
+    from luthier.database import Database
+    from luthier.migrations import upgrade
+    from luthier.wiring import audit_of
+
+    if not settings.database_path.is_file():
+        raise SetupError(
+            f"There is no database in {settings.data}.", hint="Give the folder that `luthier up` serves: --data DIR."
+        )
+    database = Database(settings.database_path)
+    try:
+        upgrade(database)
+        yield audit_of(database, settings)
+    finally:
+        database.close()
+
+
+def _head(text: str | None) -> Head | None:
+    from luthier.accounts.audit_types import Head
+
+    if text is None:
+        return None
+    number, _, sha256 = text.partition(":")
+    if not number.isascii() or not number.isdigit() or len(sha256) != 64:
+        raise FieldInvalid("A head is `number:sha256`, as `luthier audit verify` prints it.", param="head")
+    return Head(seq=int(number), sha256=sha256.lower())
+
+
+def _utc(moment: datetime | None) -> datetime | None:
+    return None if moment is None else moment.replace(tzinfo=UTC)
