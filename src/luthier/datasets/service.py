@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, Literal
 
 from sqlalchemy.orm import Session
 
@@ -27,7 +27,7 @@ from luthier.datasets.row_hashes import overlap
 from luthier.datasets.rows import accept, dataset_of, found_row, home_of, ready_row
 from luthier.datasets.samples import By, Index, read_bytes, read_row
 from luthier.datasets.sandbox import Checked, Ruler, Sandbox, Task
-from luthier.datasets.types import Dataset, Difference, Distributions, Fixed, Overlap, Room, Sample, Samples, Upload
+from luthier.datasets.types import Dataset, Difference, Distributions, Fixed, Overlap, Room, Sample, Samples, Stored, Upload
 from luthier.datasets.wishes import Wishes
 from luthier.errors import BaseUnavailable, DatasetNotReady, Gone, InUse, Invalid, NotFound, StorageFull, Unavailable
 from luthier.seams import Clock, NotStored, Storage
@@ -114,10 +114,20 @@ class Datasets:
 
     def open(self, actor: Actor, dataset_id: str) -> BinaryIO:
         """The file as it was uploaded. Raises: NotFound, Gone; a rejected one is not kept."""
-        with self._database.read(actor.tenant_id) as session:
-            row = found_row(session, dataset_id)
+        return self.stored(actor, dataset_id, "original").file
+
+    def stored(self, actor: Actor, dataset_id: str, form: Literal["original", "jsonl"]) -> Stored:
+        """The file as it was uploaded, or its rows as a trainer reads them; not both are kept in every state.
+
+        Raises: NotFound, Gone; DatasetNotReady for rows before they are checked, and for a file that is being fetched.
+        """
+        dataset = self.get(actor, dataset_id) if form == "original" else self.ready(actor, dataset_id)
+        where, sha256 = (RAW, dataset.sha256) if form == "original" else (ROWS, dataset.rows_sha256)
+        if sha256 is None:
+            raise not_ready(dataset.state)
+        path, name = home_of(dataset) + where, f"{dataset.name}-v{dataset.version}.jsonl"
         try:
-            return self._storage.open(home_of(row) + RAW)
+            return Stored(self._storage.open(path), self._storage.size(path) or 0, sha256, name)
         except NotStored:
             raise Gone("dataset") from None
 
@@ -206,7 +216,7 @@ class Datasets:
         with self._database.read(actor.tenant_id) as session:
             dataset = dataset_of(row := found_row(session, dataset_id))
             file_name, base_model = row.file_name, row.base_model
-        if dataset.state == store.VALIDATING:
+        if dataset.state == store.VALIDATING or dataset.sha256 is None:
             raise not_ready(dataset.state)
         with workspace(self._room.scratch, ids.new(ids.DATASET)) as folder:
             source = folder / "upload"

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, BinaryIO, Literal
 
 from pydantic import Field
 
@@ -254,6 +254,17 @@ class Upload:
     """A file that lies in the data folder already, instead of `chunks`."""
     errand: Errand | None = None
     """A file that is fetched later, instead of `chunks`."""
+
+
+@dataclass(frozen=True)
+class Stored:
+    """A file of a dataset that is open; whoever asked for it closes it."""
+
+    file: BinaryIO
+    bytes: int
+    sha256: str
+    name: str
+    """For whoever saves it."""
 
 
 @dataclass(frozen=True)

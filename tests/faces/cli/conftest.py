@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import io
 import json
@@ -81,7 +82,13 @@ def fake(terminal):
 @pytest.fixture
 def world(tmp_path, terminal):
     """The real REST app on a real socket."""
-    world = World(tmp_path / "data")
+    with serving(World(tmp_path / "data"), terminal) as world:
+        yield world
+
+
+@contextlib.contextmanager
+def serving(world, terminal):
+    """`world` on a socket, and the terminal pointed to it."""
     server = uvicorn.Server(uvicorn.Config(world.app, port=0, log_level="error", lifespan="off"))
     thread = threading.Thread(target=server.run)
     thread.start()

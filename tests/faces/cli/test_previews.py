@@ -32,6 +32,17 @@ def test_a_file_is_previewed_without_a_server(terminal, file):
     assert '{+"<|im_end|>"+}' in listed.out
 
 
+def test_fields_of_a_file_are_mapped_for_a_preview(terminal, tmp_path):
+    path = tmp_path / "questions.csv"
+    path.write_text("Question,Answer\n" + "".join(f"{n} + 1 =,{n + 1}\n" for n in range(12)))
+    ended = terminal("dataset", "preview", str(path), "--map", "prompt=Question,completion=Answer", "--rows", "1")
+    assert (ended.code, "0 + 1 ={+1" in ended.out) == (0, True)
+    assert terminal("dataset", "preview", str(path)).code == 1
+    assert terminal("dataset", "preview", str(path), "--map", "prompt").code == 2
+    stored = terminal("dataset", "preview", "ds_01kagz3vqdfyxtqn4w5b9zn8r2", "--map", "prompt=a,completion=b")
+    assert (stored.code, "stored mapped" in stored.err) == (2, True)
+
+
 def test_json_has_every_token_and_colours_are_for_terminals(terminal, file):
     found = terminal("dataset", "preview", file, "--json").json
     tokens = found["data"][0]["parts"][0]["tokens"]

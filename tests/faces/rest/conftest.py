@@ -7,10 +7,12 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from pwdlib.hashers.argon2 import Argon2Hasher
 from starlette.testclient import TestClient
 
 import luthier
 from luthier import ids, wiring
+from luthier.accounts.passwords import Passwords
 from luthier.accounts.types import Actor, Role
 from luthier.backends.engines.echo import EchoEngine
 from luthier.faces.rest.app import create_app
@@ -46,11 +48,16 @@ class Hub:
         yield Fetched(len(data), iter([data]))
 
 
+QUICK = Argon2Hasher(time_cost=1, memory_cost=8, parallelism=1)
+"""A password that is hashed in no time: for tests only."""
+
+
 class World:
     """A client with a key, and the platform behind it for what no route can bring about."""
 
-    def __init__(self, data, engine=None):
-        self.platform = wiring.build(Settings(data=data), engine=engine or EchoEngine(), fetcher=Hub())
+    def __init__(self, data, engine=None, *, now=wiring.utc_now, **settings):
+        seams = {"engine": engine or EchoEngine(), "fetcher": None if "import_from" in settings else Hub()}
+        self.platform = wiring.build(Settings(data=data, **settings), **seams, passwords=Passwords(QUICK), now=now)
         self.key = self.platform.accounts.first_start()
         self.actor = self.platform.accounts.authenticate(self.key)
         self.stranger = Actor(tenant_id=ids.new(ids.TENANT), user_id=ids.new(ids.USER), role=Role.ADMIN)

@@ -1,5 +1,6 @@
 """What REST tells of datasets beside their report: samples, differences, mended versions."""
 
+import hashlib
 import json
 
 from .conftest import GOOD, ROWS
@@ -109,6 +110,32 @@ def test_a_dataset_is_imported_from_the_hub_and_other_places_are_refused(world):
         refused = world.ask("POST", "/api/datasets/import", json={"source": source})
         assert (refused.status_code, refused.json()["error"]["code"]) == (422, "source")
     assert world.ask("POST", "/api/datasets/import", json={"source": "a", "path": "x"}).status_code == 422
+
+
+def test_an_import_is_made_once_for_each_key(world):
+    asked = {"source": "openai/gsm8k", "map": "prompt=question,completion=answer"}
+    first = world.ask("POST", "/api/datasets/import", json=asked, headers={"idempotency-key": "k1"})
+    again = world.ask("POST", "/api/datasets/import", json=asked, headers={"idempotency-key": "k1"})
+    assert (first.status_code, again.status_code, again.json()["id"]) == (201, 201, first.json()["id"])
+    assert ("idempotent-replayed" in first.headers, again.headers["idempotent-replayed"]) == (False, "true")
+    other = world.ask("POST", "/api/datasets/import", json={**asked, "name": "b"}, headers={"idempotency-key": "k1"})
+    assert (other.status_code, other.json()["error"]["code"]) == (422, "idempotency_key_reused")
+    refused = world.ask("POST", "/api/datasets/import", json={"source": "s3://a/b"}, headers={"idempotency-key": "k2"})
+    assert refused.status_code == 422
+    assert world.ask("POST", "/api/datasets/import", json=asked, headers={"idempotency-key": "k2"}).status_code == 201
+
+
+def test_rows_are_taken_back_as_they_were_uploaded_or_as_they_are_kept(world):
+    table = b"question,answer\n" + b"".join(b"%d?,b%d\n" % (n, n) for n in range(12))
+    made = world.upload(table, "?name=sums&map=prompt%3Dquestion,completion%3Danswer").json()
+    path = f"/api/datasets/{made['id']}/download"
+    assert world.ask("GET", path).content == table
+    kept = world.ask("GET", f"{path}?format=jsonl")
+    assert [json.loads(line)["prompt"] for line in kept.content.splitlines()] == [f"{n}?" for n in range(12)]
+    assert hashlib.sha256(kept.content).hexdigest() == made["rows_sha256"] == kept.headers["etag"].strip('"')
+    part = world.ask("GET", f"{path}?format=jsonl", headers={"range": "bytes=0-0"})
+    assert (part.status_code, part.headers["content-range"]) == (206, f"bytes 0-0/{len(kept.content)}")
+    assert world.ask("GET", f"{path}?format=csv").status_code == 422
 
 
 def test_a_model_leads_back_to_the_version_that_it_learned_from(world):

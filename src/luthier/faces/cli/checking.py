@@ -53,7 +53,7 @@ def fix(file: Path, output: Path, mapping: str | None = None) -> dict[str, Any]:
         }
 
 
-def preview(file: Path, base_model: str, wish: Mapping[str, Any]) -> dict[str, Any]:
+def preview(file: Path, base_model: str, wish: Mapping[str, Any], mapping: str | None = None) -> dict[str, Any]:
     """What is learned of rows of a file, as it would be stored. Raises: DatasetRejected; FieldInvalid (method); usage."""
     from luthier.datasets import previewing
     from luthier.datasets.rendering import Renderer
@@ -62,7 +62,7 @@ def preview(file: Path, base_model: str, wish: Mapping[str, Any]) -> dict[str, A
     wanted = previewing.Wish(base_model=base_model, **wish)
     folder, context = _base(base_model)
     with _workshop(file) as task:
-        report = _good(_check(task))
+        report = _good(_check(replace(task, mapping=_mapping(mapping))))
         known = previewing.Known(base_model, context, report.methods, report.usable_rows)
         index, rows = task.side / "index", task.rows
         with index.open("rb") as stream, rows.open("rb") as stored:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import enum
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, BinaryIO
@@ -36,6 +37,15 @@ Map = Annotated[
     str | None,
     typer.Option("--map", help="Fields that are read from others: prompt=question,completion=answer.", show_default=False),
 ]
+
+
+class DownloadFormat(enum.StrEnum):
+    """What `download` writes."""
+
+    ORIGINAL = "original"
+    JSONL = "jsonl"
+
+
 Output = Annotated[Path | None, typer.Option("--output", "-o", help="Where to write; <id>.jsonl here by default.")]
 
 Version = Annotated[str, typer.Argument(help="A dataset's id, or name@version.", show_default=False)]
@@ -70,7 +80,7 @@ def upload(
 
 @app.command("import")
 def import_dataset(
-    source: Annotated[str, typer.Argument(help="A hub dataset (openai/gsm8k), or an https address.", show_default=False)],
+    source: Annotated[str, typer.Argument(help="A hub dataset (openai/gsm8k), s3://, gs:// or https://.", show_default=False)],
     file: Annotated[str | None, typer.Option("--file", help="Of a hub dataset: which file.", show_default=False)] = None,
     revision: Annotated[str | None, typer.Option("--revision", help="Of a hub dataset: commit, branch or tag.")] = None,
     name: Name = None,
@@ -157,6 +167,7 @@ def preview(
         str, typer.Option("--base-model", help="Whose template and tokenizer render; of a file also a folder.")
     ] = "luthier/tiny",
     method: Annotated[str | None, typer.Option("--method", help="The first that learns from such rows, by default.")] = None,
+    mapping: Map = None,
     rows: Annotated[int, typer.Option("--rows", min=1, max=20, help="Most rows to show.")] = 3,
     line: Annotated[int | None, typer.Option("--line", min=1, help="From this line of the file on.")] = None,
     max_seq_len: Annotated[int | None, typer.Option(min=1, help="Cut rows here; at the base's context by default.")] = None,
@@ -166,12 +177,14 @@ def preview(
     """What will be learned: the rendered rows, which tokens carry loss, which are cut, what is packed together."""
     wish: dict[str, int | None] = {"rows": rows, "line": line, "max_seq_len": max_seq_len}
     if ids.is_id(source, ids.DATASET):
+        if mapping is not None:
+            raise usage("--map is for a file here: the rows of a dataset are stored mapped.")
         with connect() as client:
             found = client.datasets.preview(source, base_model=base_model, method=method, **wish).raw
     else:
         from luthier.faces.cli import checking
 
-        found = checking.preview(Path(source), base_model, {**wish, "method": method})
+        found = checking.preview(Path(source), base_model, {**wish, "method": method}, mapping)
     if as_json:
         out_json(found)
         return
@@ -250,16 +263,19 @@ def download(
     dataset: DatasetArgument = None,
     dataset_id: DatasetOption = None,
     output: Output = None,
+    form: Annotated[
+        DownloadFormat, typer.Option("--format", help="The bytes that were uploaded, or jsonl: the rows as they are kept.")
+    ] = DownloadFormat.ORIGINAL,
     force: Force = False,
     as_json: AsJson = False,
 ) -> None:
-    """Write the file as it was uploaded; checked, and taken up where it broke off."""
+    """Write the file as it was uploaded, or the rows that were understood; checked, and taken up where it broke off."""
     found = the_dataset(dataset, dataset_id)
     # Named by its id: what the server calls it is no path of ours.
     path = output or Path(f"{found}.jsonl")
     may_replace([path], force=force)
     with connect() as client, transfer(path.name) as report, parts_removed_when_full([path]):
-        client.datasets.download(found, path, on_progress=lambda done, total: report("", done, total))
+        client.datasets.download(found, path, form=form.value, on_progress=lambda done, total: report("", done, total))
     if as_json:
         out_json({"id": found, "path": str(path), "bytes": path.stat().st_size})
     else:
@@ -269,8 +285,10 @@ def download(
 def _made(client: Client, dataset: Dataset, *, no_wait: bool, as_json: bool) -> None:
     """Wait until a new version is checked, tell what was found, and end with 1 where it was refused."""
     if dataset.state == "validating" and not no_wait:
-        talk("It is there; it is being checked ...")
-        dataset = client.datasets.wait(dataset.id)
+        fetched = dataset.get("arriving") is not None
+        talk("It is being fetched ..." if fetched else "It is there; it is being checked ...")
+        with transfer("fetch" if fetched else "check") as report:
+            dataset = client.datasets.wait(dataset.id, on_progress=lambda done, total: report("", done, total))
     if as_json:
         out_json(dataset)
     else:

@@ -33,6 +33,7 @@ from luthier.errors import (
 from luthier.faces.rest.body import Json
 from luthier.faces.rest.errors import problems
 from luthier.faces.rest.forms import ids_in
+from luthier.faces.rest.repeats import Taken, import_once
 from luthier.faces.rest.streaming import file_answer
 from luthier.faces.rest.wire import (
     After,
@@ -96,6 +97,9 @@ PreviewBatch = Annotated[
     Query(ge=1, le=4096, description="`train.batch_size`; what `auto` takes by default."),
 ]
 Packing = Annotated[bool, Query(description="`train.packing`.")]
+Form = Annotated[
+    Literal["original", "jsonl"], Query(alias="format", description="The bytes that were uploaded, or the rows as they are kept.")
+]
 Chosen = Annotated[Literal["random", "longest", "shortest", "flagged"], Query(description="Which rows.")]
 
 
@@ -116,7 +120,10 @@ async def upload(
 ) -> Dataset:
     """Upload a file; the answer holds the report. A large file answers `validating`: ask again until it is `ready`."""
     query = Upload((), name, x_filename, sha256, base_model, ids_in(against), drop_bad_rows=drop_bad_rows, mapping=mapping)
-    taken = await request.app.state.receiver.take(request, actor, query, key)
+    return _answered(response, await request.app.state.receiver.take(request, actor, query, key))
+
+
+def _answered(response: Response, taken: Taken) -> Dataset:
     response.headers["location"] = f"/api/datasets/{taken.dataset.id}"
     if taken.replayed:
         response.headers["idempotent-replayed"] = "true"
@@ -131,7 +138,11 @@ _IMPORT = {
             "file": "main/train-00000-of-00001.parquet",
             "map": "prompt=question,completion=answer",
         },
-    }
+    },
+    "bucket": {
+        "summary": "An object of a bucket",
+        "value": {"source": "s3://team-data/support/rows.jsonl.gz", "name": "support"},
+    },
 }
 Wanted = Annotated[Json[Import], Body(openapi_examples=_IMPORT)]  # pyright: ignore[reportArgumentType]  # plain dicts
 
@@ -139,13 +150,19 @@ Wanted = Annotated[Json[Import], Body(openapi_examples=_IMPORT)]  # pyright: ign
 @routes.post(
     "/import",
     status_code=201,
-    responses=problems(DatasetRejected, FieldInvalid, Invalid, ModelNotAllowed, NotFound, Gone, StorageFull, TooLarge),
+    responses=problems(
+        *(DatasetRejected, FieldInvalid, Invalid, ModelNotAllowed, NotFound, Gone, StorageFull, TooLarge),
+        *(IdempotencyKeyInvalid, KeyInFlight, KeyReused),
+    ),
 )
-def import_dataset(wanted: Wanted, response: Response, actor: CurrentActor, platform: CurrentPlatform) -> Dataset:
-    """Fetch a dataset from the hub, or a file from an https address, and keep it as if it had been uploaded."""
-    dataset = platform.imports.take(actor, wanted)
-    response.headers["location"] = f"/api/datasets/{dataset.id}"
-    return dataset
+def import_dataset(
+    wanted: Wanted, response: Response, actor: CurrentActor, platform: CurrentPlatform, key: IdempotencyKey
+) -> Dataset:
+    """Fetch a dataset from the hub, a bucket or an https address, and keep it as if it had been uploaded.
+
+    A large one answers `validating`, with `arriving`: ask again until it is `ready`, or `rejected` with the reason.
+    """
+    return _answered(response, import_once(platform, actor, key, wanted))
 
 
 @routes.get("", responses=problems(CursorInvalid, FieldInvalid))
@@ -226,9 +243,10 @@ def fix(dataset_id: DatasetId, response: Response, actor: CurrentActor, platform
     return fixed
 
 
-@routes.get("/{dataset_id}/download", response_class=Response, responses=problems(NotFound, Gone, RangeInvalid))
-def download(dataset_id: DatasetId, actor: CurrentActor, platform: CurrentPlatform, request: Request) -> Response:
-    """The file as it was uploaded, or one range of it."""
-    dataset = platform.datasets.get(actor, dataset_id)
-    file = platform.datasets.open(actor, dataset_id)
-    return file_answer(request, file, size=dataset.bytes, name=f"{dataset.name}-v{dataset.version}.jsonl", tag=dataset.sha256)
+@routes.get("/{dataset_id}/download", response_class=Response, responses=problems(NotFound, Gone, DatasetNotReady, RangeInvalid))
+def download(
+    dataset_id: DatasetId, actor: CurrentActor, platform: CurrentPlatform, request: Request, form: Form = "original"
+) -> Response:
+    """The file as it was uploaded, or what was understood of it: a row a line, as trainers read it. Whole, or one range."""
+    stored = platform.datasets.stored(actor, dataset_id, form)
+    return file_answer(request, stored.file, size=stored.bytes, name=stored.name, tag=stored.sha256)

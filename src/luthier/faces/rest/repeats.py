@@ -1,4 +1,4 @@
-"""Uploads by `Idempotency-Key`: the same key with the same request gives the dataset that it gave before."""
+"""Uploads and imports by `Idempotency-Key`: the same key with the same request gives the dataset that it gave before."""
 
 from __future__ import annotations
 
@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING
 
 from luthier import ids
 from luthier.accounts.types import Actor, Idempotency
+from luthier.datasets.sources import Import
 from luthier.datasets.types import Dataset, Upload
 from luthier.errors import KeyReused
+from luthier.faces.rest.wire import idempotency
 
 if TYPE_CHECKING:
     from luthier.wiring import Platform
@@ -19,7 +21,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Taken:
-    """The dataset of an upload, and whether an earlier request made it."""
+    """The dataset of a request, and whether an earlier request made it."""
 
     dataset: Dataset
     replayed: bool
@@ -38,16 +40,35 @@ def take_once(platform: Platform, actor: Actor, key: str | None, upload: Upload)
             return _compared(platform, actor, key, upload, earlier)
         seen = _Seen(upload.chunks)
         made = platform.datasets.upload(actor, replace(upload, chunks=seen))
-        try:
-            kept = platform.accounts.keep(actor, Idempotency(key, _request_sha256(upload, seen)), made.id)
-        except KeyReused:
-            platform.datasets.delete(actor, made.id)
-            raise
-        if kept == made.id:
-            return Taken(made, replayed=False)
-        # Another process took the same request in meanwhile; its dataset is the one.
+        return _kept(platform, actor, Idempotency(key, _request_sha256(upload, seen)), made)
+
+
+def import_once(platform: Platform, actor: Actor, key: str | None, wanted: Import) -> Taken:
+    """Import, once for each key. A repetition fetches nothing: it gives the dataset as it is by now, even if that broke off.
+
+    Raises: what `Imports.take` raises, which leaves the key free; KeyReused, KeyInFlight; Gone.
+    """
+    asked = idempotency(key, wanted)
+    if asked is None:
+        return Taken(platform.imports.take(actor, wanted), replayed=False)
+    with platform.accounts.in_flight(actor, key):
+        earlier = platform.accounts.made_with(actor, asked.key)
+        if earlier is None:
+            return _kept(platform, actor, asked, platform.imports.take(actor, wanted))
+        return Taken(platform.datasets.get(actor, platform.accounts.keep(actor, asked, earlier)), replayed=True)
+
+
+def _kept(platform: Platform, actor: Actor, asked: Idempotency, made: Dataset) -> Taken:
+    try:
+        kept = platform.accounts.keep(actor, asked, made.id)
+    except KeyReused:
         platform.datasets.delete(actor, made.id)
-        return Taken(platform.datasets.get(actor, kept), replayed=True)
+        raise
+    if kept == made.id:
+        return Taken(made, replayed=False)
+    # Another process took the same request in meanwhile; its dataset is the one.
+    platform.datasets.delete(actor, made.id)
+    return Taken(platform.datasets.get(actor, kept), replayed=True)
 
 
 class _Seen(Iterable[bytes]):

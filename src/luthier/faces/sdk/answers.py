@@ -72,7 +72,7 @@ class Dataset(Answer):
     version: int
     state: str
     bytes: int
-    sha256: str
+    sha256: str | None
     rows: int | None
     tokens: int | None
     created_at: str

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from dataclasses import replace
 from os import PathLike
 from pathlib import Path
-from typing import BinaryIO, TypedDict, Unpack
+from typing import BinaryIO, Literal, TypedDict, Unpack
 from urllib.parse import quote
 
 from luthier import ids
@@ -14,7 +15,7 @@ from luthier.errors import ClientError, NotFound
 from luthier.faces.sdk import parts
 from luthier.faces.sdk.answers import Answer, Dataset, Page
 from luthier.faces.sdk.blocking import Face, blocking, iterating
-from luthier.faces.sdk.files import Fetch, fetch, outgoing
+from luthier.faces.sdk.files import Fetch, fetch, outgoing, size_of
 from luthier.faces.sdk.transport import Call, Transport
 
 Progress = Callable[[int, int | None], None]
@@ -82,17 +83,21 @@ class AsyncDatasets:
         file: str | None = None,
         revision: str | None = None,
         name: str | None = None,
+        idempotency_key: str | None = None,
         **checks: Unpack[Checks],
     ) -> Dataset:
-        """Have the server fetch a hub dataset (`openai/gsm8k`) or the https address of a file, and return the new version.
+        """Have the server fetch a hub dataset (`openai/gsm8k`), an object of a bucket (`s3://...`, `gs://...`) or the https
+        address of a file, and return the new version. A large one is `validating`: `wait` for it.
 
+        Retries carry one Idempotency-Key, so a lost answer never makes a second version.
         Raises: Invalid `source`; DatasetRejected with the findings in `details`.
         """
         body = {"source": source, "file": file, "revision": revision, "name": name, "map": _written(checks.get("mapping"))}
         body |= {"drop_bad_rows": checks.get("drop_bad_rows", False)}
         against = [await self.id_of(each) for each in checks.get("against", ())]
-        # The server fetches first: an answer may take as long as the file is large.
-        call = Call("POST", "/api/datasets/import", body={**body, "against": against}, work_s=3600)
+        headers = {"idempotency-key": idempotency_key or str(uuid.uuid4())}
+        # The server fetches a small file first, perhaps from a slow place.
+        call = Call("POST", "/api/datasets/import", body={**body, "against": against}, headers=headers, again=True, work_s=1800)
         return Dataset(await self._transport.json(call))
 
     async def list(self, *, limit: int = 50, after: str | None = None, name: str | None = None) -> Page[Dataset]:
@@ -150,16 +155,25 @@ class AsyncDatasets:
         """Make the next version from the good rows of this one: `dataset`, `dropped_rows`, `counts`, `dropped`."""
         return Answer(await self._transport.json(Call("POST", f"{_path(dataset_id)}/fix")))
 
-    async def wait(self, dataset_id: str, *, poll_s: float = 0.5) -> Dataset:
-        """The dataset, once it is no longer being validated."""
+    async def wait(self, dataset_id: str, *, poll_s: float = 0.5, on_progress: Progress | None = None) -> Dataset:
+        """The dataset, once it is no longer being fetched or validated. `on_progress` hears how much of an import is there."""
         while (dataset := await self.get(dataset_id)).state == "validating":
+            arriving = dataset.get("arriving")
+            if arriving and on_progress:
+                on_progress(arriving["bytes"], arriving["total"])
             await self._transport.retry.pause(poll_s)
         return dataset
 
-    async def download(self, dataset_id: str, to: Path, *, on_progress: Progress | None = None) -> Path:
-        """The file as it was uploaded, as `to`; taken up where it broke off, and checked."""
+    async def download(
+        self, dataset_id: str, to: Path, *, form: Literal["original", "jsonl"] = "original", on_progress: Progress | None = None
+    ) -> Path:
+        """The file as it was uploaded (or its rows as they are kept, `form="jsonl"`) as `to`; taken up where it broke off,
+        and checked. Raises: DatasetNotReady."""
         dataset = await self.get(dataset_id)
-        wanted = Fetch(f"{_path(dataset_id)}/download", to, dataset.bytes, dataset.sha256)
+        wanted = Fetch(f"{_path(dataset_id)}/download", to, dataset.bytes, dataset.get("sha256") or "")
+        if form == "jsonl":
+            wanted = replace(wanted, sha256=dataset.get("rows_sha256") or "", query={"format": form})
+            wanted = replace(wanted, size=await size_of(self._transport, wanted))
         await fetch(self._transport, wanted, on_progress)
         return to
 

@@ -6,8 +6,8 @@ import asyncio
 import hashlib
 import os
 import stat
-from collections.abc import AsyncGenerator, Callable
-from dataclasses import dataclass
+from collections.abc import AsyncGenerator, Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
@@ -88,6 +88,17 @@ class Fetch:
     path: Path
     size: int
     sha256: str
+    query: Mapping[str, str] = field(default_factory=dict[str, str])
+
+
+async def size_of(transport: Transport, wanted: Fetch) -> int:
+    """How large a file is that nothing has told the size of: what the answer to one byte of it says."""
+    headers = {"accept": "*/*", "accept-encoding": "identity", "range": "bytes=0-0"}
+    async with transport.open(Call("GET", wanted.route, wanted.query, headers=headers)) as response:
+        total = response.headers.get("content-range", "").rpartition("/")[2]
+    if not total.isdecimal():
+        raise ClientError("The server does not say how large the file is.", hint="Is it a server of this version?")
+    return int(total)
 
 
 async def fetch(transport: Transport, wanted: Fetch, on_progress: Progress | None = None) -> None:
@@ -139,7 +150,7 @@ async def _bring(transport: Transport, wanted: Fetch, part: Path, on_progress: P
     # `identity`: bytes and ranges must be those of the file.
     headers = {"accept": "*/*", "accept-encoding": "identity", **({"range": f"bytes={have}-"} if have else {})}
     try:
-        async with transport.open(Call("GET", wanted.route, headers=headers)) as response:
+        async with transport.open(Call("GET", wanted.route, wanted.query, headers=headers)) as response:
             starts = have if _goes_on(response, have) else 0
             await _write(response, part, wanted, starts=starts, on_progress=on_progress)
     except RangeInvalid:
