@@ -16,7 +16,7 @@ from typing import Any
 from luthier.billing.types import Segment
 from luthier.errors import LuthierError, StorageFull, Unavailable
 from luthier.jobs import projection, rules
-from luthier.jobs.directory import Control, Failure
+from luthier.jobs.directory import Control, Failure, TokenFolder
 from luthier.jobs.metering import Meter, ProcessTime
 from luthier.jobs.pace import Clocks, Pace
 from luthier.jobs.presence import Presence
@@ -60,6 +60,8 @@ class Parts:
     bases_url: str
     free_bytes: Callable[[], Mapping[str, int]] = dict[str, int]
     """Memory that is free now, by hardware, as far as it can be measured here."""
+    tokens: Callable[[str], TokenFolder | None] = lambda _: None
+    """Where the trainers of a tenant keep tokenised rows."""
 
 
 class Supervisor:
@@ -73,6 +75,7 @@ class Supervisor:
         self._presence = parts.presence
         self._bases_url = parts.bases_url
         self._free_bytes = parts.free_bytes
+        self._tokens = parts.tokens
         self._pace = pace
         self._clocks = clocks
         self._watched: dict[str, Watched] = {}
@@ -191,7 +194,8 @@ class Supervisor:
         # Nobody learns from it that another tenant trains.
         mates = [each.fence.job_id for each in claimed if each.tenant_id == held.tenant_id]
         members = tuple(mates) if len(mates) > 1 else ()
-        control = Control(attempt=held.fence.attempt, spec_sha256=held.spec_sha256, members=members)
+        tokens = self._tokens(held.tenant_id)
+        control = Control(attempt=held.fence.attempt, spec_sha256=held.spec_sha256, members=members, tokens=tokens)
         try:
             resume_from = newest_whole(watched.here)
             watched.here.write_control(control.model_copy(update={"resume_from": resume_from}))

@@ -65,6 +65,13 @@ class CheckpointRef(Record):
     sha256: str
 
 
+class TokenFolder(Record):
+    """Where a trainer keeps tokenised rows for the next one of the same tenant, and how much of them."""
+
+    url: str
+    most_bytes: int
+
+
 class Control(Record):
     """`control.json`: what the platform wants. An attempt other than the reader's own means: fenced, exit 75."""
 
@@ -73,6 +80,7 @@ class Control(Record):
     resume_from: CheckpointRef | None = None
     spec_sha256: str
     members: tuple[str, ...] = ()
+    tokens: TokenFolder | None = None
 
 
 class Failure(Record):

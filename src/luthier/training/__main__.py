@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from luthier.training.fitting import LoadedBases
     from luthier.training.gang import Work
     from luthier.training.ranks import Ranks
+    from luthier.training.token_cache import TokenCache
     from luthier.training.warm import Ready
 
 EXIT_NO_LAST_WORD = 1
@@ -211,7 +212,7 @@ def _attempt(member: Member, spec: RunSpec, stock: tuple[Path, LoadedBases], tog
         (member.workspace / "room").write_bytes(os.urandom(2 * CHUNK_BYTES))
         resumed = _begin(member.opened, member.journal, member.workspace)
         where = (member.attempt, member.watch, member.journal, member.workspace)
-        run = Run(spec, *where, stock[0], _fetch_url, stock[1], resumed, together)
+        run = Run(spec, *where, stock[0], _fetch_url, stock[1], resumed, together, _token_cache(member.opened))
         return (yield from run_attempt(run))
     except Fenced:
         return EXIT_FENCED
@@ -220,6 +221,13 @@ def _attempt(member: Member, spec: RunSpec, stock: tuple[Path, LoadedBases], tog
         return EXIT_NO_LAST_WORD
     finally:
         shutil.rmtree(member.workspace, ignore_errors=True)
+
+
+def _token_cache(opened: Opened) -> TokenCache | None:
+    from luthier.training.token_cache import TokenCache
+
+    told = opened.control.tokens if opened.control else None
+    return None if told is None else TokenCache(local_path(told.url), told.most_bytes)
 
 
 def _begin(opened: Opened, journal: Journal, workspace: Path) -> tuple[CheckpointRef, Path] | None:

@@ -38,13 +38,14 @@ from luthier.training.journal import Journal
 from luthier.training.loop import Loop, Material
 from luthier.training.materials import FetchUrl, base_source, fetch_data, renderer_of, rows_of_file
 from luthier.training.method import Engine, Method
-from luthier.training.methods.opening import Lengths, open_method
+from luthier.training.methods.opening import Lengths, Make, open_method
 from luthier.training.milestones import Desk
 from luthier.training.plan import Fixed, Plan, plan_of, resolved
 from luthier.training.ranks import ALONE, Ranks
 from luthier.training.state import TrainState, resumed_state
+from luthier.training.token_cache import Kept, TokenCache, key_of
 from luthier.training.watch import Watch
-from luthier.values import BaseSource
+from luthier.values import BaseSource, Source
 
 EXIT_NO_LAST_WORD = 1
 _PROBES = 4
@@ -72,6 +73,8 @@ class Run:
     loaded: LoadedBases
     resumed: tuple[CheckpointRef, Path] | None
     ranks: Ranks = ALONE
+    tokens: TokenCache | None = None
+    """Where tokenised rows are kept for later runs."""
 
     def progress(self, done: float) -> None:
         """Tell how far a phase is, and leave if that is wanted. Raises: Stopping, Fenced."""
@@ -226,23 +229,47 @@ def read_data(run: Run, base: Path) -> Data:
     renderer = renderer_of(base, run.source)
     tokenise = partial(tokenised, run, renderer, Lengths(max_seq_len, context, hidden))
     train = run.workspace / "train.jsonl"
-    fetch_data(run.attempt.job, spec.dataset, sources.dataset if sources else None, run.fetch_url, train)
-    method, validation = tokenise(train, "training"), None
+    pin = sources.dataset if sources else None
+    fetch_data(run.attempt.job, spec.dataset, pin, run.fetch_url, train)
+    method, validation = tokenise((train, pin), "training"), None
     if spec.validation_dataset is not None:
         held_out = run.workspace / "validation.jsonl"
         pin = sources.validation_dataset if sources else None
         fetch_data(run.attempt.job, spec.validation_dataset, pin, run.fetch_url, held_out)
-        validation = tokenise(held_out, "validation")
+        validation = tokenise((held_out, pin), "validation")
     for remark in method.measured_on(validation):
         run.journal.event("warning", remark, level="warning")
     return Data(renderer, method, validation, max_seq_len, context, hidden)
 
 
-def tokenised(run: Run, renderer: Renderer, lengths: Lengths, path: Path, name: str) -> Method:
+@dataclass
+class _Known:
+    """The tokens of a data file as an earlier run kept them, or made now. Of data without a pin none are kept."""
+
+    run: Run
+    renderer: Renderer
+    lengths: Lengths
+    pin: Source | None
+    before: bool = False
+    """Whether an earlier run kept them."""
+
+    def __call__(self, make: Make) -> Kept:
+        if self.run.tokens is None or self.pin is None:
+            return make(self.run.workspace)
+        options = (self.run.spec.method, self.lengths.max_seq_len)
+        kept, self.before = self.run.tokens.get(
+            key_of(self.pin.sha256, self.renderer.fingerprint, options), partial(make, self.run.workspace)
+        )
+        return kept
+
+
+def tokenised(run: Run, renderer: Renderer, lengths: Lengths, data: tuple[Path, Source | None], name: str) -> Method:
     """The rows of a data file for the method of the run, and a word about them. Raises: AttemptFailed (`bad_data`)."""
+    path, pin = data
     kind = Labelled if run.spec.method == "classifier" else READS[run.spec.method]
     found = rows_of_file(path, kind, run.progress)
-    method = open_method(run.spec, found, renderer, lengths, run.workspace)
+    known = _Known(run, renderer, lengths, pin)
+    method = open_method(run.spec, found, renderer, lengths, known)
     rows, max_seq_len = method.rows, lengths.max_seq_len
     facts = {
         "rows": len(method),
@@ -250,8 +277,10 @@ def tokenised(run: Run, renderer: Renderer, lengths: Lengths, path: Path, name: 
         "loss_tokens": rows.loss_tokens,
         "truncated": rows.truncated,
         "dropped": rows.dropped,
+        "from_cache": known.before,
     }
-    message = f"{len(method)} {name} rows with {rows.tokens} tokens, {rows.loss_tokens} of them to learn."
+    how = ", tokenised by an earlier run" if known.before else ""
+    message = f"{len(method)} {name} rows with {rows.tokens} tokens, {rows.loss_tokens} of them to learn{how}."
     run.journal.event("phase", message, {"phase": "reading data", "dataset": name, **facts})
     if rows.truncated or rows.dropped:
         lost = (

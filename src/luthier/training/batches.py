@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import random
 from array import array
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from luthier.datasets.learning import positions
 from luthier.modeling.types import Packed
@@ -45,6 +46,25 @@ class Rows:
         self._ends = Column("q", folder)
         self._loss_ends = Column("q", folder)
         self._weights = Column("d", folder)
+
+    @classmethod
+    def of(cls, columns: Sequence[Column[Any]], counts: Mapping[str, int]) -> Rows:
+        """What `columns` and `counts` gave. They can only be read."""
+        rows = cls.__new__(cls)
+        rows._ids, rows._loss_at, rows._ends, rows._loss_ends, rows._weights = columns
+        rows.truncated, rows.dropped = counts["truncated"], counts["dropped"]
+        rows.longest, rows.longest_answer = counts["longest"], counts["longest_answer"]
+        return rows
+
+    @property
+    def columns(self) -> Sequence[Column[Any]]:
+        """All numbers."""
+        return (self._ids, self._loss_at, self._ends, self._loss_ends, self._weights)
+
+    @property
+    def counts(self) -> Mapping[str, int]:
+        """What was counted while they were read."""
+        return {name: getattr(self, name) for name in ("truncated", "dropped", "longest", "longest_answer")}
 
     def add(self, ids: Sequence[int], carries_loss: Sequence[bool], weight: float = 1.0) -> None:
         """Append a row, or count it as dropped. `carries_loss[t]` says whether token t itself is learned."""

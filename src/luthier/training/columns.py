@@ -12,7 +12,7 @@ from array import array
 from collections.abc import Iterable
 from pathlib import Path
 from tempfile import TemporaryFile
-from typing import Generic, Literal, TypeVar, overload
+from typing import IO, Generic, Literal, TypeVar, overload
 
 _BLOCK = 1 << 16
 """Numbers that wait in memory for those with which they are written."""
@@ -29,13 +29,27 @@ class Column(Generic[N]):
     def __init__(self: Column[float], code: Literal["d"], folder: Path | None = None) -> None: ...
     def __init__(self, code: Literal["i", "q", "d"], folder: Path | None = None) -> None:
         """folder: where the file lies; by default where temporary files do. Raises: OSError."""
-        self._code: Literal["i", "q", "d"] = code
-        self._file = TemporaryFile(dir=folder, buffering=0)  # noqa: SIM115  # it is open for as long as this is read
+        self.code: Literal["i", "q", "d"] = code
+        self._file: IO[bytes] | None = TemporaryFile(dir=folder, buffering=0)  # noqa: SIM115  # open for as long as this is read
         weakref.finalize(self, self._file.close)
         self._waiting: array[N] = self._none()
         self._count = 0
         self._size = self._waiting.itemsize
         self._map: mmap.mmap | None = None
+        self._at = 0
+
+    @classmethod
+    def stored(cls, code: Literal["i", "q", "d"], entry: mmap.mmap, at: int, count: int) -> Column[N]:
+        """Numbers that lie in a map already, from the byte `at` on. They can only be read."""
+        column = cls.__new__(cls)
+        column.code, column._map, column._at, column._count, column._file = code, entry, at, count, None
+        column._waiting = column._none()
+        column._size = column._waiting.itemsize
+        return column
+
+    @property
+    def bytes(self) -> int:
+        return self._count * self._size
 
     def __len__(self) -> int:
         return self._count
@@ -57,27 +71,29 @@ class Column(Generic[N]):
     def part(self, start: int, end: int) -> array[N]:
         """A copy of some."""
         found = self._none()
-        found.frombytes(self._mapped()[start * self._size : end * self._size])
+        found.frombytes(self._mapped()[self._at + start * self._size : self._at + end * self._size])
         return found
 
     def soon(self, start: int, end: int) -> None:
         """Have the system read this part from the disk, if it is no longer in memory, while something else is computed."""
         self._mapped()
         if self._map is not None and start < end:
-            begin = start * self._size // mmap.PAGESIZE * mmap.PAGESIZE
-            self._map.madvise(mmap.MADV_WILLNEED, begin, end * self._size - begin)
+            begin = (self._at + start * self._size) // mmap.PAGESIZE * mmap.PAGESIZE
+            self._map.madvise(mmap.MADV_WILLNEED, begin, self._at + end * self._size - begin)
 
     def _none(self) -> array[N]:
-        return array(self._code)  # pyright: ignore[reportReturnType, reportCallIssue, reportArgumentType]  # the code says which
+        return array(self.code)  # pyright: ignore[reportReturnType, reportCallIssue, reportArgumentType]  # the code says which
 
     def _mapped(self) -> mmap.mmap | bytes:
         if self._waiting:
             self._write()
-        if self._map is None and self._count:  # an empty file cannot be mapped
+        if self._map is None and self._file is not None and self._count:  # an empty file cannot be mapped
             self._map = mmap.mmap(self._file.fileno(), 0, access=mmap.ACCESS_READ)
         return self._map or b""
 
     def _write(self) -> None:
+        if self._file is None:
+            raise ValueError("these numbers can only be read")
         left = memoryview(self._waiting).cast("B")
         while left:
             left = left[self._file.write(left) :]

@@ -47,7 +47,8 @@ def evaluate_model(run: Run) -> Work[None]:
     pin = run.spec.sources.dataset if run.spec.sources else None
     fetch_data(run.attempt.job, run.spec.dataset, pin, run.fetch_url, path)
     renderer = renderer_of(base, run.source)
-    method = tokenised(run, renderer, Lengths(min(run.spec.train.max_seq_len or context, context), context), path, "held-out")
+    lengths = Lengths(min(run.spec.train.max_seq_len or context, context), context)
+    method = tokenised(run, renderer, lengths, (path, pin), "held-out")
     sides, limits = _sides(run, base, method)
     run.journal.phase("evaluating", "Comparing the tuned model with its base.")
     questions = questions_from(run, path, renderer, context)

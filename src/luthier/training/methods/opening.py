@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from luthier.datasets.examples import Example, Labelled, Pair, Prompt, Rated
 from luthier.jobs.spec import DpoSpec, KtoSpec, OrpoSpec, RunSpec
 from luthier.jobs.spec import Method as MethodName
 from luthier.modeling.classes import new_head
+from luthier.training.batches import Rows
 from luthier.training.classifiers.data import classes_of
 from luthier.training.failures import AttemptFailed
 from luthier.training.method import Method
 from luthier.training.methods import classification, grpo, kto, pairs, sft
 from luthier.training.methods.dpo import Dpo
 from luthier.training.methods.orpo import Orpo
+from luthier.training.token_cache import Kept
 
 if TYPE_CHECKING:
     from luthier.datasets.rendering import Renderer
@@ -32,58 +33,76 @@ class Lengths:
     """Width of the base's hidden states."""
 
 
-def open_method(spec: RunSpec, rows: Iterable[Any], renderer: Renderer, lengths: Lengths, folder: Path | None = None) -> Method:
-    """Tokenise the rows, of the kind that `READS` names; the tokens lie in `folder`, in files without a name.
+Make = Callable[[Path | None], Kept]
+"""Makes tokens of the rows; they lie in the folder, in files without a name."""
 
+
+def open_method(
+    spec: RunSpec,
+    rows: Iterable[Any],
+    renderer: Renderer,
+    lengths: Lengths,
+    kept: Callable[[Make], Kept] = lambda make: make(None),
+) -> Method:
+    """Tokenise the rows, of the kind that `READS` names.
+
+    kept: gives the tokens as they were made before, or has them made.
     Raises: AttemptFailed (`bad_data`) when nothing is left to learn; OSError.
     """
-    method = _METHODS[spec.method](spec, rows, renderer, lengths, folder)
-    if not len(method):
-        found = method.rows
-        lost = f"None of the {found.dropped} rows has a token to learn from"
+    reads, opens = _METHODS[spec.method]
+    found = kept(lambda folder: Kept(*reads(rows, renderer, lengths.max_seq_len, folder)))
+    if not len(found.rows):
+        lost = f"None of the {found.rows.dropped} rows has a token to learn from"
         raise AttemptFailed(
             "bad_data",
-            f"{lost} ({found.truncated} were cut at {lengths.max_seq_len} tokens).",
+            f"{lost} ({found.rows.truncated} were cut at {lengths.max_seq_len} tokens).",
             "Give every row an assistant answer, and raise `train.max_seq_len` above the length of the prompts.",
         )
-    return method
+    return opens(spec, found, renderer, lengths)
 
 
-def _sft(spec: RunSpec, rows: Iterable[Example], renderer: Renderer, lengths: Lengths, folder: Path | None) -> Method:
-    del spec
-    return sft.Sft(sft.rows_of(rows, renderer, lengths.max_seq_len, folder))
+def _sft(spec: RunSpec, found: Kept, renderer: Renderer, lengths: Lengths) -> Method:
+    del spec, renderer, lengths
+    return sft.Sft(found.rows)
 
 
-def _dpo(spec: RunSpec, rows: Iterable[Pair], renderer: Renderer, lengths: Lengths, folder: Path | None) -> Method:
-    return Dpo(pairs.rows_of(rows, renderer, lengths.max_seq_len, folder), spec.dpo or DpoSpec())
+def _dpo(spec: RunSpec, found: Kept, renderer: Renderer, lengths: Lengths) -> Method:
+    del renderer, lengths
+    return Dpo(found.rows, spec.dpo or DpoSpec())
 
 
-def _orpo(spec: RunSpec, rows: Iterable[Pair], renderer: Renderer, lengths: Lengths, folder: Path | None) -> Method:
-    return Orpo(pairs.rows_of(rows, renderer, lengths.max_seq_len, folder), spec.orpo or OrpoSpec())
+def _orpo(spec: RunSpec, found: Kept, renderer: Renderer, lengths: Lengths) -> Method:
+    del renderer, lengths
+    return Orpo(found.rows, spec.orpo or OrpoSpec())
 
 
-def _kto(spec: RunSpec, rows: Iterable[Rated], renderer: Renderer, lengths: Lengths, folder: Path | None) -> Method:
-    return kto.Kto(*kto.rows_of(rows, renderer, lengths.max_seq_len, folder), spec.kto or KtoSpec())
+def _kto(spec: RunSpec, found: Kept, renderer: Renderer, lengths: Lengths) -> Method:
+    del renderer, lengths
+    return kto.Kto(found.rows, found.beside, spec.kto or KtoSpec())
 
 
-def _grpo(spec: RunSpec, rows: Iterable[Prompt], renderer: Renderer, lengths: Lengths, folder: Path | None) -> Method:
+def _grpo(spec: RunSpec, found: Kept, renderer: Renderer, lengths: Lengths) -> Method:
     if spec.grpo is None:
         raise AttemptFailed("bad_data", "The method grpo needs a grader.", "Give the run a section `grpo` with a `grader`.")
-    read, items = grpo.rows_of(rows, renderer, lengths.max_seq_len, folder)
-    return grpo.Grpo(read, items, spec.grpo, renderer.decode, frozenset(renderer.stop_ids), lengths.context)
+    return grpo.Grpo(found.rows, found.beside, spec.grpo, renderer.decode, frozenset(renderer.stop_ids), lengths.context)
 
 
-def _classifier(spec: RunSpec, rows: Iterable[Labelled], renderer: Renderer, lengths: Lengths, folder: Path | None) -> Method:
-    read, labels = classification.rows_of(rows, renderer, lengths.max_seq_len, folder)
-    classes = classes_of(labels)
-    return classification.Classification(read, labels, classes, new_head(len(classes), lengths.hidden, spec.seed))
+def _classifier(spec: RunSpec, found: Kept, renderer: Renderer, lengths: Lengths) -> Method:
+    del renderer
+    classes = classes_of(found.beside)
+    return classification.Classification(found.rows, found.beside, classes, new_head(len(classes), lengths.hidden, spec.seed))
 
 
-_METHODS: dict[MethodName, Any] = {
-    "sft": _sft,
-    "dpo": _dpo,
-    "orpo": _orpo,
-    "kto": _kto,
-    "grpo": _grpo,
-    "classifier": _classifier,
+def _alone(read: Callable[..., Rows]) -> Callable[..., tuple[Rows]]:
+    return lambda *given: (read(*given),)
+
+
+_METHODS: dict[MethodName, tuple[Callable[..., tuple[Any, ...]], Callable[[RunSpec, Kept, Renderer, Lengths], Method]]] = {
+    "sft": (_alone(sft.rows_of), _sft),
+    "dpo": (_alone(pairs.rows_of), _dpo),
+    "orpo": (_alone(pairs.rows_of), _orpo),
+    "kto": (kto.rows_of, _kto),
+    "grpo": (grpo.rows_of, _grpo),
+    "classifier": (classification.rows_of, _classifier),
 }
+"""How the rows of a file become tokens, and how those become the method."""
