@@ -5,7 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from luthier.billing.rules import micro_usd
-from luthier.jobs import automatic, estimation
+from luthier.jobs import automatic, estimation, memory
+from luthier.jobs.sizes import DataSize
 from luthier.jobs.spec import RunSpec
 
 
@@ -81,7 +82,7 @@ def test_the_adapter_of_a_small_llama_has_as_many_weights_as_peft_says(bench):
     base = bench.bases.get("HuggingFaceTB/SmolLM2-135M-Instruct")
     spec = RunSpec.model_validate({"base_model": base.id, "dataset": "x", "lora": {"rank": 16}})
     per_layer = 16 * ((576 + 576) * 2 + (576 + 192) * 2 + (576 + 1536) * 3)
-    assert estimation.adapter_parameters(base, spec.lora) == 30 * per_layer
+    assert memory.adapter_parameters(base, spec.lora) == 30 * per_layer
 
 
 def test_a_batch_larger_than_the_data_is_one_step_an_epoch():
@@ -107,8 +108,8 @@ def test_a_base_in_fewer_bits_takes_less_memory_but_for_embeddings_and_head(benc
 
 
 def test_8_bits_are_named_where_they_make_a_base_fit(bench):
-    price = bench.billing.price("local-cpu").model_copy(update={"memory_bytes": 3_000_000_000})
+    price = bench.billing.price("local-cpu").model_copy(update={"memory_bytes": 4_200_000_000})
     base = bench.bases.get("HuggingFaceTB/SmolLM2-1.7B-Instruct")
-    estimate = estimation.estimate(estimation.Facts(bench.spec(), base, estimation.DataSize(40, 4000, 100), None, price))
+    estimate = estimation.estimate(estimation.Facts(bench.spec(), base, DataSize(40, 4000, 100), None, price))
     assert not estimate.fits
     assert "`train.quantization: 8bit`" in estimate.advice[0]

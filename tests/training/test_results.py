@@ -19,7 +19,7 @@ from luthier.training.failures import AttemptFailed
 from luthier.training.health import Best
 from luthier.training.method import mean_loss
 from luthier.training.methods import sft
-from luthier.training.plan import Fixed, plan_of, resolved, tokens_per_pass
+from luthier.training.plan import Fixed, plan_of, resolved
 from luthier.training.state import TrainState
 
 LIMITS = PassLimits(4, 64)
@@ -255,10 +255,12 @@ def test_steps_follow_from_epochs_rows_and_accumulation():
 
 def test_a_pass_takes_less_where_memory_is_scarce_and_the_same_for_small_changes_of_it():
     gib, token = 1024**3, 4 * 24 * (16 * 2048 + 5 * 8192)
-    assert tokens_per_pass(token, "cpu", 200 * gib) == 4096
-    assert tokens_per_pass(token, "cpu", 9 * gib) == tokens_per_pass(token, "cpu", 9 * gib + 10_000_000)
-    assert tokens_per_pass(token, "cpu", 9 * gib) < 4096
-    assert tokens_per_pass(token, "cpu", 0) == 256
+    assert automatic.tokens_per_pass(token, on_cpu=True, free_bytes=200 * gib) == 4096
+    assert automatic.tokens_per_pass(token, on_cpu=True, free_bytes=9 * gib) == automatic.tokens_per_pass(
+        token, on_cpu=True, free_bytes=9 * gib + 10_000_000
+    )
+    assert automatic.tokens_per_pass(token, on_cpu=True, free_bytes=9 * gib) < 4096
+    assert automatic.tokens_per_pass(token, on_cpu=True, free_bytes=0) == 256
 
 
 def test_what_was_automatic_is_written_down():

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 _LIMITS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
+_BF16 = frozenset({"avx512_bf16", "amx_tile"})
 _FLOPS_PER_CORE = 2.0e10
 """What a plain training loop in fp32 gets out of one core: about a fifth of its peak. Measured jobs replace it."""
 
@@ -17,6 +18,8 @@ class Machine:
 
     memory_bytes: int
     cores: int
+    bf16: bool = False
+    """Whether the processor multiplies bf16 by itself."""
 
     @property
     def assumed_flops(self) -> float:
@@ -35,7 +38,16 @@ def this_machine() -> Machine:
         except (OSError, ValueError):  # no such kind of limit here, or the word "max"
             continue
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return Machine(memory_bytes=min(memory), cores=cores)
+    return Machine(memory_bytes=min(memory), cores=cores, bf16=not _BF16.isdisjoint(_flags()))
+
+
+def _flags(path: Path = Path("/proc/cpuinfo")) -> set[str]:
+    """What the processor can do, by the names of Linux; empty elsewhere."""
+    try:
+        lines = path.read_text("utf-8").splitlines()
+    except OSError:
+        return set()
+    return set(next((line for line in lines if line.startswith("flags")), "").split())
 
 
 def gpus(devices: Path = Path("/dev"), visible: str | None = os.environ.get("CUDA_VISIBLE_DEVICES")) -> int:

@@ -202,6 +202,7 @@ class Billing:
             hourly_usd=rules.usd(row.micro_usd_per_hour),
             memory_bytes=self._machine.memory_bytes if row.machine else row.memory_bytes,
             assumed_flops=row.assumed_flops or self._machine.assumed_flops,
+            bf16=self._machine.bf16 if row.machine else True,
             valid_from=row.valid_from,
         )
 

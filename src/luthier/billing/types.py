@@ -19,6 +19,7 @@ class Price(Frozen):
     hourly_usd: Usd = Field(description="Dollars per hour; billed by the millisecond.")
     memory_bytes: int | None = Field(default=None, description="Memory that training may use; null where it is not known.")
     assumed_flops: float = Field(description="Operations per second that an estimate assumes before anything was measured.")
+    bf16: bool = Field(default=True, description="Computes in bf16 by itself: larger bases are held in two bytes a weight.")
     valid_from: datetime
 
     @property

@@ -4,14 +4,25 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from luthier.datasets.packing import batch_size
+from luthier.datasets.packing import TOKENS_PER_PASS, batch_size
 
 if TYPE_CHECKING:
     from luthier.jobs.spec import Method, RunSpec, TrainSpec
 
-__all__ = ["batch_size", "epochs", "epochs_of", "learning_rate", "steps_of"]
+__all__ = [
+    "TOKENS_PER_PASS",
+    "batch_size",
+    "epochs",
+    "epochs_of",
+    "learning_rate",
+    "needs_recompute",
+    "steps_of",
+    "tokens_per_pass",
+]
 
 DEFAULT_EPOCHS = 3
+GPU_TOKENS_PER_PASS = 16384
+_MEMORY_SHARE = 0.25
 _ROWS_SEEN = 1500
 _MOST_EPOCHS = 10
 _RATE, _RATE_WIDTH, _RATE_SLOPE = 5e-4, 2000, 0.78
@@ -53,3 +64,20 @@ def steps_of(spec: RunSpec, rows: int, batch: int) -> tuple[int, int, int]:
     updates = spec.grpo.updates_per_batch if spec.grpo else 1
     steps_per_epoch = -(-rows // rows_per_step) * updates
     return rows_per_step, steps_per_epoch, train.max_steps or epochs_of(train, rows) * steps_per_epoch
+
+
+def tokens_per_pass(bytes_per_token: int, *, on_cpu: bool, free_bytes: int) -> int:
+    """How many tokens go through the model at once: a power of two from 256 on, so that small changes of free memory
+    change nothing. bytes_per_token: what a pass keeps of each token for its way back.
+
+    >>> tokens_per_pass(1_000_000, on_cpu=True, free_bytes=10_000_000_000)
+    2048
+    """
+    most = TOKENS_PER_PASS if on_cpu else GPU_TOKENS_PER_PASS
+    tokens = max(256, min(most, int(free_bytes * _MEMORY_SHARE) // bytes_per_token))
+    return 1 << (tokens.bit_length() - 1)
+
+
+def needs_recompute(longest_row_bytes: int, free_bytes: int) -> bool:
+    """Whether the longest row, which goes alone at the least, would take more than the share of memory that passes have."""
+    return longest_row_bytes > free_bytes * _MEMORY_SHARE

@@ -4,34 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Literal
 
-from luthier.bases.types import TINY, Base, BaseShape
+from luthier.bases.types import TINY, Base
 from luthier.billing import rules as money
 from luthier.billing.types import Price
 from luthier.errors import FieldInvalid
 from luthier.jobs import automatic, quantization
-from luthier.jobs.spec import LoraSpec, RunSpec
+from luthier.jobs.memory import LOCAL_CPU, Wanted, memory_of
+from luthier.jobs.sizes import DataSize
+from luthier.jobs.spec import RunSpec
 from luthier.jobs.types import Estimate, MemoryEstimate
 
-_MOST_AUTO_ROWS, _STEPS_AN_EPOCH = 16, 32
-_RUNTIME_BYTES = 500_000_000
 _START_S = 15
 _BUILD_S = 60
 _FETCH_BYTES_PER_S = 20_000_000
 _ANSWER_TOKENS = 48
-_CPU_TOKENS, _GPU_TOKENS = 4096, 16384
 _SHARE_OF_MEMORY = 0.25
-_LOCAL_CPU = "local-cpu"
-
-
-@dataclass(frozen=True)
-class DataSize:
-    """What matters of a dataset."""
-
-    rows: int
-    tokens: int
-    longest: int
 
 
 @dataclass(frozen=True)
@@ -95,7 +84,7 @@ def check(spec: RunSpec, base: Base, plan: Plan) -> None:
 def check_quantization(spec: RunSpec) -> None:
     """Refuse a base in fewer bits where the hardware does not serve. The trainer looks again. Raises: FieldInvalid."""
     train = spec.train
-    refused = quantization.refusal(train.quantization, "cpu" if spec.hardware == _LOCAL_CPU else train.device)
+    refused = quantization.refusal(train.quantization, "cpu" if spec.hardware == LOCAL_CPU else train.device)
     if refused is not None:
         raise FieldInvalid(refused[0], hint=refused[1], param="train.quantization")
 
@@ -117,8 +106,7 @@ def estimate(facts: Facts) -> Estimate:
     spec, plan = facts.spec, plan_of(facts.spec, facts.data.rows)
     if spec.kind == "fit_test":
         plan = replace(plan, steps=min(plan.steps, _FIT_STEPS))
-    longest = min(facts.data.longest, spec.train.max_seq_len or facts.base.context)
-    per_epoch = min(facts.data.tokens, facts.data.rows * longest)
+    per_epoch = facts.data.cut(min(spec.train.max_seq_len or facts.base.context, facts.base.context)).tokens
     tokens = -(-per_epoch * plan.steps // plan.steps_per_epoch)
     rate, seconds, basis, note = _time(facts, plan, tokens)
     memory = _memory(facts, plan, spec)
@@ -164,28 +152,6 @@ def together_bytes(jobs: Sequence[MemoryEstimate]) -> int:
     return once + sum(job.adapter_bytes + job.optimizer_bytes for job in jobs) + widest
 
 
-def adapter_parameters(base: BaseShape, lora: LoraSpec) -> int:
-    """Trainable weights: rank x (inputs + outputs) of each linear layer that learns.
-
-    >>> from luthier.bases.types import BaseShape
-    >>> shape = BaseShape(hidden=2, intermediate=3, layers=1, heads=1, kv_heads=1, head_dim=2, vocab=5, context=9)
-    >>> adapter_parameters(shape, LoraSpec(rank=1))
-    31
-    """
-    query, key = base.heads * base.head_dim, base.kv_heads * base.head_dim
-    widths = {
-        "q_proj": base.hidden + query,
-        "k_proj": base.hidden + key,
-        "v_proj": base.hidden + key,
-        "o_proj": query + base.hidden,
-        "gate_proj": base.hidden + base.intermediate,
-        "up_proj": base.hidden + base.intermediate,
-        "down_proj": base.intermediate + base.hidden,
-    }
-    names = widths if lora.targets == "all-linear" else lora.targets
-    return lora.rank * base.layers * sum(widths[name] for name in names)
-
-
 def _time(facts: Facts, plan: Plan, tokens: int) -> tuple[float, int, Literal["measured", "assumed"], str]:
     measured, until_it_is_here = facts.measured, arrival_s(facts.base, here=facts.base_is_here)
     if measured is not None:
@@ -216,46 +182,42 @@ def _evaluation_tokens(facts: Facts, plan: Plan) -> int:
 
 
 def _memory(facts: Facts, plan: Plan, spec: RunSpec) -> MemoryEstimate:
-    on_cpu = facts.price.hardware == _LOCAL_CPU or spec.train.device == "cpu"
-    precision = spec.train.precision if spec.train.precision != "auto" else "fp32" if on_cpu else "bf16"
-    width = 4 if precision == "fp32" else 2
-    base, adapter = facts.base, adapter_parameters(facts.base, spec.lora)
-    available = facts.price.memory_bytes
-    per_token = width * base.layers * (16 * base.hidden + 5 * base.intermediate)
-    longest = min(facts.data.longest, spec.train.max_seq_len or base.context)
-    packed = min(plan.batch_size * facts.data.tokens // facts.data.rows, _CPU_TOKENS if on_cpu else _GPU_TOKENS)
-    if available is not None:  # the trainer packs no more than a share of the memory holds; one row is never cut for it
-        packed = min(packed, int(available * _SHARE_OF_MEMORY) // (per_token + 16 * base.vocab))
-    at_once = max(longest, packed)
-    parts = {
-        "base_bytes": quantization.base_bytes(base, spec.train.quantization, width),
-        "adapter_bytes": adapter * 8,
-        "optimizer_bytes": adapter * 8,
-        "activation_bytes": at_once * per_token,
-        "logits_bytes": at_once * base.vocab * 8,
-        "runtime_bytes": _RUNTIME_BYTES,
-    }
-    return MemoryEstimate(**parts, total_bytes=sum(parts.values()), available_bytes=available)
+    validation = facts.validation.rows if facts.validation else 0
+    return memory_of(Wanted(spec, facts.base, facts.data, facts.price, plan.batch_size, validation))
 
 
 def _advice(facts: Facts, plan: Plan) -> tuple[str, ...]:
-    """Changes that would make it fit, each tried alone on the formula."""
-    train = facts.spec.train
+    """Changes that would make it fit, each tried alone on the formula; first those that cost the result least."""
+    train, lora = facts.spec.train, facts.spec.lora
     longest = min(facts.data.longest, train.max_seq_len or facts.base.context)
-    lengths = [longest >> shift for shift in range(1, 12) if longest >> shift >= 128]
-    tried = [
-        *[(f"`train.max_seq_len: {length}`", {"max_seq_len": length}) for length in lengths],
-        ("`train.precision: bf16`", {"precision": "bf16"}),
-        ("`train.precision: bf16` with `train.quantization: 8bit`", {"precision": "bf16", "quantization": "8bit"}),
+    kinds: list[list[dict[str, dict[str, Any]]]] = [
+        [{"train": {"batch_size": size}} for size in _halves(plan.batch_size, 1)],
+        [{"train": {"precision": "bf16"}}],
+        [{"train": {"quantization": "8bit"}}, {"train": {"precision": "bf16", "quantization": "8bit"}}],
+        [{"lora": {"rank": rank}} for rank in _halves(lora.rank, 4)],
+        [{"train": {"max_seq_len": length}} for length in _halves(longest, 128)],
     ]
-    found: list[str] = []
-    for words, change in tried:
-        spec = facts.spec.model_copy(update={"train": train.model_copy(update=change)})
-        memory = _memory(facts, plan, spec)
-        if memory.total_bytes <= (memory.available_bytes or 0):
-            found.append(f"{words} needs {_gb(memory.total_bytes)}.")
-            break
+    found = filter(None, (_first_that_fits(facts, plan, kind) for kind in kinds))
     return (*found, "A smaller base model needs less.")
+
+
+def _first_that_fits(facts: Facts, plan: Plan, kind: Sequence[dict[str, dict[str, Any]]]) -> str | None:
+    for change in kind:
+        sections = {name: getattr(facts.spec, name).model_copy(update=values) for name, values in change.items()}
+        spec = facts.spec.model_copy(update=sections)
+        memory = _memory(facts, replace(plan, batch_size=change.get("train", {}).get("batch_size", plan.batch_size)), spec)
+        if memory.total_bytes <= (memory.available_bytes or 0):
+            words = [f"`{section}.{name}: {value}`" for section, values in change.items() for name, value in values.items()]
+            return f"{' with '.join(words)} needs {_gb(memory.total_bytes)}."
+    return None
+
+
+def _halves(number: int, least: int) -> list[int]:
+    """
+    >>> _halves(20, 4)
+    [10, 5]
+    """
+    return [number >> shift for shift in range(1, 16) if number >> shift >= least]
 
 
 def _gb(size: int) -> str:

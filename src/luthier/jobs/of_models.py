@@ -14,7 +14,8 @@ from luthier.billing import rules as money
 from luthier.billing.types import Price
 from luthier.errors import FieldInvalid
 from luthier.jobs import automatic
-from luthier.jobs.estimation import DataSize, Measured
+from luthier.jobs.estimation import Measured
+from luthier.jobs.sizes import DataSize
 from luthier.jobs.spec import RunSpec
 from luthier.jobs.types import Estimate, MemoryEstimate
 from luthier.values import ModelSource

@@ -29,14 +29,13 @@ from luthier.jobs import artifacts, classifiers, classifying, estimation, of_mod
 from luthier.jobs.directory import CheckpointRef, Event
 from luthier.jobs.of_models import Models, Named
 from luthier.jobs.rows import job_of, projection_of, row_of, spec_of
+from luthier.jobs.sizes import size_of
 from luthier.jobs.spec import OF_MODELS, RunSpec, Sources
 from luthier.jobs.types import Estimate, Job, JobState, LogTail, Submitted, Transition
 from luthier.seams import Clock, Storage
 from luthier.values import BaseSource, ModelFile, Page
 
 _CURSOR = re.compile(r"([0-9]{1,9})-([0-9]{1,12})", re.ASCII)
-_CHARACTERS_PER_TOKEN = 3
-"""Where no tokenizer counted. Low, so that an estimate is rather too high."""
 
 
 @dataclass(frozen=True)
@@ -263,8 +262,8 @@ class Jobs:
             facts = estimation.Facts(
                 spec=spec,
                 base=base,
-                data=_size(dataset),
-                validation=_size(validation) if validation else None,
+                data=size_of(dataset),
+                validation=size_of(validation) if validation else None,
                 price=price,
                 measured=measured,
                 base_is_here=self._bases.ready(base),
@@ -307,7 +306,7 @@ class Jobs:
             spec=spec,
             named=named,
             base=base,
-            data=_size(dataset) if dataset else None,
+            data=size_of(dataset) if dataset else None,
             price=price,
             measured=self._measured(actor, base.id, price.hardware),
             arrival_s=estimation.arrival_s(base, here=self._bases.ready(base)),
@@ -467,15 +466,6 @@ def _check_serves(spec: RunSpec, dataset: Dataset, param: str) -> None:
             hint=f"Fields that every row has: {known}. Change the grader, or give every row that field.",
             param=param,
         )
-
-
-def _size(dataset: Dataset) -> estimation.DataSize:
-    rows = dataset.rows or 1
-    lengths = dataset.report.lengths if dataset.report else None
-    scale = _CHARACTERS_PER_TOKEN if lengths and lengths.unit == "characters" else 1
-    longest = (lengths.max if lengths else 512) // scale + 1
-    tokens = dataset.tokens or int(rows * (lengths.mean if lengths else 256) / scale)
-    return estimation.DataSize(rows=rows, tokens=max(rows, tokens), longest=max(1, longest))
 
 
 def _position(after: str | None) -> tuple[int, int] | None:

@@ -38,14 +38,16 @@ class JobError(Frozen):
 
 
 class MemoryEstimate(Frozen):
-    """Bytes that training will need at its peak, by what needs them."""
+    """Bytes that the trainer will need at its peak, by what needs them."""
 
     base_bytes: int = Field(description="The frozen base model.")
-    adapter_bytes: int = Field(description="The adapter's weights and gradients.")
+    adapter_bytes: int = Field(description="The adapter's weights, gradients, and the copy that passes use.")
     optimizer_bytes: int = Field(description="Two moments of AdamW for each adapter weight.")
-    activation_bytes: int = Field(description="What the backward pass needs of one micro-batch.")
-    logits_bytes: int = Field(description="Logits of one micro-batch and their gradient.")
+    activation_bytes: int = Field(description="What the way back needs of the widest pass, the longest rows with it.")
+    logits_bytes: int = Field(description="Logits of one chunk of a pass, and their slopes.")
+    rows_bytes: int = Field(default=0, description="The tokenised rows.")
     runtime_bytes: int = Field(description="The process itself.")
+    loading_bytes: int = Field(default=0, description="What loading the base holds for a moment, beyond all that.")
     total_bytes: int
     available_bytes: int | None = Field(description="What the hardware has; null where it is not known.")
 

@@ -17,7 +17,9 @@ from torch import Tensor
 from torch.nn import functional
 from transformers import PreTrainedModel
 
-from luthier.modeling import fast_attention, fast_blocks, kernels, products
+from luthier.bases.footprint import KEPT_SCORES_TO, numbers_per_token
+from luthier.bases.types import BaseShape
+from luthier.modeling import fast_blocks, kernels, products
 from luthier.modeling.fast_attention import Attention
 from luthier.modeling.fast_lora import Share, Working
 from luthier.modeling.fast_weights import FastWeights, recognise
@@ -79,13 +81,21 @@ class FastEngine(PlainEngine):
         backward_together([self], [grad])
 
     def bytes_per_token(self, longest: int) -> int:
+        return self.base.dtype.itemsize * numbers_per_token(self._shape, min(longest, KEPT_SCORES_TO), recompute=self.recompute)
+
+    @property
+    def _shape(self) -> BaseShape:
         heads, block = self.weights.heads, self.weights.blocks[0]
-        turned = heads.qkv_width + heads.queries * min(longest, fast_attention.KEPT_SCORES_TO)  # heads, and probabilities
-        kept = 2 * block.out.weight_OI.shape[0] + heads.queries * heads.width + turned + block.gate_up.weight_OI.shape[0]
-        passing = 4 * block.gate_up.weight_OI.shape[0]
-        blocks = len(self.weights.blocks)
-        whole = kept + blocks * block.out.weight_OI.shape[0] if self.recompute else blocks * kept
-        return self.base.dtype.itemsize * (whole + passing)
+        return BaseShape(
+            hidden=block.out.weight_OI.shape[0],
+            intermediate=block.gate_up.weight_OI.shape[0] // 2,
+            layers=len(self.weights.blocks),
+            heads=heads.queries,
+            kv_heads=heads.keys,
+            head_dim=heads.width,
+            vocab=self.base.vocab,
+            context=self.base.context,
+        )
 
     def share(self, start: int, end: int, packed: Packed, *, training: bool) -> Share | None:
         """This adapter on those tokens of a pass; None while the bare base answers."""

@@ -17,14 +17,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from luthier.bases.footprint import KEPT_SCORES_TO
 from luthier.modeling import kernels
 from luthier.modeling.fast_weights import FastWeights
 from luthier.modeling.shapes import bounded
 
 _SPREAD = 0.6
 """A bucket's shortest row is at least this share of its longest."""
-KEPT_SCORES_TO = 768
-"""Rows up to this length keep their probabilities; longer ones would hold more in them than in all else."""
 
 
 @dataclass(frozen=True)

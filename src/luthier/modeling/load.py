@@ -12,6 +12,7 @@ from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
 from transformers.utils import logging
 
+from luthier.bases.footprint import BF16_PAYS_FROM
 from luthier.errors import BaseUnavailable
 from luthier.modeling.base_config import check_config
 from luthier.modeling.lora import Linears
@@ -19,9 +20,6 @@ from luthier.modeling.quantised import Quantization, four_bits, put_into_8_bits
 
 Device = Literal["auto", "cpu", "cuda", "mps"]
 Precision = Literal["auto", "bf16", "fp32"]
-
-_BF16_PAYS_FROM = 50_000_000
-"""Weights from which bf16 is worth its conversions on a CPU; below, fp32 is faster and exact."""
 
 
 @dataclass(frozen=True)
@@ -131,7 +129,7 @@ def pick_dtype(precision: Precision, device: torch.device, n_params: int) -> tor
     if device.type == "cuda":
         return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float32
     native = device.type == "cpu" and cpu_has_bf16()
-    return torch.bfloat16 if native and n_params >= _BF16_PAYS_FROM else torch.float32
+    return torch.bfloat16 if native and n_params >= BF16_PAYS_FROM else torch.float32
 
 
 def cpu_has_bf16() -> bool:

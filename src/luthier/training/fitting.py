@@ -17,7 +17,7 @@ from luthier.modeling.plain import PlainEngine
 from luthier.modeling.types import LoraShape
 from luthier.training import machine
 from luthier.training.method import Method
-from luthier.training.plan import Fixed, needs_recompute, tokens_per_pass
+from luthier.training.plan import Fixed
 from luthier.training.state import TrainState
 
 
@@ -69,11 +69,11 @@ def fixed_of(spec: RunSpec, engine: PlainEngine, method: Method) -> Fixed:
     device = machine.resolve_device(spec.train.device)
     free_bytes, longest = machine.free_bytes(device), method.longest
     fast = isinstance(engine, FastEngine)
-    recompute = needs_recompute(engine.bytes_per_token(longest) * longest, free_bytes)
+    recompute = automatic.needs_recompute(engine.bytes_per_token(longest) * longest, free_bytes)
     engine.recompute = recompute
     return Fixed(
         batch_size=automatic.batch_size(len(method)) if asked == "auto" else asked,
-        tokens_per_pass=tokens_per_pass(engine.bytes_per_token(longest), device, free_bytes),
+        tokens_per_pass=automatic.tokens_per_pass(engine.bytes_per_token(longest), on_cpu=device == "cpu", free_bytes=free_bytes),
         threads=machine.threads_for(base.n_params),
         device=device,
         precision=precision_of(base),

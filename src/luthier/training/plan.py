@@ -5,12 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from luthier.datasets.packing import TOKENS_PER_PASS, PassLimits
+from luthier.datasets.packing import PassLimits
 from luthier.jobs import automatic
 from luthier.jobs.spec import RunSpec
-
-_MEMORY_SHARE = 0.25
-_GPU_TOKENS = 16384
 
 Device = Literal["cpu", "cuda", "mps"]
 Precision = Literal["bf16", "fp32"]
@@ -69,23 +66,6 @@ def plan_of(spec: RunSpec, fixed: Fixed, rows: int, max_seq_len: int, hidden: in
         epochs=None if train.max_steps else automatic.epochs_of(train, rows),
         updates_per_batch=spec.grpo.updates_per_batch if spec.grpo else 1,
     )
-
-
-def tokens_per_pass(bytes_per_token: int, device: Device, free_bytes: int) -> int:
-    """How many tokens go through the model at once: a power of two from 256 on, so that small changes of free memory
-    change nothing. bytes_per_token: what a pass keeps of each token for its way back.
-
-    >>> tokens_per_pass(1_000_000, "cpu", 10_000_000_000)
-    2048
-    """
-    most = TOKENS_PER_PASS if device == "cpu" else _GPU_TOKENS
-    tokens = max(256, min(most, int(free_bytes * _MEMORY_SHARE) // bytes_per_token))
-    return 1 << (tokens.bit_length() - 1)
-
-
-def needs_recompute(longest_row_bytes: int, free_bytes: int) -> bool:
-    """Whether the longest row, which goes alone at the least, would take more than the share of memory that passes have."""
-    return longest_row_bytes > free_bytes * _MEMORY_SHARE
 
 
 def resolved(spec: RunSpec, plan: Plan) -> dict[str, Any]:
