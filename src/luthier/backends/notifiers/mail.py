@@ -12,8 +12,6 @@ from email.utils import format_datetime
 from luthier.backends.notifiers import wording
 from luthier.seams import News, NotSendable, Reply
 
-_STEP_S = 5.0
-"""For each answer of the server: an exchange has a handful."""
 _ADDRESS = re.compile(r"[A-Za-z0-9.!#$%&'*+/=?^_{|}~-]{1,64}@(?:[A-Za-z0-9-]{1,63}\.)+[A-Za-z0-9-]{2,63}", re.ASCII)
 
 
@@ -28,6 +26,8 @@ class Relay:
     user: str | None = None
     password: str | None = None
     sender: str = "luthier@localhost"
+    step_s: float = 5
+    """For each answer of the server: an exchange has a handful."""
     tls: ssl.SSLContext | None = None
 
 
@@ -57,18 +57,17 @@ class MailNotifier:
             return Reply(error.smtp_code, "refused")
         except smtplib.SMTPRecipientsRefused as error:
             return Reply(next(iter(error.recipients.values()))[0], "refused")
-        except TimeoutError:
-            return Reply(error="timeout")
-        except (OSError, smtplib.SMTPException):
-            return Reply(error="unreachable")
+        except OSError as error:  # smtplib's own errors are some, and hide a timeout behind one
+            timed_out = isinstance(error, TimeoutError) or isinstance(error.__context__, TimeoutError)
+            return Reply(error="timeout" if timed_out else "unreachable")
         return Reply(250)
 
     def _hand_over(self, relay: Relay, mail: EmailMessage) -> None:
         tls = relay.tls or ssl.create_default_context()
         if relay.security == "tls":
-            connection = smtplib.SMTP_SSL(relay.host, relay.port, timeout=_STEP_S, context=tls)
+            connection = smtplib.SMTP_SSL(relay.host, relay.port, timeout=relay.step_s, context=tls)
         else:
-            connection = smtplib.SMTP(relay.host, relay.port, timeout=_STEP_S)
+            connection = smtplib.SMTP(relay.host, relay.port, timeout=relay.step_s)
         with connection:
             if relay.security == "starttls":
                 connection.starttls(context=tls)
