@@ -16,8 +16,11 @@ from luthier.datasets.tables import Fields
 
 MAGIC = b"PAR1"
 _ENCRYPTED = b"PARE"
+_EXTENSION, _PICKLED = b"ARROW:extension:name", b"arrow.py_extension_type"
 _BATCH = 64
 """Rows at a time: one of them may be as large as a row may be."""
+_MAX_RATIO, _SLACK_BYTES = 1000, 32 * 1024 * 1024
+"""Parquet holds equal texts once: it may pack better than other containers."""
 _INDEX = "__index_level_"
 """How pandas calls a column that is only a row's number."""
 
@@ -60,14 +63,36 @@ def _rows(path: Path, limits: Limits) -> Iterator[Fields | BadRow]:
         if len(set(names)) != len(names):
             said = "Two columns have the same name."
             raise BadRow(None, "duplicate_column", said, "Rename or remove one: which of them counts cannot be known.")
+        if any(dict(field.metadata or {}).get(_EXTENSION) == _PICKLED for field in file.schema_arrow):
+            said = "The type of a column is a pickled Python object, which is never loaded."
+            raise BadRow(None, "columns", said, "Write the column as a plain type.")
         plain = {field.name: _reader(field.type) for field in file.schema_arrow if field.name in names}
         number = size = 0
         for batch in file.iter_batches(batch_size=_BATCH, columns=names, use_threads=False):
-            size += batch.nbytes
-            check_unpacked(size, limits)
-            for row in batch.to_pylist(maps_as_pydicts="lossy"):
+            rows = _unfolded(batch)
+            size += rows.nbytes
+            _check_size(size, limits)
+            for row in rows.to_pylist(maps_as_pydicts="lossy"):
                 number += 1
                 yield _row(number, cast("dict[str, Any]", row), plain)
+
+
+def _check_size(unpacked: int, limits: Limits) -> None:
+    """Raises: BadRow where more comes out than is read, or than an honest file of that size holds."""
+    check_unpacked(unpacked, limits)
+    if unpacked > max(_SLACK_BYTES, _MAX_RATIO * limits.packed_bytes):
+        said = f"Unpacked, the file is more than {_MAX_RATIO:,} times as large: that is no data to learn from."
+        raise BadRow(None, "ratio", said, "Upload its rows as JSON lines, if it is.")
+
+
+def _unfolded(batch: Any) -> Any:
+    """The batch with equal values as often as they occur: a dictionary says nothing of how large its rows are."""
+    import pyarrow as pa
+
+    if not any(pa.types.is_dictionary(column.type) for column in batch.columns):
+        return batch
+    columns = [column.dictionary_decode() if pa.types.is_dictionary(column.type) else column for column in batch.columns]
+    return pa.RecordBatch.from_arrays(columns, names=batch.schema.names)
 
 
 def _row(number: int, row: dict[str, Any], plain: dict[str, Callable[[Any], Any] | None]) -> Fields | BadRow:
