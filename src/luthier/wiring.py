@@ -85,7 +85,7 @@ def utc_now() -> datetime:
     return datetime.now(UTC)
 
 
-def build(
+def build(  # noqa: PLR0913  # what tests put in the place of the real thing
     settings: Settings,
     *,
     engine: InferenceEngine | None = None,

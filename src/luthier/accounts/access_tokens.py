@@ -26,8 +26,8 @@ _FORM = re.compile(r"[A-Za-z0-9_-]{1,500}\.[A-Za-z0-9_-]{1,1500}\.([A-Za-z0-9_-]
 class Claims(Frozen):
     """What a token says. Strict: another audience, a time that is no integer or one field more is no token of ours."""
 
-    iss: Literal["luthier"] = "luthier"
-    aud: Literal["luthier-api"] = "luthier-api"
+    iss: Literal["luthier"]
+    aud: Literal["luthier-api"]
     sub: str
     tenant: str
     login: str
@@ -41,7 +41,9 @@ def claims(*, user_id: str, tenant_id: str, login_id: str, token_version: int, n
     """What a token says that is made now."""
     at = int(now.timestamp())
     until = at + int(LIVES.total_seconds())
-    return Claims(sub=user_id, tenant=tenant_id, login=login_id, tv=token_version, iat=at, exp=until)
+    return Claims(
+        iss="luthier", aud="luthier-api", sub=user_id, tenant=tenant_id, login=login_id, tv=token_version, iat=at, exp=until
+    )
 
 
 def signed(said: Claims, key: SigningKey) -> str:
