@@ -158,18 +158,20 @@ class Audit:
         """Walk all chains: the platform's against the head beside the database and the one that was `noted`, then each
         tenant's against what the platform's pins of it."""
         with self._database.read(EVERY_TENANT) as session:
-            rows, faults, pins = 0, list[str](), dict[str, list[Head]]()
+            rows, faults, pins = 0, list[str](), dict[str, dict[int, str]]()
             last: AuditEntry | None = None
-            for found in walk(deeds.PLATFORM, _chain(session, deeds.PLATFORM), [pin for pin in (self._noted(), noted) if pin]):
+            for found in walk(deeds.PLATFORM, _chain(session, deeds.PLATFORM), _pins(self._noted(), noted)):
                 if isinstance(found, str):
                     faults.append(found)
                     break
                 rows, last = rows + 1, found
                 if found.action == ANCHOR and found.data is not None:
-                    pins |= {tenant_id: [Head(**end)] for tenant_id, end in found.data.items()}
+                    for tenant_id, end in found.data.items():
+                        # The first pin of a number stays: a chain that was written and sealed anew is pinned again, differently.
+                        pins.setdefault(tenant_id, {}).setdefault(end["seq"], end["sha256"])
             names = sorted(({*store.tenants(session), *pins}) - {deeds.PLATFORM})
             for name in names:
-                for found in walk(name, _chain(session, name), pins.get(name, [])):
+                for found in walk(name, _chain(session, name), pins.get(name, {})):
                     rows += isinstance(found, AuditEntry)
                     faults += [found] if isinstance(found, str) else []
             late = store.count_unsealed(session, self._now() - _LATE)
@@ -226,6 +228,10 @@ def _extended(session: Session, rows: list[store.AuditRow]) -> dict[str, Head]:
     if seals:
         store.seal(session, seals)
     return ends
+
+
+def _pins(*heads: Head | None) -> dict[int, str]:
+    return {head.seq: head.sha256 for head in heads if head is not None}
 
 
 def _end(session: Session, tenant_id: str) -> Head | None:

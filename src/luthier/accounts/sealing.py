@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 
 from luthier.accounts.audit_types import AuditEntry, Head
 
@@ -29,13 +29,12 @@ def sealed(entry: AuditEntry, after: Head | None) -> AuditEntry:
     return numbered.model_copy(update={"sha256": digest})
 
 
-def walk(name: str, chain: Iterable[AuditEntry], pins: Collection[Head] = ()) -> Iterator[AuditEntry | str]:
+def walk(name: str, chain: Iterable[AuditEntry], pins: Mapping[int, str]) -> Iterator[AuditEntry | str]:
     """The rows of a chain in turn, then the first fault, if there is one.
 
-    `pins` are heads that were noted elsewhere: the chain must contain them.
+    `pins` are hashes by their number that were noted elsewhere: the chain must contain them.
     """
     last: Head | None = None
-    pinned = {pin.seq: pin.sha256 for pin in pins}
     for entry in chain:
         expected = sealed(entry, last)
         if entry.seq != expected.seq:
@@ -45,11 +44,11 @@ def walk(name: str, chain: Iterable[AuditEntry], pins: Collection[Head] = ()) ->
         if entry.sha256 != expected.sha256:
             yield f"{name}: row {entry.seq} ({entry.id}) was changed, moved or inserted: it does not follow from the one before"
             return
-        if pinned.get(expected.seq or 0, entry.sha256) != entry.sha256:
+        if pins.get(expected.seq or 0, entry.sha256) != entry.sha256:
             yield f"{name}: row {entry.seq} ({entry.id}) is not the one that was pinned: the chain was written anew"
             return
         last = Head(seq=expected.seq or 0, sha256=expected.sha256 or "")
         yield entry
     left = 0 if last is None else last.seq
-    if left < max(pinned, default=0):
-        yield f"{name}: its end was cut off: {left} rows of at least {max(pinned)} are left"
+    if left < max(pins, default=0):
+        yield f"{name}: its end was cut off: {left} rows of at least {max(pins)} are left"

@@ -79,7 +79,7 @@ def act_of(scope: Scope) -> Act:
     actor: Actor | None = scope.get("luthier.actor")
     client: tuple[str, int] | None = scope.get("client")
     return Act(
-        action="unknown" if route is None else f"{route.tags[0]}.{route.name}",
+        action="unknown" if route is None else f"{route.tags[0].replace(' ', '_')}.{route.name}",
         actor=deeds.ANONYMOUS if actor is None else actor.user_id,
         tenant_id=None if actor is None else actor.tenant_id,
         route=None if route is None else f"{scope['method']} {route.path}",

@@ -218,6 +218,18 @@ class Charge(Answer):
     at: str
 
 
+class AuditEntry(Answer):
+    """A row of the audit log."""
+
+    id: str
+    at: str
+    actor: str
+    action: str
+    resources: list[str]
+    outcome: str
+    count: int
+
+
 class UsageReport(Answer):
     """What this month has cost so far."""
 

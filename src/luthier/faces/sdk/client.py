@@ -7,6 +7,7 @@ from typing import Self
 
 from luthier.faces.sdk.access import find_access
 from luthier.faces.sdk.answers import Answer, Me
+from luthier.faces.sdk.audit import AsyncAudit, Audit
 from luthier.faces.sdk.bases import AsyncBases, Bases
 from luthier.faces.sdk.billing import AsyncBilling, Billing
 from luthier.faces.sdk.blocking import LoopThread
@@ -34,6 +35,7 @@ class AsyncClient:
         self.models = AsyncModels(self._transport)
         self.bases = AsyncBases(self._transport)
         self.billing = AsyncBilling(self._transport)
+        self.audit = AsyncAudit(self._transport)
         self.chat = AsyncChat(self._transport)
         self.webhooks = AsyncWebhooks(self._transport)
 
@@ -69,6 +71,7 @@ class Client:
         self.models = Models(self._inner.models, self._loop)
         self.bases = Bases(self._inner.bases, self._loop)
         self.billing = Billing(self._inner.billing, self._loop)
+        self.audit = Audit(self._inner.audit, self._loop)
         self.chat = Chat(self._inner.chat, self._loop)
         self.webhooks = Webhooks(self._inner.webhooks, self._loop)
 
