@@ -335,6 +335,7 @@ class Supervisor:
             model_id=model_id,
             status=watched.status,
             speed=self._speed(watched) if model_id else None,
+            took=watched.took if outcome.state == JobState.SUCCEEDED else None,
         )
         self._queue.finish(held.fence, ending)
         self._watched.pop(held.fence.job_id, None)
@@ -371,10 +372,9 @@ class Supervisor:
         long it takes alone."""
         metrics = self._results(watched, "metrics.json") or {}
         rate, tokens = metrics.get("tokens_per_second"), metrics.get("tokens_seen")
-        meter = watched.meter
-        if watched.held.fence.attempt > 1 or meter is None or meter.total_ms != meter.elapsed_ms or not (rate and tokens):
+        seconds = watched.alone_s
+        if seconds is None or not (rate and tokens):
             return None
-        seconds = meter.total_ms / 1000
         return float(rate), max(0.0, seconds - float(tokens) / float(rate))
 
     # -- all jobs --------------------------------------------------------------------------------------------------

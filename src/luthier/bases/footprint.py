@@ -21,7 +21,7 @@ def numbers_per_token(shape: BaseShape, scores: int, *, recompute: bool = False)
 
     >>> shape = BaseShape(hidden=2, intermediate=3, layers=10, heads=1, kv_heads=1, head_dim=2, vocab=5, context=9)
     >>> numbers_per_token(shape, 4), numbers_per_token(shape, 4, recompute=True)
-    (256, 76)
+    (256, 78)
     """
     heads, inner = shape.heads * shape.head_dim, 2 * shape.intermediate
     turned = (shape.heads + 2 * shape.kv_heads) * shape.head_dim

@@ -30,6 +30,8 @@ class Measured:
     jobs: int
     tokens_per_second: float
     overhead_s: float
+    fit_test: bool = False
+    """No job, but a fit test of this very run."""
 
 
 @dataclass(frozen=True)
@@ -43,6 +45,8 @@ class Facts:
     price: Price
     measured: Measured | None = None
     base_is_here: bool = True
+    memory_factor: float = 1.0
+    """By which earlier jobs took more memory than the formula says."""
 
 
 _FIT_STEPS = 3
@@ -110,7 +114,7 @@ def estimate(facts: Facts) -> Estimate:
     tokens = -(-per_epoch * plan.steps // plan.steps_per_epoch)
     rate, seconds, basis, note = _time(facts, plan, tokens)
     memory = _memory(facts, plan, spec)
-    fits = memory.available_bytes is None or memory.total_bytes <= memory.available_bytes
+    fits = _fits(facts, memory)
     return Estimate(
         rows=facts.data.rows,
         tokens_per_epoch=per_epoch,
@@ -148,15 +152,16 @@ def together_bytes(jobs: Sequence[MemoryEstimate]) -> int:
     passes = [job.activation_bytes + job.logits_bytes for job in jobs]
     known = [job.available_bytes for job in jobs if job.available_bytes is not None]
     widest = min(sum(passes), max(*passes, int(min(known) * _SHARE_OF_MEMORY))) if known else sum(passes)
-    once = max(job.base_bytes for job in jobs) + max(job.runtime_bytes for job in jobs)
-    return once + sum(job.adapter_bytes + job.optimizer_bytes for job in jobs) + widest
+    once = sum(max(getattr(job, name) for job in jobs) for name in ("base_bytes", "runtime_bytes", "correction_bytes"))
+    return once + sum(job.adapter_bytes + job.optimizer_bytes + job.rows_bytes for job in jobs) + widest
 
 
 def _time(facts: Facts, plan: Plan, tokens: int) -> tuple[float, int, Literal["measured", "assumed"], str]:
     measured, until_it_is_here = facts.measured, arrival_s(facts.base, here=facts.base_is_here)
     if measured is not None:
         seconds = measured.overhead_s + until_it_is_here + tokens / measured.tokens_per_second
-        note = f"The median speed of {measured.jobs} earlier jobs with this base on this hardware."
+        earlier = f"The median speed of {measured.jobs} earlier jobs with this base on this hardware."
+        note = "As fast as a fit test of this run went through its longest rows." if measured.fit_test else earlier
         return measured.tokens_per_second, max(1, round(seconds)), "measured", note
     # Forward and backward through a frozen base: 2 + 2 operations a weight and token.
     rate = facts.price.assumed_flops / (4 * facts.base.parameters)
@@ -201,14 +206,18 @@ def _advice(facts: Facts, plan: Plan) -> tuple[str, ...]:
     return (*found, "A smaller base model needs less.")
 
 
+def _fits(facts: Facts, memory: MemoryEstimate) -> bool:
+    return memory.available_bytes is None or memory.total_bytes * facts.memory_factor <= memory.available_bytes
+
+
 def _first_that_fits(facts: Facts, plan: Plan, kind: Sequence[dict[str, dict[str, Any]]]) -> str | None:
     for change in kind:
         sections = {name: getattr(facts.spec, name).model_copy(update=values) for name, values in change.items()}
         spec = facts.spec.model_copy(update=sections)
         memory = _memory(facts, replace(plan, batch_size=change.get("train", {}).get("batch_size", plan.batch_size)), spec)
-        if memory.total_bytes <= (memory.available_bytes or 0):
+        if _fits(facts, memory):
             words = [f"`{section}.{name}: {value}`" for section, values in change.items() for name, value in values.items()]
-            return f"{' with '.join(words)} needs {_gb(memory.total_bytes)}."
+            return f"{' with '.join(words)} needs {_gb(int(memory.total_bytes * facts.memory_factor))}."
     return None
 
 

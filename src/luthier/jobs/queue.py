@@ -21,7 +21,7 @@ from luthier.jobs.rules import Outcome, Wish
 from luthier.jobs.sharing import ALONE, Sharing, Waiting
 from luthier.jobs.spec import RunSpec
 from luthier.jobs.store import Fence
-from luthier.jobs.types import Estimate, JobState, Line
+from luthier.jobs.types import Estimate, JobState, Line, Taken
 from luthier.seams import Clock, Storage
 
 _LOOK_AHEAD = 64
@@ -81,6 +81,8 @@ class Ending:
     status: AttemptStatus | None = None
     speed: tuple[float, float] | None = None
     """Tokens per second in training and seconds of everything else, where they were measured in one piece."""
+    took: Taken | None = None
+    """All of it, where it was measured in one piece."""
 
 
 class JobQueue:
@@ -184,6 +186,8 @@ class JobQueue:
                 for used in self._used:
                     used.release(session, row.id)
                 values |= _result(ending)
+                if ending.took is not None:
+                    values["estimate"] = _measured(row.estimate, ending.took)
             step = store.Step(outcome.state, self._now(), outcome.reason)
             _fenced_unless(store.move(session, row, step, **values, cost_micro_usd=cost))
 
@@ -268,6 +272,11 @@ def _alike(hardware: str, spec: RunSpec) -> Hashable | None:
     base, train = spec.sources.base, spec.train
     held = (train.device, train.precision, train.quantization)
     return (spec.kind, hardware, base.id, base.revision, base.url, *held, train.deterministic)
+
+
+def _measured(estimate: str, took: Taken) -> str:
+    """For the next estimate, and for whoever asks how good this one was."""
+    return Estimate.model_validate_json(estimate).model_copy(update={"measured": took}).model_dump_json()
 
 
 def _wish(row: store.JobRow) -> Wish | None:

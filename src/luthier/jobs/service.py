@@ -6,7 +6,6 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
-from statistics import median
 from typing import BinaryIO
 
 from sqlalchemy.exc import OperationalError
@@ -26,7 +25,9 @@ from luthier.datasets.service import Datasets
 from luthier.datasets.types import Dataset
 from luthier.errors import BudgetExceeded, CursorInvalid, FieldInvalid, ForbiddenField, Gone, NotFound, WillNotFit, WrongState
 from luthier.jobs import artifacts, classifiers, classifying, estimation, of_models, projection, rules, store
+from luthier.jobs.calibration import applied
 from luthier.jobs.directory import CheckpointRef, Event
+from luthier.jobs.earlier import EarlierJobs, speed_of
 from luthier.jobs.of_models import Models, Named
 from luthier.jobs.rows import job_of, projection_of, row_of, spec_of
 from luthier.jobs.sizes import size_of
@@ -67,6 +68,7 @@ class Jobs:
         self._bases = services.bases
         self._datasets = services.datasets
         self._models = services.models
+        self._earlier_jobs = EarlierJobs(database)
         self._now = now
         self._served = served
 
@@ -255,7 +257,9 @@ class Jobs:
             _check_serves(spec, validation, "validation_dataset")
         if spec.method == "classifier":
             classifying.check(spec, dataset, validation)
-        measured = self._measured(actor, base.id, price.hardware)
+        test = self._earlier_jobs.fit_test(actor, spec, base.id)
+        measured = self._earlier_jobs.measured(actor, base.id, price.hardware) or speed_of(test)
+        correction = self._earlier_jobs.correction(actor, spec, base.id)
         if isinstance(base, BaseSource):
             estimate = classifying.estimate(spec, dataset, price, measured)
         else:
@@ -267,9 +271,11 @@ class Jobs:
                 price=price,
                 measured=measured,
                 base_is_here=self._bases.ready(base),
+                memory_factor=correction.memory,
             )
             estimation.check(spec, base, estimation.plan_of(spec, facts.data.rows))
             estimate = estimation.estimate(facts)
+        estimate = applied(estimate, correction, price, test)
         sources = Sources(
             dataset=self._datasets.source(dataset),
             validation_dataset=self._datasets.source(validation) if validation else None,
@@ -308,13 +314,15 @@ class Jobs:
             base=base,
             data=size_of(dataset) if dataset else None,
             price=price,
-            measured=self._measured(actor, base.id, price.hardware),
+            measured=self._earlier_jobs.measured(actor, base.id, price.hardware),
             arrival_s=estimation.arrival_s(base, here=self._bases.ready(base)),
         )
         sources = Sources(
             dataset=self._datasets.source(dataset) if dataset else None, base=model.base, model=model, against=against
         )
-        return spec.model_copy(update={"sources": sources}), self._with_advice(of_models.estimate(facts))
+        correction = self._earlier_jobs.correction(actor, spec, base.id)
+        estimate = applied(of_models.estimate(facts), correction, price)
+        return spec.model_copy(update={"sources": sources}), self._with_advice(estimate)
 
     def _made_by(self, actor: Actor, job_id: str) -> RunSpec | None:
         """The run that made a model, also where its job was deleted since."""
@@ -427,15 +435,6 @@ class Jobs:
             raise rules.refusal(
                 "resumed", JobState(row.state), "It has reached its own `limits`: submit it again with higher ones."
             )
-
-    def _measured(self, actor: Actor, base_model: str, hardware: str) -> estimation.Measured | None:
-        with self._database.read(actor.tenant_id) as session:
-            found = store.measured(session, base_model, hardware)
-        if not found:
-            return None
-        return estimation.Measured(
-            jobs=len(found), tokens_per_second=median(rate for rate, _ in found), overhead_s=median(over for _, over in found)
-        )
 
     def _project(self, row: store.JobRow, used_ms: int) -> None:
         projection.write(projection.directory(self._storage, row.tenant_id, row.id), projection_of(row, used_ms))

@@ -18,6 +18,7 @@ from luthier.notifications import outbox
 
 _OWNED = (JobState.STARTING, JobState.RUNNING)
 _RECENT_JOBS = 5
+_CALIBRATING_JOBS = 40
 
 
 class JobRow(TenantOwned, Row):
@@ -198,6 +199,13 @@ def measured(session: Session, base_model: str, hardware: str) -> list[tuple[flo
     )
     rows = session.execute(query.order_by(JobRow.id.desc()).limit(_RECENT_JOBS)).all()
     return [(float(rate or 0), float(overhead or 0)) for rate, overhead in rows]
+
+
+def calibrating(session: Session, base_model: str, hardware: str, kind: str) -> Sequence[JobRow]:
+    """The latest jobs of this kind with this base on this hardware that came to their end, the latest first."""
+    ended = or_(JobRow.state == JobState.SUCCEEDED, JobRow.error_code == "out_of_memory")
+    query = select(JobRow).where(JobRow.base_model == base_model, JobRow.hardware == hardware, JobRow.kind == kind, ended)
+    return session.scalars(query.order_by(JobRow.finished_at.desc(), JobRow.id.desc()).limit(_CALIBRATING_JOBS)).all()
 
 
 def known(session: Session, job_ids: Iterable[str]) -> set[str]:

@@ -48,8 +48,38 @@ class MemoryEstimate(Frozen):
     rows_bytes: int = Field(default=0, description="The tokenised rows.")
     runtime_bytes: int = Field(description="The process itself.")
     loading_bytes: int = Field(default=0, description="What loading the base holds for a moment, beyond all that.")
+    correction_bytes: int = Field(
+        default=0, description="What earlier jobs, or a fit test, took beyond all that; below 0 where it was less."
+    )
     total_bytes: int
     available_bytes: int | None = Field(description="What the hardware has; null where it is not known.")
+
+
+class Taken(Frozen):
+    """Time and memory of a run."""
+
+    seconds: float = Field(description="Billed seconds.")
+    memory_bytes: int | None = Field(default=None, description="The most that its trainer held.")
+
+
+class EarlierError(Frozen):
+    """How far estimates of earlier jobs with this base, method and hardware lay from what those took: 0.2 is a fifth too much, or
+    as much too little."""
+
+    jobs: int
+    seconds_median: float
+    seconds_worst: float
+    memory_median: float | None = None
+    memory_worst: float | None = None
+
+
+class FitTest(Frozen):
+    """What a fit test of this very run has measured on its longest rows."""
+
+    job_id: str
+    fits: bool
+    memory_bytes: int | None = None
+    tokens_per_second: float | None = None
 
 
 class Estimate(Frozen):
@@ -73,6 +103,13 @@ class Estimate(Frozen):
     memory: MemoryEstimate
     fits: bool
     advice: tuple[str, ...] = Field(default=(), description="Where it does not fit: what to change, most effective first.")
+    calibrated_by: int = Field(default=0, description="How many earlier jobs have corrected time and memory; 0 for none.")
+    earlier_error: EarlierError | None = None
+    fit_test: FitTest | None = None
+    uncalibrated: Taken | None = Field(default=None, description="What the formulas alone say.")
+    measured: Taken | None = Field(
+        default=None, description="What the job took in the end; null before, or where it was not trained alone and in one piece."
+    )
     warnings: tuple[str, ...] = Field(default=(), description="What would make the result worth less, e.g. leaked rows.")
 
 

@@ -11,6 +11,7 @@ from luthier.jobs.directory import LAST_WORDS, AttemptStatus, JobDirectory
 from luthier.jobs.metering import Meter, ProcessTime
 from luthier.jobs.queue import Held
 from luthier.jobs.rules import Wish
+from luthier.jobs.types import Taken
 
 
 @dataclass
@@ -52,6 +53,19 @@ class Watched:
     @property
     def job_id(self) -> str:
         return self.held.fence.job_id
+
+    @property
+    def alone_s(self) -> float | None:
+        """Seconds that it was trained, where it was alone all that time and in its first attempt."""
+        meter = self.meter
+        whole = meter is not None and self.held.fence.attempt == 1 and meter.total_ms == meter.elapsed_ms
+        return meter.total_ms / 1000 if meter is not None and whole else None
+
+    @property
+    def took(self) -> Taken | None:
+        """For the next estimate, under the same condition."""
+        seconds, memory = self.alone_s, self.status.peak_memory_bytes if self.status is not None else None
+        return None if seconds is None else Taken(seconds=seconds, memory_bytes=memory)
 
     @property
     def segments(self) -> tuple[Segment, ...]:

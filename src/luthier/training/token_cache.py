@@ -99,9 +99,8 @@ class TokenCache:
                 file.write(digest.digest())
                 file.flush()
                 os.replace(file.name, path)
-            except BaseException:
-                Path(file.name).unlink(missing_ok=True)
-                raise
+            finally:
+                Path(file.name).unlink(missing_ok=True)  # gone where it was moved
 
     def _make_room(self) -> None:
         entries = sorted(self._entries(), key=lambda entry: entry[1].st_mtime, reverse=True)
