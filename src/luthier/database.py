@@ -129,6 +129,16 @@ def _session(engine: Engine, tenant_id: str, changes: Changes | None = None) -> 
 
 
 @contextmanager
+def across_tenants(session: Session) -> Generator[None]:
+    """Queries of this block see every tenant: for a sum over the whole platform inside one tenant's transaction."""
+    mine, session.info["tenant_id"] = session.info["tenant_id"], EVERY_TENANT
+    try:
+        yield
+    finally:
+        session.info["tenant_id"] = mine
+
+
+@contextmanager
 def _explained() -> Generator[None]:
     try:
         yield

@@ -122,12 +122,21 @@ class BudgetExceeded(PaymentRequired):
 
     code = "budget_exceeded"
 
-    def __init__(self, needed_usd: Decimal, limit_usd: Decimal, spent_usd: Decimal = Decimal(0)) -> None:
+    def __init__(
+        self, needed_usd: Decimal, limit_usd: Decimal, spent_usd: Decimal = Decimal(0), *, budget: str | None = None
+    ) -> None:
         amounts = {"current_usd": spent_usd, "limit_usd": limit_usd, "requested_usd": needed_usd}
+        if budget is None:
+            message = f"This job needs about ${needed_usd:.2f}, but its limit is ${limit_usd:.2f}."
+            hint = "Lower `epochs`, pick cheaper hardware (`tune pricing`), or raise `limits.max_cost_usd`."
+        else:
+            left = max(Decimal(0), limit_usd - spent_usd)
+            message = f"This job needs about ${needed_usd:.2f}; {budget} has ${left:.2f} left of ${limit_usd:.2f}."
+            hint = "Wait for running jobs or the next month, make the job smaller, or ask an admin for more: `tune budget`."
         super().__init__(
-            f"This job needs about ${needed_usd:.2f}, but its limit is ${limit_usd:.2f}.",
-            hint="Lower `epochs`, pick cheaper hardware (`tune pricing`), or raise `limits.max_cost_usd`.",
-            param="limits.max_cost_usd",
+            message,
+            hint=hint,
+            param="limits.max_cost_usd" if budget is None else None,
             details={name: f"{amount:f}" for name, amount in amounts.items()},
         )
 

@@ -15,9 +15,10 @@ from pydantic import Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from luthier.errors import SetupError
+from luthier.values import Usd
 
 _MIB = 1024 * 1024
-_SEEDS = {"slack_webhook": "SLACK_WEBHOOK"}
+_SEEDS = {"budget_limit_usd": "BUDGET_LIMIT_USD", "slack_webhook": "SLACK_WEBHOOK"}
 """The seeds' names of settings; ours win."""
 
 
@@ -96,6 +97,10 @@ class Settings(BaseSettings):
     smtp_user: str | None = Field(default=None, description="Login at that server, where it asks for one.")
     smtp_password: SecretStr | None = Field(default=None, description="And its password.")
     smtp_from: str = Field(default="luthier@localhost", description="Sender of our mail.")
+    budget_limit_usd: Usd | None = Field(
+        default=None,
+        description="What all teams may spend in a month together; 0 stops all. Also `BUDGET_LIMIT_USD`.",
+    )
     jwt_secret: SecretStr | None = Field(
         default=None, description="Signs access tokens, at least 32 random bytes. Without it <data>/signing-keys.json is made."
     )

@@ -151,10 +151,11 @@ def test_a_segment_over_the_end_of_a_month_is_two_lines(database, billing, clock
 
 
 def test_the_month_shows_what_is_used_and_what_is_held(database, billing, clock):
-    hold(database, billing)
+    hold(database, billing, micro_usd=12_000_000)
+    assert billing.usage(ALICE).held_usd == "12.00"
     beat(database, billing, segment(clock, 3_600_000))
     usage = billing.usage(ALICE)
-    assert (usage.period, usage.cost_usd, usage.held_usd) == ("2026-11", "10.00", "5.00")
+    assert (usage.period, usage.cost_usd, usage.held_usd) == ("2026-11", "10.00", "2.00")
     assert usage.by_hardware["A100"].seconds == 3600
 
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
-from luthier.values import micro_usd, usd  # noqa: F401  # with the rest of the arithmetic for those who bill
+# With the rest of the arithmetic, for those who bill.
+from luthier.values import micro_usd, usd  # noqa: F401  # pyright: ignore[reportUnusedImport]
 
 MS_PER_HOUR = 3_600_000
 SEGMENT_MS = MS_PER_HOUR
@@ -45,16 +47,37 @@ def period_of(moment: datetime) -> str:
     return moment.astimezone(UTC).strftime("%Y-%m")
 
 
+def day_of(moment: datetime) -> str:
+    """The day that a moment belongs to, in UTC; its first seven characters are its period.
+
+    >>> day_of(datetime(2026, 11, 21, tzinfo=UTC))
+    '2026-11-21'
+    """
+    return moment.astimezone(UTC).strftime("%Y-%m-%d")
+
+
 def by_period(started_at: datetime, ms: int) -> Iterator[tuple[str, int]]:
     """`ms` from `started_at` on, cut at the ends of months; the parts sum to `ms`. Nothing for no time."""
+    return ((period_of(moment), part) for moment, part in _cut(started_at, ms, _next_month))
+
+
+def _cut(started_at: datetime, ms: int, edge: Callable[[datetime], datetime]) -> Iterator[tuple[datetime, int]]:
     here, left = started_at.astimezone(UTC), ms
     while left > 0:
-        next_month = (here.replace(day=1, hour=0, minute=0, second=0, microsecond=0) + timedelta(days=32)).replace(day=1)
-        # Rounded up: a part of a millisecond belongs to the month in which it began.
-        room = -((here - next_month) // timedelta(milliseconds=1))
+        following = edge(here.replace(hour=0, minute=0, second=0, microsecond=0))
+        # Rounded up: a part of a millisecond belongs to the month, or the day, in which it began.
+        room = -((here - following) // timedelta(milliseconds=1))
         part = min(left, room)
-        yield period_of(here), part
-        here, left = next_month, left - part
+        yield here, part
+        here, left = following, left - part
+
+
+def _next_month(midnight: datetime) -> datetime:
+    return (midnight.replace(day=1) + timedelta(days=32)).replace(day=1)
+
+
+def _next_day(midnight: datetime) -> datetime:
+    return midnight + timedelta(days=1)
 
 
 def charge(stretches: Iterable[Stretch]) -> int:
@@ -79,6 +102,26 @@ def lines(stretches: Iterable[Stretch]) -> list[Line]:
             charged += amount
             found.append(Line(attempt=stretch.attempt, seq=stretch.seq, period=period, ms=ms, micro_usd=amount))
     return found
+
+
+def by_day(stretches: Iterable[Stretch]) -> dict[str, int]:
+    """What a job costs on each day, by the ledger's own rule: the days of a month sum to its lines in the ledger."""
+    found: dict[str, int] = defaultdict(int)
+    numerator = charged = 0
+    for stretch in sorted(stretches, key=lambda item: (item.attempt, item.seq)):
+        for moment, ms in _cut(stretch.started_at, stretch.ms, _next_day):
+            numerator += stretch.micro_usd_per_hour * ms
+            amount = numerator // MS_PER_HOUR - charged
+            charged += amount
+            found[day_of(moment)] += amount
+    return dict(found)
+
+
+def difference(before: Mapping[str, int], after: Mapping[str, int]) -> dict[str, int]:
+    """What was added to each day, where anything was."""
+    days = sorted({*before, *after})
+    changed = {day: after.get(day, 0) - before.get(day, 0) for day in days}
+    return {day: amount for day, amount in changed.items() if amount}
 
 
 def expected_micro_usd(micro_usd_per_hour: int, seconds: int) -> int:

@@ -16,7 +16,8 @@ from sqlalchemy.orm import Session
 
 from luthier import ids
 from luthier.accounts.types import Actor
-from luthier.billing import rules, store
+from luthier.billing import budget_store, rules, store
+from luthier.billing.budgets import Budgets, PlatformBudget, Spender
 from luthier.billing.machine import Machine, this_machine
 from luthier.billing.types import Charge, HardwareUsage, Hold, JobCost, Price, Segment, UsageReport
 from luthier.database import EVERY_TENANT, Database, page
@@ -31,16 +32,21 @@ _DOLLARS = TypeAdapter[str](Usd)
 class Billing:
     """What usage costs. Prices a running job by the price that its usage segment began with."""
 
-    def __init__(self, database: Database, now: Clock, machine: Machine | None = None) -> None:
+    def __init__(
+        self, database: Database, now: Clock, machine: Machine | None = None, platform: PlatformBudget | None = None
+    ) -> None:
         self._database = database
         self._now = now
         self._machine = machine or this_machine()
+        self.budgets = Budgets(database, now, platform or PlatformBudget())
 
     def first_start(self) -> None:
         """Fill an empty price table from the shipped price book; afterwards the table is the truth. Safe to repeat."""
         with self._database.write(EVERY_TENANT) as session:
             if not store.any_price(session):
                 session.add_all(self._shipped(entry) for entry in json.loads(_BOOK.read_text("utf-8")))
+            if not budget_store.any_spending(session):
+                self._recount(session)
 
     def prices(self) -> list[Price]:
         """All prices that are valid now, cheapest first."""
@@ -91,7 +97,7 @@ class Billing:
             elapsed_seconds=ms / 1000,
             elapsed_hours=ms / rules.MS_PER_HOUR,
             cost_usd=rules.usd(rules.charge(_stretches(used))),
-            held_usd=rules.usd(0 if hold.settled_at else hold.micro_usd),
+            held_usd=rules.usd(hold.left),
             settled=hold.settled_at is not None,
         )
 
@@ -111,7 +117,7 @@ class Billing:
             # A segment that began before the month's end and reaches into it is at most a segment long, and then some.
             since = month - timedelta(milliseconds=2 * rules.SEGMENT_MS)
             rows = store.segments_of_jobs_used_since(session, since)
-            held = store.open_holds(session)
+            held = store.held(session)
         used = _used_in(rules.period_of(now), rows)
         by_hardware = {
             name: HardwareUsage(seconds=ms / 1000, cost_usd=rules.usd(money)) for name, (ms, money) in sorted(used.items())
@@ -128,19 +134,28 @@ class Billing:
         return Page(data=[_charge(row) for row in rows], next_cursor=cursor)
 
     def hold(self, session: Session, actor: Actor, hold: Hold) -> None:
-        """Set money aside for a job, in the transaction that queues it."""
+        """Set money aside for a job, in the transaction that queues it. Raises: BudgetExceeded, and nothing is set aside."""
+        self.budgets.check(session, actor, hold.micro_usd)
+        earlier = store.hold_of(session, hold.job_id)
+        charged = earlier.charged_micro_usd if earlier else 0
         row = store.HoldRow(
             job_id=hold.job_id,
             tenant_id=actor.tenant_id,
+            user_id=earlier.user_id if earlier else actor.user_id,
+            key_id=actor.key_id,
             hardware=hold.hardware,
-            micro_usd=hold.micro_usd,
+            micro_usd=charged + hold.micro_usd,
+            charged_micro_usd=charged,
             created_at=self._now(),
             settled_at=None,
         )
-        store.hold(session, row)
+        session.merge(row)
+        session.flush()
+        self.budgets.tell(session, Spender(actor.tenant_id, row.user_id))
 
     def beat(self, session: Session, segment: Segment) -> int:
         """Note usage; a repeated or shorter segment changes nothing. Returns the job's cumulative charge in micro-dollars."""
+        before = _stretches(store.segments(session, segment.job_id))
         if not store.longer(session, segment):
             price = store.price(session, segment.hardware)
             if price is None:
@@ -148,7 +163,19 @@ class Billing:
             row = store.SegmentRow(**vars(segment), price_id=price.id, micro_usd_per_hour=price.micro_usd_per_hour)
             session.add(row)
             session.flush()
-        return rules.charge(_stretches(store.segments(session, segment.job_id)))
+        after = _stretches(store.segments(session, segment.job_id))
+        added = rules.difference(rules.by_day(before), rules.by_day(after))
+        if added:
+            hold = store.charge(session, segment.job_id, rules.charge(after))
+            self.budgets.spend(session, Spender(segment.tenant_id, hold.user_id if hold else ""), added)
+        return rules.charge(after)
+
+    def over_budget(self, session: Session, job_id: str) -> str | None:
+        """The budget that a running job has to end for, in words; None where it may go on."""
+        hold, used = store.hold_of(session, job_id), store.segments(session, job_id)
+        if hold is None or not used:
+            return None
+        return self.budgets.stops(session, Spender(hold.tenant_id, hold.user_id), used[-1].micro_usd_per_hour)
 
     def settle(self, session: Session, tenant_id: str, job_id: str) -> int:
         """Replace the hold by what was used, in the ledger, once: a second call adds nothing. Returns the charge."""
@@ -170,6 +197,15 @@ class Billing:
         store.add_lines(session, rows)
         store.close_hold(session, job_id, self._now())
         return sum(row.micro_usd for row in rows)
+
+    def _recount(self, session: Session) -> None:
+        """Spending by day, from the usage of a database that was made before there was such a table."""
+        for job_id in store.jobs_with_usage(session):
+            used = store.segments(session, job_id)
+            hold = store.charge(session, job_id, rules.charge(_stretches(used)))
+            for day, amount in rules.by_day(_stretches(used)).items():
+                who = {"tenant_id": used[0].tenant_id, "user_id": hold.user_id if hold else ""}
+                budget_store.spend(session, budget_store.SpendingRow(**who, day=day, micro_usd=amount))
 
     def _shipped(self, entry: dict[str, Any]) -> store.PriceRow:
         return store.PriceRow(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from datetime import datetime
 
-from sqlalchemy import BigInteger, Index, UniqueConstraint, func, select, text, update
+from sqlalchemy import BigInteger, Index, UniqueConstraint, case, func, select, text, update
 from sqlalchemy.dialects.sqlite import insert
 from sqlalchemy.orm import Mapped, Session, mapped_column
 
@@ -13,6 +13,7 @@ from luthier.billing.types import Segment
 from luthier.database import Row, TenantOwned, UtcTime
 
 _OPEN = text("valid_until IS NULL")
+_UNSETTLED = text("settled_at IS NULL")
 
 
 class PriceRow(Row):
@@ -35,11 +36,21 @@ class HoldRow(TenantOwned, Row):
     """Money set aside for a job. One row a job, kept when it is settled."""
 
     __tablename__ = "holds"
+    __table_args__ = (Index("open_holds", "tenant_id", "user_id", sqlite_where=_UNSETTLED, postgresql_where=_UNSETTLED),)
     job_id: Mapped[str] = mapped_column(primary_key=True)
     hardware: Mapped[str]
+    user_id: Mapped[str] = mapped_column(server_default="")
+    key_id: Mapped[str | None] = mapped_column(index=True)
     micro_usd: Mapped[int] = mapped_column(BigInteger)
+    """What the job may cost in all; what is held of it is that less what was charged."""
+    charged_micro_usd: Mapped[int] = mapped_column(BigInteger, server_default="0")
     created_at: Mapped[datetime] = mapped_column(UtcTime)
     settled_at: Mapped[datetime | None] = mapped_column(UtcTime)
+
+    @property
+    def left(self) -> int:
+        """What is set aside for what the job may still cost."""
+        return 0 if self.settled_at else max(0, self.micro_usd - self.charged_micro_usd)
 
 
 class SegmentRow(TenantOwned, Row):
@@ -57,10 +68,13 @@ class SegmentRow(TenantOwned, Row):
 
 
 class LedgerRow(TenantOwned, Row):
-    """A final charge. Rows are only ever added."""
+    """A final charge, or a refund of one: below 0, with attempt 0, its key and its reason. Rows are only ever added."""
 
     __tablename__ = "ledger"
-    __table_args__ = (UniqueConstraint("job_id", "attempt", "seq", "period"),)
+    __table_args__ = (
+        UniqueConstraint("job_id", "attempt", "seq", "period"),
+        Index("one_refund_a_key", "refund_key", unique=True),
+    )
     id: Mapped[str] = mapped_column(primary_key=True)
     job_id: Mapped[str]
     attempt: Mapped[int]
@@ -70,6 +84,8 @@ class LedgerRow(TenantOwned, Row):
     ms: Mapped[int] = mapped_column(BigInteger)
     micro_usd: Mapped[int] = mapped_column(BigInteger)
     at: Mapped[datetime] = mapped_column(UtcTime)
+    reason: Mapped[str | None]
+    refund_key: Mapped[str | None]
 
 
 def any_price(session: Session) -> bool:
@@ -87,18 +103,32 @@ def price(session: Session, hardware: str) -> PriceRow | None:
     return session.scalar(select(PriceRow).where(PriceRow.hardware == hardware, PriceRow.valid_until.is_(None)))
 
 
-def hold(session: Session, row: HoldRow) -> None:
-    """Set money aside, or again after it was settled."""
-    session.merge(row)
-
-
 def hold_of(session: Session, job_id: str) -> HoldRow | None:
     return session.scalar(select(HoldRow).where(HoldRow.job_id == job_id))
 
 
-def open_holds(session: Session) -> int:
-    """What is set aside for all jobs that are not settled, in micro-dollars."""
-    return session.scalar(select(func.coalesce(func.sum(HoldRow.micro_usd), 0)).where(HoldRow.settled_at.is_(None))) or 0
+def held(session: Session, **of: str | None) -> int:
+    """What is set aside for all jobs that are not settled, or for those of a `tenant_id`, `user_id` or `key_id`."""
+    left = case((HoldRow.micro_usd > HoldRow.charged_micro_usd, HoldRow.micro_usd - HoldRow.charged_micro_usd), else_=0)
+    query = select(func.coalesce(func.sum(left), 0)).where(HoldRow.settled_at.is_(None))
+    return session.scalar(query.filter_by(**{name: value for name, value in of.items() if value is not None})) or 0
+
+
+def charged(session: Session, key_id: str) -> int:
+    """What all jobs that were started with this key have cost."""
+    return session.scalar(select(func.coalesce(func.sum(HoldRow.charged_micro_usd), 0)).where(HoldRow.key_id == key_id)) or 0
+
+
+def charge(session: Session, job_id: str, micro_usd: int) -> HoldRow | None:
+    """Note what a job has cost so far, beside what is held for it."""
+    row = hold_of(session, job_id)
+    if row is not None:
+        row.charged_micro_usd = micro_usd
+    return row
+
+
+def jobs_with_usage(session: Session) -> Sequence[str]:
+    return session.scalars(select(SegmentRow.job_id).where(SegmentRow.micro_usd_per_hour > 0).distinct()).all()
 
 
 def close_hold(session: Session, job_id: str, at: datetime) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
+from typing import Literal
 
 from pydantic import Field
 
@@ -68,6 +69,19 @@ class Charge(Frozen):
     seconds: float
     amount_usd: str = Field(description="Dollars; negative in a refund.")
     at: datetime
+
+
+class Budget(Frozen):
+    """What may be spent in a month (UTC), and how much of it was."""
+
+    of: Literal["platform", "team", "user"]
+    user_id: str | None = Field(default=None, description="Whose it is, where it is one user's.")
+    period: str = Field(description="`YYYY-MM`.")
+    limit_usd: Usd = Field(description="0.00 stops everything.")
+    spent_usd: str
+    held_usd: Usd = Field(description="Set aside for jobs that are not settled yet.")
+    left_usd: Usd
+    alerts: tuple[int, ...] = Field(description="Percent of it that were told of in this month.")
 
 
 @dataclass(frozen=True)
