@@ -4,6 +4,7 @@ import fcntl
 import hashlib
 import os
 import pty
+import re
 import signal
 import struct
 import subprocess
@@ -169,3 +170,24 @@ def test_a_file_that_is_there_is_replaced_only_after_a_yes(fake, tmp_path):
         os.close(inner)
         assert (done.returncode, path.read_text()) == (1 if content == "mine" else 0, content)
         assert b"Replace it?" in done.stderr
+
+
+TRANSFER = """
+import time
+from luthier.faces.cli.saving import transfer
+with transfer({!r}) as report:
+    for part in range(8):
+        report("adapter_model.safetensors", part * 10**9, 10**10)
+        time.sleep(0.1)  # a rate needs time
+"""
+
+
+@pytest.mark.parametrize(
+    ("columns", "shown"), [(20, r"\d% +\S+:"), (40, r"\d% \S+ GiB of 9\.3 GiB"), (80, r"━ .* GiB of 9\.3 GiB \S+ GB/s")]
+)
+@pytest.mark.parametrize("what", ["download", "a-file-of-rows-with-a-rather-long-name.jsonl"])
+def test_a_transfer_is_one_line_of_any_terminal(fake, what, columns, shown):
+    code, said = on_a_terminal([sys.executable, "-c", TRANSFER.format(what)], environment(fake), columns)
+    assert code == 0
+    assert re.search(shown, re.sub(r"\x1b\[[\d;]*m", "", said))
+    assert said.count("\x1b[1A") <= 1  # a second line would have to be taken back each time

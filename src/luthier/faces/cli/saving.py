@@ -11,14 +11,19 @@ from typing import TYPE_CHECKING
 
 from luthier.faces.cli.edge import usage
 from luthier.faces.cli.options import ask
-from luthier.faces.cli.shown import size, talk
+from luthier.faces.cli.shown import clean, size, talk
 
 if TYPE_CHECKING:
-    from rich.progress import Progress
+    from rich.progress import Progress, ProgressColumn
 
     from luthier.faces.sdk.answers import ModelFile
 
 Report = Callable[[str, int, int | None], None]
+_NARROW, _WIDE = 40, 72
+"""Columns of a terminal from which on sizes fit beside the share, and a bar and a rate beside them."""
+_SHARE, _SIZES, _NUMBERS = 14, 34, 62
+"""Columns that share and time take; with sizes; with bar and rate."""
+_LEAST_NAME = 6
 
 
 def may_replace(paths: Iterable[Path], *, force: bool) -> None:
@@ -66,18 +71,41 @@ def transfer(what: str) -> Generator[Report]:
         yield lambda _name, _done, _total: None
         return
     from rich.console import Console
-    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+    from rich.progress import Progress
 
-    shown = (TextColumn(what, markup=False), BarColumn(bar_width=20), TextColumn("{task.description}", markup=False))
-    rates = (TransferSpeedColumn(), TimeRemainingColumn(compact=True))
-    with Progress(*shown, *rates, console=Console(stderr=True), transient=True) as bar:
-        yield _drawn(bar)
+    console = Console(stderr=True)
+    wide = console.width >= _WIDE
+    room = max(1, console.width - (_NUMBERS if wide else _SIZES if console.width >= _NARROW else _SHARE))
+    what = _shortened(what, room)
+    with Progress(*_columns(what, console.width), console=console, transient=True) as bar:
+        yield _drawn(bar, room - len(what) - 1 if wide else 0)
 
 
-def _drawn(bar: Progress) -> Report:
+def _columns(what: str, width: int) -> list[ProgressColumn]:
+    """What fits into one line: a bar and a rate where there is room for them, else the share that is done."""
+    from rich.progress import BarColumn, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+
+    label, left = TextColumn(what, markup=False), TimeRemainingColumn(compact=True)
+    done, counted = TextColumn("{task.percentage:.0f}%"), TextColumn("{task.description}", markup=False)
+    if width < _NARROW:
+        return [label, done, left]
+    if width < _WIDE:
+        return [label, done, counted, left]
+    return [label, BarColumn(bar_width=20), counted, TransferSpeedColumn(), left]
+
+
+def _drawn(bar: Progress, room: int) -> Report:
+    """`room` is how many characters of a name fit."""
     task = bar.add_task("", total=None)
 
     def report(name: str, done: int, total: int | None) -> None:
-        bar.update(task, description=f"{name} {size(done)}{f' of {size(total)}' if total else ''}", completed=done, total=total)
+        named = f"{_shortened(name, room)} " if name and room >= _LEAST_NAME else ""
+        counted = f"{named}{size(done)}{f' of {size(total)}' if total else ''}"
+        bar.update(task, description=counted, completed=done, total=total)
 
     return report
+
+
+def _shortened(text: str, most: int) -> str:
+    text = clean(text)
+    return text if len(text) <= most else f"{text[: most - 1]}…"
