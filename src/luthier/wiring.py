@@ -24,6 +24,7 @@ from luthier.backends.notifiers.webhook import WebhookNotifier
 from luthier.backends.outbound import Guard
 from luthier.backends.storage.local import LocalStorage
 from luthier.bases.service import Bases
+from luthier.billing.budgets import PlatformBudget
 from luthier.billing.machine import free_bytes
 from luthier.billing.service import Billing
 from luthier.database import Database
@@ -34,6 +35,7 @@ from luthier.datasets.service import Datasets
 from luthier.datasets.sources import Sources
 from luthier.datasets.types import Room
 from luthier.datasets.uploads import Uploads
+from luthier.hooks.service import Hooks
 from luthier.jobs.service import Jobs, JobServices
 from luthier.notifications.courier import Courier
 from luthier.notifications.queue import DeliveryQueue
@@ -44,6 +46,7 @@ from luthier.seams import Clock, Executor, Fetcher, InferenceEngine, Notifier, S
 from luthier.secret_box import SecretBox
 from luthier.serving.service import Serving
 from luthier.settings import Settings, child_environment
+from luthier.values import micro_usd
 
 
 @dataclass(frozen=True)
@@ -64,6 +67,7 @@ class Platform:
     uploads: Uploads
     imports: Imports
     jobs: Jobs
+    hooks: Hooks
     registry: Registry
     serving: Serving
     engine: InferenceEngine
@@ -107,7 +111,8 @@ def build(  # noqa: PLR0913  # what tests put in the place of the real thing
     accounts = Accounts(database, now, signing=_signing(settings, now), passwords=passwords)
     means = Means(notifiers or notifiers_of(settings), SecretBox(settings.data / "secrets.key"))
     notifications = Notifications(database, means, now)
-    billing = Billing(database, now)
+    limit = None if settings.budget_limit_usd is None else micro_usd(settings.budget_limit_usd)
+    billing = Billing(database, now, platform=PlatformBudget(limit, accounts.home))
     billing.first_start()
     fetcher = fetcher or _fetcher(settings)
     room = Room(settings.data / "scratch", settings.max_upload_bytes, settings.inline_upload_bytes)
@@ -115,6 +120,7 @@ def build(  # noqa: PLR0913  # what tests put in the place of the real thing
     sources = Sources(fetcher, settings.hub_url, prefixes_of(settings.import_from))
     deliveries = Deliveries(database, storage, room, now, datasets.check_later)
     registry = Registry(database, storage, bases, settings.data / "cache", now)
+    jobs = Jobs(database, storage, JobServices(accounts, billing, bases, datasets, registry), now)
     engine = engine or EngineProcess(
         settings.data / "run", child_environment(settings), idle_s=settings.engine_idle_s, start_s=settings.engine_start_s
     )
@@ -132,7 +138,8 @@ def build(  # noqa: PLR0913  # what tests put in the place of the real thing
         datasets=datasets,
         uploads=Uploads(datasets, room, now),
         imports=Imports(datasets, deliveries, fetcher, sources, room),
-        jobs=Jobs(database, storage, JobServices(accounts, billing, bases, datasets, registry), now),
+        jobs=jobs,
+        hooks=Hooks(database, accounts, jobs, means.box, now),
         registry=registry,
         serving=Serving(registry, bases, engine),
         engine=engine,

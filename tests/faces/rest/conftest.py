@@ -55,8 +55,12 @@ QUICK = Argon2Hasher(time_cost=1, memory_cost=8, parallelism=1)
 class World:
     """A client with a key, and the platform behind it for what no route can bring about."""
 
-    def __init__(self, data, engine=None, *, now=wiring.utc_now, **settings):
-        seams = {"engine": engine or EchoEngine(), "fetcher": None if "import_from" in settings else Hub()}
+    def __init__(self, data, engine=None, *, notifiers=None, now=wiring.utc_now, **settings):
+        seams = {
+            "engine": engine or EchoEngine(),
+            "fetcher": None if "import_from" in settings else Hub(),
+            "notifiers": notifiers,
+        }
         self.platform = wiring.build(Settings(data=data, **settings), **seams, passwords=Passwords(QUICK), now=now)
         self.key = self.platform.accounts.first_start()
         self.actor = self.platform.accounts.authenticate(self.key)

@@ -14,6 +14,7 @@ from luthier import ids
 from luthier.datasets.types import Upload
 from luthier.datasets.uploads import Announced
 from luthier.faces.rest.app import create_app
+from luthier.hooks.store import HookRow
 from luthier.jobs.spec import RunSpec
 from luthier.notifications.types import NewEndpoint
 
@@ -90,7 +91,22 @@ def owned(world, actor):
     upload = world.platform.uploads.begin(actor, Announced(length=5, sha256="0" * 64))
     made = {"dataset_id": dataset.id, "job_id": job.id, "task_id": job.id, "model_id": world.model(actor).id}
     webhook = world.platform.notifications.add(actor, NewEndpoint(url="https://hooks.example.com/luthier"))
-    return {**made, "other_id": dataset.id, "upload_id": upload.id, "webhook_id": webhook.id}
+    return {
+        **made,
+        "other_id": dataset.id,
+        "upload_id": upload.id,
+        "webhook_id": webhook.id,
+        "hook_id": hook_of(world, actor),
+    }
+
+
+def hook_of(world, actor):
+    """A row alone: the stranger has no account, so that nobody can make a key for them."""
+    texts = dict.fromkeys(("name", "key_id", "locked", "created_by"), "x") | {"template": "{}", "overrides": "[]"}
+    with world.platform.database.write(actor.tenant_id) as session:
+        row = HookRow(id=ids.new(ids.HOOK), tenant_id=actor.tenant_id, created_at=world.platform.now(), **texts)
+        session.add(row)
+        return row.id
 
 
 def answer_of(world, method, path, values):
@@ -108,7 +124,7 @@ def answer_of(world, method, path, values):
 def test_what_belongs_to_another_team_is_unknown_on_every_route(world):
     foreign = owned(world, world.stranger)
     kinds = {"dataset_id": ids.DATASET, "job_id": ids.JOB, "task_id": ids.JOB, "model_id": ids.MODEL}
-    kinds |= {"other_id": ids.DATASET, "upload_id": ids.UPLOAD, "webhook_id": ids.WEBHOOK}
+    kinds |= {"other_id": ids.DATASET, "upload_id": ids.UPLOAD, "webhook_id": ids.WEBHOOK, "hook_id": ids.HOOK}
     unknown = {name: ids.new(prefix) for name, prefix in kinds.items()}
     routes = [name.split(" ") for name in operations(world) if any("{" + kind + "}" in name for kind in kinds)]
     assert len(routes) >= 20
@@ -122,7 +138,19 @@ def test_what_belongs_to_another_team_is_unknown_on_every_route(world):
 
 
 def test_a_path_parameter_that_no_test_knows_fails_here(shared):
-    known = {"dataset_id", "other_id", "upload_id", "job_id", "webhook_id", "task_id", "model_id", "user_id", "name"}
+    known = {
+        "dataset_id",
+        "other_id",
+        "upload_id",
+        "job_id",
+        "webhook_id",
+        "hook_id",
+        "hook",
+        "task_id",
+        "model_id",
+        "user_id",
+        "name",
+    }
     found = {
         parameter["name"]
         for operation in operations(shared).values()

@@ -14,7 +14,7 @@ from starlette.responses import Response
 from luthier.errors import LuthierError
 from luthier.faces.rest import features
 from luthier.faces.rest.auth import Lane
-from luthier.faces.rest.door import Door, open_paths
+from luthier.faces.rest.door import SIGNED, Door, open_paths
 from luthier.faces.rest.errors import ErrorBody, answer, on_luthier_error, on_routing_error
 from luthier.faces.rest.events import Pace
 from luthier.faces.rest.trail import Trail
@@ -78,7 +78,7 @@ def _describe_keys(app: FastAPI, keyless: frozenset[str]) -> None:
             schema.setdefault("components", {})["securitySchemes"] = schemes
             for path, operations in schema["paths"].items():
                 for operation in operations.values():
-                    operation["security"] = [] if path in keyless else [{"bearer": []}, {"header": []}]
+                    operation["security"] = [] if path in keyless or path.startswith(SIGNED) else [{"bearer": []}, {"header": []}]
         return app.openapi_schema or generate()
 
     app.openapi = described  # pyright: ignore[reportAttributeAccessIssue]  # FastAPI's documented way to extend the schema

@@ -54,7 +54,7 @@ def id_of(prefix: str, noun: str, what: str) -> Any:
 
 
 if TYPE_CHECKING:
-    DatasetId = KeyId = InvitationId = UserId = OtherDatasetId = JobId = ModelId = UploadId = WebhookId = str
+    DatasetId = KeyId = InvitationId = UserId = OtherDatasetId = JobId = ModelId = UploadId = HookId = WebhookId = str
 else:
     DatasetId = id_of(ids.DATASET, "dataset", "Id of one dataset version.")
     OtherDatasetId = id_of(ids.DATASET, "dataset", "Id of the version that it is compared with.")
@@ -64,6 +64,7 @@ else:
     JobId = id_of(ids.JOB, "job", "Id of a job.")
     ModelId = id_of(ids.MODEL, "model", "Id of one model version.")
     UploadId = id_of(ids.UPLOAD, "upload", "Id of an upload in parts.")
+    HookId = id_of(ids.HOOK, "hook", "Id of an inbound webhook.")
     WebhookId = id_of(ids.WEBHOOK, "webhook", "Id of an endpoint.")
 
 

@@ -93,6 +93,10 @@ class Estimate(Answer):
     memory: Answer
     fits: bool
     advice: tuple[str, ...]
+    calibrated_by: int
+    earlier_error: Answer | None
+    fit_test: Answer | None
+    measured: Answer | None
 
 
 class Job(Answer):
@@ -276,6 +280,19 @@ class Delivery(Answer):
     next_at: str | None
 
 
+class Hook(Answer):
+    """A run that others may start. `secret` is there once: in the answer that made it."""
+
+    id: str
+    name: str
+    path: str
+    run: Answer
+    overrides: tuple[str, ...]
+    spend_cap_usd: str | None
+    created_at: str
+    secret: str
+
+
 class Me(Answer):
     """Whose key this is."""
 
@@ -297,6 +314,66 @@ class Completion(Answer):
     def text(self) -> str:
         """What the model said."""
         return str(self.choices[0].message.get("content") or "")
+
+
+class Key(Answer):
+    """An API key, without its secret."""
+
+    id: str
+    name: str
+    prefix: str
+    user_id: str
+    scopes: tuple[str, ...] | None
+    audience: str
+    spend_cap_usd: str | None
+    created_at: str
+    expires_at: str | None
+    revoked_at: str | None
+    last_used_at: str | None
+
+
+class NewKey(Answer):
+    """A key, and this once its secret."""
+
+    _parts: ClassVar[Mapping[str, type[Answer]]] = {"key": Key}
+    secret: str
+    key: Key
+
+
+class Team(Answer):
+    """A team, and what the caller is in it."""
+
+    id: str
+    name: str
+    role: str
+    created_at: str
+
+
+class Member(Answer):
+    """Somebody's place in a team."""
+
+    user_id: str
+    email: str
+    role: str
+
+
+class Invitation(Answer):
+    """An offer to join a team."""
+
+    id: str
+    email: str
+    role: str
+    created_by: str
+    created_at: str
+    expires_at: str
+
+
+class NewInvitation(Answer):
+    """An invitation, and this once its token."""
+
+    _parts: ClassVar[Mapping[str, type[Answer]]] = {"invitation": Invitation}
+    token: str
+    invitation: Invitation
 
 
 class Chunk(Answer):

@@ -13,8 +13,12 @@ from luthier.faces.sdk.billing import AsyncBilling, Billing
 from luthier.faces.sdk.blocking import LoopThread
 from luthier.faces.sdk.chat import AsyncChat, Chat
 from luthier.faces.sdk.datasets import AsyncDatasets, Datasets
+from luthier.faces.sdk.hooks import AsyncHooks, Hooks
 from luthier.faces.sdk.jobs import AsyncJobs, Jobs
+from luthier.faces.sdk.keys import AsyncKeys, Keys
+from luthier.faces.sdk.logins import AsyncLogins, Logins
 from luthier.faces.sdk.models import AsyncModels, Models
+from luthier.faces.sdk.teams import AsyncTeams, Teams
 from luthier.faces.sdk.transport import Call, Retry, Transport
 from luthier.faces.sdk.webhooks import AsyncWebhooks, Webhooks
 
@@ -22,8 +26,9 @@ from luthier.faces.sdk.webhooks import AsyncWebhooks, Webhooks
 class AsyncClient:
     """A server, for `async` code: `async with AsyncClient() as client: await client.jobs.list()`.
 
-    Without arguments the address comes from LUTHIER_API_URL and the key from LUTHIER_API_KEY, or, for a server on this
-    machine, from `<data>/admin.key`. Nothing is read or sent before the first request.
+    Without arguments the address comes from LUTHIER_API_URL and the key from LUTHIER_API_KEY; without one the login that
+    `tune login` has kept counts, or, for a server on this machine, `<data>/admin.key`. Nothing is read or sent before the
+    first request.
     """
 
     def __init__(
@@ -37,6 +42,10 @@ class AsyncClient:
         self.billing = AsyncBilling(self._transport)
         self.audit = AsyncAudit(self._transport)
         self.chat = AsyncChat(self._transport)
+        self.logins = AsyncLogins(self._transport)
+        self.keys = AsyncKeys(self._transport)
+        self.teams = AsyncTeams(self._transport)
+        self.hooks = AsyncHooks(self._transport)
         self.webhooks = AsyncWebhooks(self._transport)
 
     async def me(self) -> Me:
@@ -73,6 +82,10 @@ class Client:
         self.billing = Billing(self._inner.billing, self._loop)
         self.audit = Audit(self._inner.audit, self._loop)
         self.chat = Chat(self._inner.chat, self._loop)
+        self.logins = Logins(self._inner.logins, self._loop)
+        self.keys = Keys(self._inner.keys, self._loop)
+        self.teams = Teams(self._inner.teams, self._loop)
+        self.hooks = Hooks(self._inner.hooks, self._loop)
         self.webhooks = Webhooks(self._inner.webhooks, self._loop)
 
     def me(self) -> Me:

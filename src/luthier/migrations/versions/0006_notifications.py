@@ -69,8 +69,25 @@ def upgrade() -> None:
     op.create_index("deliveries_leased", "deliveries", ["leased_until"])
     op.create_index("ix_deliveries_tenant_id", "deliveries", ["tenant_id"])
 
+    op.create_table(
+        "hooks",
+        sa.Column("id", sa.String(), nullable=False),
+        sa.Column("name", sa.String(), nullable=False),
+        sa.Column("template", sa.String(), nullable=False),
+        sa.Column("overrides", sa.String(), nullable=False),
+        sa.Column("spend_cap_usd", sa.String(), nullable=True),
+        sa.Column("key_id", sa.String(), nullable=False),
+        sa.Column("locked", sa.String(), nullable=False),
+        sa.Column("created_by", sa.String(), nullable=False),
+        sa.Column("created_at", sa.BigInteger(), nullable=False),
+        sa.Column("tenant_id", sa.String(), nullable=False),
+        sa.PrimaryKeyConstraint("id"),
+    )
+    op.create_index("ix_hooks_tenant_id", "hooks", ["tenant_id"])
+
 
 def downgrade() -> None:
+    op.drop_table("hooks")
     op.drop_table("deliveries")
     op.drop_table("endpoints")
     op.drop_table("outbox")
