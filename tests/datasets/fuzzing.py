@@ -86,7 +86,7 @@ class Fuzz:
         measure, content = Measure(None, None, 1), Content(1)
         with self._upload.open("rb") as source, Kept(self._rows, self._side) as kept:
             found = opened(source, Reading(limits, self._side / "unpacked", mapping))
-            tally = validate(found.records, kept, measure, content)
+            tally = validate(found, kept, measure, content)
             kept.close()
             repeats = Repeats(rules.SHOWN_A_CODE)
             repeats.look(kept.hashes_path)

@@ -1,11 +1,12 @@
 """Near duplicates against a plain comparison of all rows with all."""
 
 import random
+from array import array
 
 import pytest
 
 from luthier.datasets.examples import Example
-from luthier.datasets.keeping import Kept
+from luthier.datasets.keeping import Keepsakes, Kept
 from luthier.datasets.near_duplicates import NearDuplicates, pairs_of
 from luthier.datasets.strict_json import dump
 
@@ -16,8 +17,9 @@ WORDS = [f"{a}{b}" for a in ("par", "cel", "lo", "st", "ne", "ver", "tru", "ck")
 
 def looked(tmp_path, texts: list[str], most_rows: int = 200_000) -> NearDuplicates:
     with Kept(tmp_path / "rows", tmp_path) as kept:
-        for line, text in enumerate(texts, 1):
-            kept.keep(dump(Example(prompt="Say it.", completion=text).canonical()) + b"\n", line)
+        stored = [dump(Example(prompt="Say it.", completion=text).canonical()) + b"\n" for text in texts]
+        lines = array("Q", range(1, len(texts) + 1))
+        kept.add(Keepsakes(b"", b"".join(stored), lines, array("Q", map(len, stored))))
         kept.close()
     found = NearDuplicates(most_rows, 1000)
     found.look(tmp_path / "rows", tmp_path / "index", len(texts))

@@ -41,7 +41,7 @@ def read_messages(notes: Notes, messages: Any, *, after: str | None = None) -> t
     if not isinstance(messages, list):
         raise notes.wrong("bad_type", "`messages` is not a list.", 'Write a list of objects: [{"role": ..., "content": ...}].')
     read = tuple(_message(notes, number, message) for number, message in enumerate(cast("list[Any]", messages)))
-    _check_order(notes, read, after)
+    check_order(notes, read, after)
     return read
 
 
@@ -217,7 +217,7 @@ def _tool_name(notes: Notes, tool: Any) -> str:
     return name
 
 
-def _check_order(notes: Notes, messages: Sequence[Message], before: str | None) -> None:
+def check_order(notes: Notes, messages: Sequence[Message], before: str | None) -> None:
     """System first, tool results after a call; the rest is only remarked. Raises: BadRow."""
     for number, message in enumerate(messages):
         role = message["role"]

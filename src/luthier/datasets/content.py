@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from typing import Any, cast
 
 from luthier.datasets import rules
-from luthier.datasets.examples import Labelled, Message, Parsed, Prompt, is_learned
+from luthier.datasets.examples import Labelled, Message, Parsed, Prompt, Row, is_learned
 from luthier.datasets.languages import language_of
 from luthier.datasets.personal_data import found_in
 from luthier.datasets.row_hashes import First
@@ -25,46 +25,57 @@ _SCHEMA_SECONDS = 10.0
 """For the schemas of tools, all rows together: a schema is a stranger's, too."""
 
 
+class Ends:
+    """How long answers end."""
+
+    def __init__(self) -> None:
+        self.long = 0
+        self.cut = First(rules.SHOWN_A_CODE)
+
+    def look(self, line: int, answer: str) -> None:
+        if len(answer) >= _CUT_LENGTH:
+            self.long += 1
+            if answer[-1] not in _ENDS and answer.rstrip()[-1:] not in _ENDS:
+                self.cut.add(line, 0)
+
+    def add(self, other: Ends) -> None:
+        self.long += other.long
+        self.cut.merge(other.cut)
+
+
 class Content:
     """Looks at each good row, and at the end at what they have in common."""
 
     def __init__(self, language_every: int) -> None:
         self.languages: Counter[str] = Counter()
-        self._every = language_every
-        self._seen = 0
-        self._long = 0
-        self._cut = First(rules.SHOWN_A_CODE)
+        self.ends = Ends()
+        self.every = language_every
         self._schemas: dict[bytes, bool] = {}
         self._schema_seconds = _SCHEMA_SECONDS
 
-    def look(self, tally: Tally, parsed: Parsed, canonical: bytes) -> None:
+    def look(self, tally: Tally, ends: Ends, parsed: Parsed, canonical: bytes) -> None:
         """One good row, and the bytes that are kept of it."""
         row = parsed.row
         if isinstance(row, Labelled) and row.text is None:
             return
-        for code, noun in found_in(canonical):
-            fix = "Remove or replace it: a model can learn it by heart and tell it to anyone."
-            tally.note(parsed.line, code, "warning", (f"The row seems to hold {noun}.", fix))
-        answer = _answer_of(parsed)
-        if answer is not None and len(answer) >= _CUT_LENGTH:
-            self._long += 1
-            if answer.rstrip()[-1:] not in _ENDS:
-                self._cut.add(parsed.line, 0)
+        look_through(tally, ends, parsed.line, canonical, _answer_of(row) or "")
         if row.messages and any("tool_calls" in message for message in row.messages):
             self._check_calls(tally, parsed)
         if isinstance(row, Prompt):
             _check_reference(tally, parsed.line, row.item)
-        if self._seen % self._every == 0:
-            self.languages[language_of(_text_of(parsed))] += 1
-        self._seen += 1
+
+    def listen(self, row: Row) -> None:
+        """In which language one row is."""
+        self.languages[language_of(_text_of(row))] += 1
 
     def close(self, tally: Tally) -> None:
         """What only all rows together can tell."""
-        if self._cut.count and self._cut.count <= rules.CUT_SHARE * self._long:
-            for line, _ in self._cut:
+        cut = self.ends.cut
+        if cut.count and cut.count <= rules.CUT_SHARE * self.ends.long:
+            for line, _ in cut:
                 said = "A long answer ends in the middle of a sentence: it looks cut off."
                 tally.note(line, "truncated_answer", "warning", (said, "Write the rest of it, or remove the row."))
-            tally.count("truncated_answer", self._cut.count - len(list(self._cut)))
+            tally.count("truncated_answer", cut.count - len(list(cut)))
         for line in rules.language_mix(self.languages):
             tally.note(None, "language_mix", "warning", line)
         for code, message, fix in rules.odd_labels(tally.labels):
@@ -98,6 +109,14 @@ class Content:
             self._schema_seconds -= time.monotonic() - started
 
 
+def look_through(tally: Tally, ends: Ends, line: int, canonical: bytes, answer: str) -> None:
+    """What stands in any row."""
+    for code, noun in found_in(canonical):
+        fix = "Remove or replace it: a model can learn it by heart and tell it to anyone."
+        tally.note(line, code, "warning", (f"The row seems to hold {noun}.", fix))
+    ends.look(line, answer)
+
+
 def _usable(check: Any, schema: Mapping[str, Any]) -> bool:
     try:
         check(schema)
@@ -120,9 +139,9 @@ def _tools_of(parsed: Parsed) -> tuple[Mapping[str, Any], ...]:
     return (row.tools if isinstance(row, Prompt) else row.examples[0].tools) or ()
 
 
-def _answer_of(parsed: Parsed) -> str | None:
+def _answer_of(row: Row) -> str | None:
     """The last text that is learned."""
-    for example in parsed.row.examples[:1]:
+    for example in row.examples[:1]:
         if example.prompt is not None:
             return example.completion
         if example.messages and is_learned(example.messages[-1]) and "tool_calls" not in example.messages[-1]:
@@ -134,14 +153,13 @@ def _said(message: Message) -> str:
     return cast("str", message["content"])
 
 
-def _text_of(parsed: Parsed) -> str:
+def _text_of(row: Row) -> str:
     """What tells the language of a row: its answer, or else what is asked."""
-    row = parsed.row
     if isinstance(row, Labelled):
         return row.text or ""
     if isinstance(row, Prompt) and row.text is not None:
         return row.text
-    answer = _answer_of(parsed)
+    answer = _answer_of(row)
     return answer if answer else " ".join(_said(message) for message in row.messages[-2:])
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from luthier.datasets import rules
-from luthier.datasets.examples import Message, Parsed
+from luthier.datasets.examples import Message
 
 if TYPE_CHECKING:
     from luthier.datasets.rendering import Rendered, Renderer
@@ -31,13 +31,12 @@ class Distributions:
         self._vocabulary_size: int | None = None
         self._by_role = 0
 
-    def row(self, parsed: Parsed) -> None:
-        """One good row."""
-        if parsed.row.messages:
-            self._turns[sum(message["role"] == "assistant" for message in parsed.row.messages)] += 1
-        if parsed.source is not None:
-            known = parsed.source in self._sources or len(self._sources) < _MOST_SOURCES
-            self._sources[parsed.source if known else OTHER] += 1
+    def rows(self, turns: Counter[int], sources: Counter[str]) -> None:
+        """Good rows: how many answers they hold, and where they say that they are from."""
+        self._turns.update(turns)
+        for source, rows in sources.items():
+            known = source in self._sources or len(self._sources) < _MOST_SOURCES
+            self._sources[source if known else OTHER] += rows
 
     def measured(self, renderer: Renderer, messages: Sequence[Message], rendered: Iterable[Rendered]) -> None:
         """One row in tokens: what goes through the model of it."""

@@ -198,6 +198,9 @@ class BadRow(Exception):
         self.hint = hint
         self.fatal = fatal
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return BadRow, (self.line, self.code, self.message, self.hint), {"fatal": self.fatal}
+
     def __str__(self) -> str:
         where = "" if self.line is None else f"Line {self.line}: "
         return f"{where}{self.message} {self.hint}"

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import BinaryIO, TypeVar
 
 from luthier.datasets.containers import Peeked, is_packed
-from luthier.datasets.examples import BadRow, Example, FileRemark, Labelled, Pair, Parsed, Prompt, Rated
+from luthier.datasets.examples import BadRow, Example, FileRemark, Labelled, Pair, Parsed, Prompt, Rated, Row
 from luthier.datasets.kinds import KINDS
 from luthier.datasets.lines import Raw, Readable, raw_records
 from luthier.datasets.schemas import Reader
@@ -27,6 +27,7 @@ __all__ = [
     "Rated",
     "read_rows",
     "records",
+    "stored_row",
 ]
 
 R = TypeVar("R", bound=Example | Pair | Rated | Prompt | Labelled)
@@ -45,7 +46,7 @@ def read_rows(stream: BinaryIO, kind: type[R]) -> Iterator[R]:
         if isinstance(raw, FileRemark):
             continue
         # Each row by itself: texts and conversations of one kind look like two kinds once they are stored.
-        record = raw if isinstance(raw, BadRow) else _parsed(Reader(), raw)
+        record = raw if isinstance(raw, BadRow) else parsed_of(Reader(), raw)
         if isinstance(record, BadRow):
             raise record
         if not isinstance(record.row, kind):
@@ -69,10 +70,19 @@ def read_records(
     """What raw records teach, their fields renamed by the mapping."""
     reader = Reader(mapping)
     for raw in raws:
-        yield raw if isinstance(raw, BadRow | FileRemark) else _parsed(reader, raw)
+        yield raw if isinstance(raw, BadRow | FileRemark) else parsed_of(reader, raw)
 
 
-def _parsed(reader: Reader, raw: Raw | Fields) -> Parsed | BadRow:
+def stored_row(line: int, canonical: bytes) -> Row:
+    """A row as it was stored. Raises: BadRow, which would be a fault of ours."""
+    value = parse(line, canonical)
+    if value.keys() == {"messages"}:
+        return Example(messages=tuple(value["messages"]), line=line)
+    return Reader().read(line, value).row
+
+
+def parsed_of(reader: Reader, raw: Raw | Fields) -> Parsed | BadRow:
+    """One record, or why it is none."""
     try:
         return reader.read(raw.line, checked(raw.line, raw.row) if isinstance(raw, Fields) else parse(raw.line, raw.data))
     except BadRow as bad:

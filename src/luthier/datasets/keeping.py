@@ -4,15 +4,30 @@ from __future__ import annotations
 
 import hashlib
 import struct
+from array import array
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import accumulate
 from pathlib import Path
 from types import TracebackType
 
-from luthier.datasets.examples import Row
-from luthier.datasets.row_hashes import Spill, hashes
+from luthier.datasets.row_hashes import Spill, cut
 from luthier.datasets.strict_json import dump
 
-PLACE = struct.Struct("<QQ")
+PLACE = struct.Struct("=QQ")
+
+
+@dataclass(frozen=True, slots=True)
+class Keepsakes:
+    """What is kept of a part of the file."""
+
+    hashes: bytes
+    """Of all rows that can be used, whether they are kept or not."""
+    rows: bytes | memoryview
+    lines: array[int]
+    """Of each of these rows."""
+    sizes: array[int]
+    dropped: bytes = b""
 
 
 class Kept:
@@ -36,19 +51,21 @@ class Kept:
         """Of the rows so far."""
         return self._digest.hexdigest()
 
-    def seen(self, row: Row, canonical: bytes, line: int) -> None:
-        """A row that can be used, whether it is kept or not."""
-        self._spill.add(hashes(row, canonical, line))
+    def add(self, some: Keepsakes) -> None:
+        """The next rows of the file."""
+        self._spill.add(*cut(some.hashes))
+        self._dropped.write(some.dropped)
+        self._rows.write(some.rows)
+        self._digest.update(some.rows)
+        places = array("Q", bytes(PLACE.size * len(some.lines)))
+        starts = array("Q", accumulate(some.sizes, initial=self._offset))
+        self._offset = starts.pop()
+        places[0::2], places[1::2] = some.lines, starts
+        self._index.write(places)
 
-    def keep(self, canonical: bytes, line: int) -> None:
-        self._rows.write(canonical)
-        self._digest.update(canonical)
-        self._index.write(PLACE.pack(line, self._offset))
-        self._offset += len(canonical)
-
-    def drop(self, line: int | None, code: str, message: str) -> None:
+    def drop(self, line: int, code: str, message: str) -> None:
         """A row that is left out, as was asked."""
-        self._dropped.write(dump({"line": line, "code": code, "message": message}) + b"\n")
+        self._dropped.write(dropped(line, code, message))
 
     def close(self) -> None:
         """All is written; the hashes are sorted now."""
@@ -78,8 +95,14 @@ class Kept:
             file.close()
 
 
-def places(index: Path) -> Iterator[tuple[int, int]]:
-    """Line and place in `rows` of each row that was kept."""
+def dropped(line: int | None, code: str, message: str) -> bytes:
+    """A row that is left out, as it is listed."""
+    return dump({"line": line, "code": code, "message": message}) + b"\n"
+
+
+def places(index: Path, first: int = 0) -> Iterator[tuple[int, int]]:
+    """Line and place in `rows` of each row that was kept, from the n-th on."""
     with index.open("rb") as file:
+        file.seek(first * PLACE.size)
         while block := file.read(PLACE.size * 4096):
             yield from PLACE.iter_unpack(block)

@@ -9,7 +9,7 @@ import codecs
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Literal, NamedTuple, Protocol
 
 from luthier.datasets.examples import MAX_DEPTH, MAX_RECORD_BYTES, BadRow, FileRemark, Remark
 from luthier.datasets.strict_json import too_deep
@@ -18,6 +18,8 @@ from luthier.datasets.tables import Fields, table_of, table_rows
 _CHUNK = MAX_RECORD_BYTES
 _HEAD = 4096
 """What the format is told by; a stream may give fewer bytes at a time than it is asked for."""
+_AT_ONCE = 256
+"""Records of a block, where it is not lines of JSON."""
 _WHITESPACE = b" \t\r\n"
 _MARK = re.compile(rb"[\[{\"(']|-?\d+(\.\d+)?$|null$|true$|false$|NaN$|None$|}|\]")
 """How a line of JSON starts, or of what was meant as such."""
@@ -45,12 +47,51 @@ class Readable(Protocol):
     def read(self, size: int = -1, /) -> bytes: ...
 
 
-@dataclass(frozen=True, slots=True)
-class Raw:
+class Raw(NamedTuple):
     """The bytes of one record, as they stand in the file."""
 
     line: int
     data: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Lines:
+    """Whole lines of JSON, as they stand in the file."""
+
+    first: int
+    """The number of the first of them."""
+    data: bytes
+
+    @property
+    def count(self) -> int:
+        """How many lines these are; the last one may have no end."""
+        return self.data.count(b"\n") + 1
+
+    def records(self) -> Iterator[Raw | BadRow]:
+        """The lines that are not empty; a `BadRow` is the last one, because nothing can be found after it."""
+        for number, line in enumerate(self.data.split(b"\n"), self.first):
+            if len(line) > MAX_RECORD_BYTES:
+                yield _too_long(number)
+                return
+            if line and not line.isspace():
+                yield Raw(number, line)
+
+
+@dataclass(frozen=True, slots=True)
+class Records:
+    """Records that were cut from a file in another way than by its lines."""
+
+    raws: list[Raw | Fields | FileRemark | BadRow]
+
+    @property
+    def count(self) -> int:
+        return len(self.raws)
+
+    def records(self) -> Iterator[Raw | Fields | FileRemark | BadRow]:
+        return iter(self.raws)
+
+
+Block = Lines | Records
 
 
 class _Input:
@@ -84,16 +125,44 @@ def format_of(head: bytes, mapping: Mapping[str, str] | None = None) -> FormatNa
 
 
 def raw_records(stream: Readable, mapping: Mapping[str, str] | None = None) -> Iterator[Raw | Fields | FileRemark | BadRow]:
-    """The records of a file in order; a `BadRow` is the last one, because nothing can be found after it."""
+    """The records of a file in order; a `BadRow` that is `fatal` is the last one, because nothing can be found after it."""
+    for block in raw_blocks(stream, mapping):
+        for raw in block.records():
+            yield raw
+            if isinstance(raw, BadRow) and raw.fatal:
+                return
+
+
+def raw_blocks(stream: Readable, mapping: Mapping[str, str] | None = None) -> Iterator[Block]:
+    """The same records, many at a time: lines of JSON as they stand in the file, so that another process may read them."""
     try:
         source = _Input(stream)
         wrong = _not_text(source.head)
         if wrong is not None:
             raise wrong
-        yield from _records(source, mapping)
+        lines = format_of(source.head, mapping) == "jsonl"
+        yield from _whole_lines(source) if lines else in_blocks(_records(source, mapping))
     except BadRow as bad:  # also what the unpacking of a packed file found out on the way
         bad.fatal = True
-        yield bad
+        yield Records([bad])
+
+
+def in_blocks(raws: Iterator[Raw | Fields | FileRemark | BadRow]) -> Iterator[Block]:
+    """Records one by one, many at a time; of a fault in the reading a `BadRow` that is fatal."""
+    some: list[Raw | Fields | FileRemark | BadRow] = []
+    size = 0
+    try:
+        for raw in raws:
+            some.append(raw)
+            size += len(raw.data) if isinstance(raw, Raw) else raw.size if isinstance(raw, Fields) else 0
+            if len(some) == _AT_ONCE or size > _CHUNK:
+                yield Records(some)
+                some, size = [], 0
+    except BadRow as bad:
+        bad.fatal = True
+        some.append(bad)
+    if some:
+        yield Records(some)
 
 
 def _records(source: _Input, mapping: Mapping[str, str] | None) -> Iterator[Raw | Fields | FileRemark | BadRow]:
@@ -103,12 +172,10 @@ def _records(source: _Input, mapping: Mapping[str, str] | None) -> Iterator[Raw 
         yield from _Elements(source).records()
     elif (table := table_of(source.head, mapping)) is not None:
         yield from table_rows(source.read, table)
-    elif _is_prose(source.head):
+    else:
         said = "The file is plain text: each line was read as a text of its own, all of which is learned."
         yield FileRemark(None, Remark("plain_text", said, 'For longer texts write {"text": ...}, one a line.'))
-        yield from _prose(_lines(source))
-    else:
-        yield from _lines(source)
+        yield from _prose(line for block in _whole_lines(source) for line in block.records())
 
 
 def _is_prose(head: bytes) -> bool:
@@ -152,22 +219,19 @@ def _not_text(head: bytes) -> BadRow | None:
     return None
 
 
-def _lines(source: _Input) -> Iterator[Raw | BadRow]:
-    number, rest = 0, b""
+def _whole_lines(source: _Input) -> Iterator[Lines]:
+    number, rest = 1, b""
     while chunk := source.read():
-        *complete, rest = (rest + chunk).split(b"\n")
-        for line in complete:
-            number += 1
-            if len(line) > MAX_RECORD_BYTES:
-                yield _too_long(number)
-                return
-            if line and not line.isspace():
-                yield Raw(number, line)
+        data = rest + chunk
+        end = data.rfind(b"\n") + 1
+        rest = data[end:]
+        if end:
+            yield Lines(number, data[:end])
+            number += data.count(b"\n", 0, end)
         if len(rest) > MAX_RECORD_BYTES:
-            yield _too_long(number + 1)
-            return
-    if rest.strip():
-        yield Raw(number + 1, rest)
+            break  # the line has no end within its limit: whoever reads it says so
+    if rest:
+        yield Lines(number, rest)
 
 
 def _too_long(number: int) -> BadRow:

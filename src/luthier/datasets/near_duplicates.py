@@ -6,13 +6,16 @@ of them a band; rows that share a band are compared. https://doi.org/10.1109/SEQ
 
 from __future__ import annotations
 
+import pickle
 from array import array
-from collections.abc import Iterable, Iterator
-from itertools import pairwise
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
+from itertools import islice, pairwise
 from pathlib import Path
 from typing import BinaryIO
 from zlib import crc32
 
+from luthier.datasets.crew import Crew
 from luthier.datasets.keeping import places
 from luthier.datasets.row_hashes import First
 
@@ -22,6 +25,8 @@ _ROW_BITS = 20
 _HASH_MASK = (1 << (63 - _ROW_BITS)) - 1
 _READ = 4000
 """Bytes of a row that are looked at; of longer ones as many from the start as from the end."""
+_AT_ONCE = 2000
+"""Rows that are sketched together."""
 _LEAST_PAIRS = 8
 """Shorter rows are the same or they are not."""
 _ALIKE = 0.8
@@ -40,33 +45,16 @@ class NearDuplicates:
         self.looked_at = 0
         self.of = 0
 
-    def look(self, rows: Path, index: Path, rows_kept: int) -> None:
+    def look(self, rows: Path, index: Path, rows_kept: int, workers: int = 1) -> None:
         """Every row up to the limit; of more rows each n-th."""
         self.of = rows_kept
         every = max(1, -(-rows_kept // self._most_rows))
-        bands = [array("Q") for _ in range(_BINS // _BAND)]
-        lines, starts = array("Q"), array("Q")
+        sketches = Sketches()
+        for part in _parts(partial(_sketched, rows, index, every), rows_kept, every, workers):
+            sketches.add(part)
+        self.looked_at = len(sketches.lines)
         with rows.open("rb") as file:
-            for number, ((line, start), row) in enumerate(zip(places(index), file, strict=True)):
-                if number % every == 0:
-                    self._sketch(bands, row, self.looked_at)
-                    lines.append(line)
-                    starts.append(start)
-                    self.looked_at += 1
-            self._compare(_Rows(file, lines, starts), bands)
-
-    def _sketch(self, bands: list[array[int]], row: bytes, number: int) -> None:
-        pairs = pairs_of(row)
-        if len(pairs) < _LEAST_PAIRS:
-            return
-        # The smallest hash of each bin: what comes later in this order stays.
-        bins = {value % _BINS: value for value in sorted(pairs, reverse=True)}
-        if len(bins) < _BINS:
-            _fill(bins)
-        for at, band in enumerate(bands):
-            first = at * _BAND
-            key = hash((bins[first], bins[first + 1], bins[first + 2], bins[first + 3]))
-            band.append((key & _HASH_MASK) << _ROW_BITS | number)
+            self._compare(_Rows(file, sketches), sketches.bands)
 
     def _compare(self, rows: _Rows, bands: list[array[int]]) -> None:
         alike: dict[int, int] = {}
@@ -82,13 +70,66 @@ class NearDuplicates:
             self.found.add(rows.lines[later], rows.lines[earlier])
 
 
+class Sketches:
+    """Of rows one after another: their keys by band, with their number in the last bits, and where they lie."""
+
+    def __init__(self) -> None:
+        self.bands = [array("Q") for _ in range(_BINS // _BAND)]
+        self.lines, self.starts = array("Q"), array("Q")
+
+    def row(self, line: int, start: int, row: bytes) -> None:
+        """The next one."""
+        number = len(self.lines)
+        self.lines.append(line)
+        self.starts.append(start)
+        pairs = pairs_of(row)
+        if len(pairs) < _LEAST_PAIRS:
+            return
+        # The smallest hash of each bin: what comes later in this order stays.
+        bins = {value % _BINS: value for value in sorted(pairs, reverse=True)}
+        if len(bins) < _BINS:
+            _fill(bins)
+        for at, band in enumerate(self.bands):
+            first = at * _BAND
+            key = hash((bins[first], bins[first + 1], bins[first + 2], bins[first + 3]))
+            band.append((key & _HASH_MASK) << _ROW_BITS | number)
+
+    def add(self, other: Sketches) -> None:
+        """The rows that follow."""
+        number = len(self.lines)
+        for band, more in zip(self.bands, other.bands, strict=True):
+            band.extend(value + number for value in more)
+        self.lines += other.lines
+        self.starts += other.starts
+
+
+def _sketched(rows: Path, index: Path, every: int, first: int) -> Sketches:
+    """Some rows from `first` on, each n-th."""
+    found = Sketches()
+    with rows.open("rb") as file:
+        some = islice(places(index, first), 0, _AT_ONCE * every, every)
+        for line, start in some:
+            file.seek(start)
+            found.row(line, start, file.readline())
+    return found
+
+
+def _parts(work: Callable[[int], Sketches], rows: int, every: int, workers: int) -> Iterator[Sketches]:
+    firsts = range(0, rows, _AT_ONCE * every)
+    if workers == 1 or len(firsts) < 2 * workers:
+        yield from map(work, firsts)
+        return
+    with Crew(lambda piece: (pickle.dumps(work(int(bytes(piece)))), b""), workers) as crew:
+        for made in crew.map(str(first).encode() for first in firsts):
+            yield pickle.loads(made)  # noqa: S301  # of our own fork
+
+
 class _Rows:
     """Rows that are read again, to be compared."""
 
-    def __init__(self, file: BinaryIO, lines: array[int], starts: array[int]) -> None:
+    def __init__(self, file: BinaryIO, sketches: Sketches) -> None:
         self._file = file
-        self.lines = lines
-        self._starts = starts
+        self.lines, self._starts = sketches.lines, sketches.starts
         self._last: tuple[int, bytes, frozenset[int]] = (-1, b"", frozenset())
 
     def alike(self, one: int, other: int) -> bool:

@@ -12,9 +12,9 @@ from typing import BinaryIO, Literal
 
 from luthier.datasets.containers import Limits, Peeked, unpack, zipped_pair
 from luthier.datasets.examples import BadRow, FileRemark, Parsed
-from luthier.datasets.formats import read_records, records
+from luthier.datasets.formats import read_records
 from luthier.datasets.idx import alone, idx_rows, is_idx
-from luthier.datasets.lines import FormatName, format_of
+from luthier.datasets.lines import Block, FormatName, Records, format_of, in_blocks, raw_blocks
 from luthier.datasets.parquet import is_parquet, parquet_rows
 from luthier.datasets.tables import Fields
 
@@ -33,11 +33,17 @@ class Reading:
 
 @dataclass(frozen=True)
 class Opened:
-    """What a file is, and its records in order. A `BadRow` that is `fatal` is the last one."""
+    """What a file is, and its records in order, many at a time. A `BadRow` that is `fatal` is the last one."""
 
-    records: Iterator[Parsed | FileRemark | BadRow]
+    blocks: Iterator[Block]
+    mapping: Mapping[str, str] = field(default_factory=dict[str, str])
     format: FormatName | Literal["parquet", "idx"] | None = None
     containers: tuple[str, ...] = ()
+
+    @property
+    def records(self) -> Iterator[Parsed | FileRemark | BadRow]:
+        """One by one, read."""
+        return read_records((raw for block in self.blocks for raw in block.records()), self.mapping)
 
 
 def opened(source: BinaryIO, reading: Reading) -> Opened:
@@ -45,19 +51,19 @@ def opened(source: BinaryIO, reading: Reading) -> Opened:
     try:
         pair = zipped_pair(source, reading.limits)
         if pair is not None and any(is_idx(each.head) for each in pair):
-            return Opened(read_records(idx_rows(*pair), reading.mapping), "idx", ("zip",))
+            return Opened(in_blocks(idx_rows(*pair)), reading.mapping, "idx", ("zip",))
         source.seek(0)
         found = unpack(source, reading.limits)
         if is_idx(found.stream.head):
             raise alone()
     except BadRow as bad:
-        return Opened(iter([bad]))
+        return Opened(iter([Records([bad])]))
     tail = b"" if found.containers else _tail(source, found.stream)
     if is_parquet(found.stream.head, tail):
         raws = _parquet(Path(source.name), found.stream, found.containers, reading)
-        return Opened(read_records(raws, reading.mapping), "parquet", found.containers)
+        return Opened(in_blocks(raws), reading.mapping, "parquet", found.containers)
     name = format_of(found.stream.head, reading.mapping)
-    return Opened(records(found.stream, reading.mapping), name, found.containers)
+    return Opened(raw_blocks(found.stream, reading.mapping), reading.mapping, name, found.containers)
 
 
 def _tail(source: BinaryIO, stream: Peeked) -> bytes:

@@ -1,7 +1,7 @@
 """Secrets and personal data in rows: keys, card numbers, mail addresses, phone numbers. What is found is never repeated.
 
-Patterns are slow, so a quick look goes first: without its small letters a row is short, and whatever is looked for is still there
-as a run of capitals, digits and dashes. Most rows have none.
+Patterns are slow, so a quick look goes first: every key holds a long run of letters and digits, every number so many digits with
+nothing but blanks and the like between them. Most rows have neither.
 """
 
 from __future__ import annotations
@@ -50,8 +50,11 @@ _PHONE = re.compile(
 )
 _NOT_DIGITS = bytes(byte for byte in range(256) if not 48 <= byte <= 57)
 _LEAST_DIGITS = 9
-_PLAIN = bytes([*range(97, 123), *range(128, 256)])
-_RUN = re.compile(rb"[A-Z0-9_()-]{8}|[0-9](?:[ .-]{0,2}[0-9]){7}|-----B")
+_DIGITS = bytes(48 if 48 <= byte <= 57 else 32 for byte in range(256))
+_BETWEEN = b" .()+-"
+_WORDS = bytes(120 if byte in b"_-" or (chr(byte).isascii() and chr(byte).isalnum()) else 32 for byte in range(256))
+_LONG_WORD = b"x" * 20
+"""No key is shorter, from its beginning to its end or from one full stop to the next."""
 
 
 def found_in(row: bytes) -> Iterator[tuple[str, str]]:
@@ -62,10 +65,14 @@ def found_in(row: bytes) -> Iterator[tuple[str, str]]:
     """
     if b"@" in row and any(_is_address(match.group()) for match in _ADDRESS.finditer(row)):
         yield "personal_data", "a mail address"
-    if _RUN.search(row.translate(None, _PLAIN)) is None:
-        return
-    if any(hint in row for hint in _KEY_HINTS) and _KEY.search(row):
+    if (
+        (_LONG_WORD in row.translate(_WORDS) or b"-----BEGIN" in row)
+        and any(hint in row for hint in _KEY_HINTS)
+        and _KEY.search(row)
+    ):
         yield "secret", "a key or a token"
+    if b"0" * _LEAST_DIGITS not in row.translate(_DIGITS, _BETWEEN):
+        return
     if any(_is_card(match.group()) for match in _CARD.finditer(row)):
         yield "personal_data", "a card number"
     if any(_is_phone(match.group()) for match in _PHONE.finditer(row)):

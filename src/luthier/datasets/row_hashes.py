@@ -44,17 +44,26 @@ class Hashes(NamedTuple):
 def hashes(row: Row, canonical: bytes, line: int) -> bytes:
     """The record of one row: its parts are found in the canonical bytes, where a quotation mark in a text is escaped."""
     until = _answer_at(row, canonical)
-    digest = hashlib.blake2b(canonical[:until], digest_size=_HASH)
-    prompt = digest.digest() if _asks(row, canonical, until) else NOTHING
-    question = prompt
+    question = b""
     if isinstance(row, Pair):
         worse = canonical.find(b',"rejected":', until)
         answers = sorted((canonical[until + len(b',"chosen":') : worse], canonical[worse + len(b',"rejected":') : -2]))
         question = _hash(canonical[:until] + b"\n".join(answers))
     elif isinstance(row, Rated):
         question = _hash(canonical[: canonical.rfind(b',"label":')])
+    return _record(canonical, until, line, asks=_asks(row, canonical, until), question=question)
+
+
+def chat_hashes(canonical: bytes, line: int, *, asks: bool) -> bytes:
+    """The record of a conversation that ends with the assistant; `asks` where the user speaks before that."""
+    return _record(canonical, canonical.rfind(b'{"role":"assistant"'), line, asks=asks)
+
+
+def _record(canonical: bytes, until: int, line: int, *, asks: bool, question: bytes = b"") -> bytes:
+    digest = hashlib.blake2b(canonical[:until], digest_size=_HASH)
+    prompt = digest.digest() if asks else NOTHING
     digest.update(canonical[until:])
-    return prompt + question + digest.digest() + line.to_bytes(_LINE, "big")
+    return prompt + (question or prompt) + digest.digest() + line.to_bytes(_LINE, "big")
 
 
 class Spill:
@@ -66,9 +75,9 @@ class Spill:
         self._run: list[bytes] = []
         self._runs: list[Path] = []
 
-    def add(self, record: bytes) -> None:
-        self._run.append(record)
-        if len(self._run) == self._at_once:
+    def add(self, *records: bytes) -> None:
+        self._run += records
+        if len(self._run) >= self._at_once:
             self._spill()
 
     def close(self, path: Path) -> None:
@@ -97,8 +106,12 @@ def raw_records(path: Path) -> Iterator[bytes]:
 
 def _cut(file: BinaryIO) -> Iterator[bytes]:
     while block := file.read(_BLOCK):
-        for at in range(0, len(block), WIDTH):
-            yield block[at : at + WIDTH]
+        yield from cut(block)
+
+
+def cut(block: bytes) -> list[bytes]:
+    """Records that stand side by side."""
+    return [block[at : at + WIDTH] for at in range(0, len(block), WIDTH)]
 
 
 def record(raw: bytes) -> Hashes:
@@ -146,6 +159,12 @@ class First:
             heapq.heappush(self._kept, (-line, other))
         elif -line > self._kept[0][0]:
             heapq.heapreplace(self._kept, (-line, other))
+
+    def merge(self, other: First) -> None:
+        """Add what another one counted, of other lines."""
+        for line, kept in other:
+            self.add(line, kept)
+        self.count += other.count - len(other._kept)
 
     def __iter__(self) -> Iterator[tuple[int, int]]:
         return iter(sorted((-line, other) for line, other in self._kept))

@@ -60,6 +60,14 @@ def ready_row(session: Session, dataset_id: str) -> store.DatasetRow:
     return row
 
 
+def seen_so_far(database: Database, dataset_id: str, report: Report) -> None:
+    """Say what the check of one has found, while it goes on."""
+    with database.beat() as session:
+        current = store.by_id(session, dataset_id)
+        if current is not None and current.state == store.VALIDATING:
+            current.report = report.model_dump_json()
+
+
 # -- datasets whose bytes are still to be fetched: `fetched_bytes` counts them, and is null for all others ---------------
 
 

@@ -26,6 +26,8 @@ CUT_SHARE = 0.2
 """If more of the long answers end without a stop, that is how they are written."""
 REFERENCES = frozenset({"answer", "reference_answer", "reference", "solution", "ground_truth", "target", "expected"})
 """Fields of prompts that hold what a grader compares with."""
+_SHARED_BYTES = 8 * 1024 * 1024
+_MOST_WORKERS = 8
 _LANGUAGE_BYTES = 4 * 1024 * 1024
 _FEW_OF_A_LABEL = 3
 _LABELS_APART = 20
@@ -52,14 +54,28 @@ class Allowance:
     file_bytes: int
     unpacked_bytes: int = 10 * 1024 * _MIB
     """What may come out of a packed file."""
+    max_rows: int = MAX_ROWS
+    workers: int = 1
+    """Processes that check it."""
 
 
-def allowance(size_bytes: int, *, packed: bool = False) -> Allowance:
+def allowance(size_bytes: int, *, packed: bool = False, cores: int = 1) -> Allowance:
     """Enough for any honest file of this size. Memory does not grow with it; Alpaca rows grow when written as chat."""
+    workers = _workers(size_bytes * USUAL_RATIO if packed else size_bytes, cores)
     most = Allowance.unpacked_bytes
     # Parquet holds equal texts once, so a good deal more comes out of it than of other files.
     size = max(size_bytes, min(most, _UNPACKS * size_bytes)) if packed else size_bytes
-    return Allowance(memory_bytes=2048 * _MIB, cpu_s=120 + size // (2 * _MIB), file_bytes=8 * size + 64 * _MIB)
+    seconds, file_bytes = 120 + size // (2 * _MIB), 8 * size + 64 * _MIB
+    return Allowance(memory_bytes=2048 * _MIB, cpu_s=seconds, file_bytes=file_bytes, workers=workers)
+
+
+def _workers(size_bytes: int, cores: int) -> int:
+    """A file that is small is checked before other processes have started.
+
+    >>> _workers(1000, cores=4), _workers(1024 ** 3, cores=4), _workers(1024 ** 3, cores=64)
+    (1, 4, 8)
+    """
+    return min(cores, _MOST_WORKERS) if size_bytes > _SHARED_BYTES else 1
 
 
 def measure_every(size_bytes: int) -> int:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,9 +18,12 @@ from luthier.datasets import rules
 from luthier.datasets.containers import is_packed
 from luthier.datasets.parquet import is_parquet
 from luthier.datasets.types import Finding, Report
-from luthier.datasets.validation import EXIT_FULL, EXIT_MEMORY
+from luthier.datasets.validation import EXIT_FULL, EXIT_LARGE, EXIT_MEMORY, SO_FAR
 from luthier.errors import StorageFull
 from luthier.settings import child_environment
+
+Hear = Callable[[Report], None]
+_LISTEN_S = 0.1
 
 
 @dataclass(frozen=True)
@@ -65,14 +70,16 @@ class Sandbox:
         self._lock = threading.Lock()
         self._closed = False
 
-    def check(self, task: Task, ruler: Ruler, allowed: rules.Allowance | None = None) -> Checked | None:
-        """Check a file and write its canonical rows. A check that dies is a finding, too.
+    def check(
+        self, task: Task, ruler: Ruler, allowed: rules.Allowance | None = None, *, hear: Hear | None = None
+    ) -> Checked | None:
+        """Check a file and write its canonical rows. A check that dies is a finding, too. `hear` hears the report so far.
 
         Raises: StorageFull where there is no room for the rows; that is not the file's fault.
         """
         size = task.source.stat().st_size
         packed = _packed(task.source)
-        allowed = allowed or rules.allowance(size, packed=packed)
+        allowed = allowed or rules.allowance(size, packed=packed, cores=_cores())
         request: dict[str, Any] = {
             "source": str(task.source.resolve()),
             "rows": str(task.rows.resolve()),
@@ -92,10 +99,7 @@ class Sandbox:
         if process is None:
             return None
         try:
-            output, _ = process.communicate(timeout=allowed.cpu_s * 2)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            output, _ = process.communicate()
+            output = _output(process, allowed.cpu_s * 2, task.side / SO_FAR, hear)
         finally:
             with self._lock:
                 self._running.discard(process)
@@ -133,6 +137,24 @@ class Sandbox:
             return process
 
 
+def _output(process: subprocess.Popen[bytes], seconds: float, so_far: Path, hear: Hear | None) -> bytes:
+    """What the process says at its end; it is killed if that takes too long."""
+    until, heard = time.monotonic() + seconds, 0
+    while (left := until - time.monotonic()) > 0:
+        try:
+            return process.communicate(timeout=left if hear is None else min(left, _LISTEN_S))[0]
+        except subprocess.TimeoutExpired:
+            if hear is not None and so_far.is_file() and (written := so_far.stat().st_mtime_ns) != heard:
+                heard = written
+                hear(Report.model_validate_json(so_far.read_bytes()))
+    process.kill()
+    return process.communicate()[0]
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def _packed(source: Path) -> bool:
     """Whether more comes out of the file than its size says. This only compares its first bytes."""
     with source.open("rb") as file:
@@ -147,12 +169,21 @@ def _died(status: int, size: int, allowed: rules.Allowance) -> Report:
         why = f"was ended from outside, or needed more than {allowed.cpu_s:,} s"
     else:
         why = f"ended with status {status}"
+    if status == EXIT_LARGE:
+        return _failed(
+            size, "unpacked_size", "Far more comes out of the file than its size says.", "Split it, or write it plainly."
+        )
+    fix = "Try again; if it happens again, split the file and find the part that does it."
+    return _failed(size, "check_failed", f"The check of this file {why}.", fix)
+
+
+def _failed(size: int, code: str, message: str, fix: str) -> Report:
     finding = Finding(
         line=None,
-        code="check_failed",
+        code=code,
         severity="error",
-        message=f"The check of this file {why}.",
-        fix="Try again; if it happens again, split the file and find the part that does it.",
+        message=message,
+        fix=fix,
     )
     return Report(
         format=None,

@@ -25,6 +25,11 @@ class Reader:
         self._kind: str | None = None
         self._first_line = 0
 
+    @property
+    def kind(self) -> str | None:
+        """What the rows are, once one was read."""
+        return self._kind
+
     def read(self, line: int, row: Any) -> Parsed:
         """The row as what it teaches, with remarks. Raises: BadRow."""
         notes = Notes(line)

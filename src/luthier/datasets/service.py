@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import BinaryIO, Literal
 
@@ -24,7 +25,7 @@ from luthier.datasets.refusals import expected_sha256, name_of, not_ready, rejec
 from luthier.datasets.renderers import Renderers
 from luthier.datasets.rendering import Renderer
 from luthier.datasets.row_hashes import overlap
-from luthier.datasets.rows import accept, dataset_of, found_row, home_of, ready_row
+from luthier.datasets.rows import accept, dataset_of, found_row, home_of, ready_row, seen_so_far
 from luthier.datasets.samples import By, Index, read_bytes, read_row
 from luthier.datasets.sandbox import Checked, Ruler, Sandbox, Task
 from luthier.datasets.types import Dataset, Difference, Distributions, Fixed, Overlap, Room, Sample, Samples, Stored, Upload
@@ -376,7 +377,8 @@ class Datasets:
             return
         with workspace(self._room.scratch, ids.new(ids.DATASET)) as folder:
             task = self._task(row, folder)
-            checked = self._sandbox.check(task, self._ruler(row.base_model))
+            hear = partial(seen_so_far, self._database, dataset_id)
+            checked = self._sandbox.check(task, self._ruler(row.base_model), hear=hear)
             if checked is None:
                 return
             if not checked.report.errors:

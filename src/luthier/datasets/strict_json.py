@@ -31,8 +31,9 @@ def parse(line: int, data: bytes) -> Any:
     depth, lossy = _walk(value)
     if depth > MAX_DEPTH:
         raise too_deep(line)
-    # A key that came twice was dropped in reading, so writing the value again gives fewer quotation marks.
-    if lossy or data.count(b'"') != orjson.dumps(value).count(b'"'):
+    # A key that came twice was dropped in reading, so writing the value again gives fewer quotation marks; but one that was
+    # escaped as \\u0022 gives one more.
+    if lossy or b"\\u0022" in data or data.count(b'"') != orjson.dumps(value).count(b'"'):
         return _read_slowly(line, data)
     return value
 

@@ -38,6 +38,11 @@ class Fields:
     line: int
     row: dict[str, Any]
 
+    @property
+    def size(self) -> int:
+        """About how large it is: its texts."""
+        return sum(len(value) for value in self.row.values() if type(value) is str)
+
 
 @dataclass(frozen=True, slots=True)
 class Table:

@@ -10,6 +10,7 @@ from luthier.datasets import rules
 from luthier.datasets.examples import BadRow, Example, Labelled, Message, Parsed, Prompt, Rated
 from luthier.datasets.kinds import KINDS
 from luthier.datasets.near_duplicates import NearDuplicates
+from luthier.datasets.plain_chats import Shape
 from luthier.datasets.row_hashes import Overlap, Repeats
 
 # Warnings that are an error when every row has them: (code, what is wrong then, what to do).
@@ -87,6 +88,40 @@ class Tally:
             filled = {name for name, value in parsed.row.item.items() if value is not None and rules.FIELD.fullmatch(name)}
             self._item_fields = filled if self._item_fields is None else self._item_fields & filled
         self._characters.update(_characters(example.messages, _text(example)) for example in parsed.row.examples)
+
+    def chats(self, shapes: Sequence[Shape], characters: Sequence[int]) -> None:
+        """Plain conversations, in any order."""
+        if shapes:
+            self.rows += len(shapes)
+            self.usable += len(shapes)
+            self.schema_name = self.schema_name or "chat"
+            for shape, rows in Counter(shapes).items():
+                for role, messages in shape.roles.items():
+                    self._roles[role] += rows * messages
+            self._characters.update(characters)
+
+    def fresh(self) -> Tally:
+        """One that counts in the same way, and nothing yet."""
+        return Tally(drop=self._drop)
+
+    def add(self, other: Tally) -> None:
+        """What follows in the file, and was counted by itself; of rows with labels the first only can be told so."""
+        self.rows += other.rows
+        self.usable += other.usable
+        self.schema_name = self.schema_name or other.schema_name
+        self.errors += other.errors
+        self._warnings += other._warnings
+        self._dropped += other._dropped
+        self._texts += other._texts
+        if other._item_fields is not None:
+            self._item_fields = other._item_fields if self._item_fields is None else self._item_fields & other._item_fields
+        room = {code: rules.SHOWN_A_CODE - self._counts[code] for code in other._counts}
+        for finding in other._shown:
+            if room[finding["code"]] > 0:
+                self._shown.append(finding)
+                room[finding["code"]] -= 1
+        for mine, theirs in self._counters(other):
+            mine.update(theirs)
 
     def repeats(self, found: Repeats) -> None:
         """Rows that are there twice, and rows that contradict each other."""
@@ -215,6 +250,10 @@ class Tally:
             if len(row.pixels) != self._pixels:
                 said = f"The image has {len(row.pixels):,} pixels, the first one {self._pixels:,}."
                 self.note(row.line, "bad_value", "error", (said, "Give all images the same size."))
+
+    def _counters(self, other: Tally) -> tuple[tuple[Counter[Any], Counter[Any]], ...]:
+        names = ("_counts", "_roles", "_characters", "_labels")
+        return tuple((getattr(self, name), getattr(other, name)) for name in names)
 
     def _show(self, line: int | None, code: str, severity: str, said: tuple[str, str]) -> None:
         message, fix = said

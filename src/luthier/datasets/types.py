@@ -108,6 +108,7 @@ class Report(Frozen):
         default=(), description="Of prompts: fields that every row has for a grader, which reads them as `item.<field>`."
     )
     bytes: int
+    read_bytes: int | None = Field(default=None, description="Of the file, while it is being checked; null once it is.")
     rows: int = Field(description="Records seen, good or bad.")
     usable_rows: int = Field(description="Records without an error.")
     tokenizer: str | None = Field(default=None, description="Base whose tokenizer counted; null when none was there.")
@@ -208,7 +209,7 @@ class Dataset(Frozen):
     created_by: str
     created_at: datetime
     arriving: Arriving | None = Field(default=None, description="How far an import is; null once all bytes are here.")
-    report: Report | None = Field(default=None, description="Null while it is being validated.")
+    report: Report | None = Field(default=None, description="While `validating` what was found so far, if anything was read.")
 
 
 class Fixed(Frozen):

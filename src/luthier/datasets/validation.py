@@ -10,139 +10,58 @@ import errno
 import json
 import resource
 import sys
-from collections.abc import Iterator
+import time
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, BinaryIO
 
 from luthier.datasets import rules
 from luthier.datasets.containers import Limits
 from luthier.datasets.content import Content
-from luthier.datasets.distributions import Distributions
-from luthier.datasets.examples import MAX_RECORD_BYTES, BadRow, FileRemark, Labelled, Parsed, Prompt, Row
+from luthier.datasets.crew import EXIT_MEMORY
 from luthier.datasets.keeping import Kept
+from luthier.datasets.measuring import Measure
 from luthier.datasets.near_duplicates import NearDuplicates
-from luthier.datasets.opening import Reading, opened
+from luthier.datasets.opening import Opened, Reading, opened
+from luthier.datasets.passing import Pass, Way
 from luthier.datasets.row_hashes import Repeats, overlap
-from luthier.datasets.strict_json import dump
-from luthier.datasets.tally import Counted, Tally
-from luthier.errors import LuthierError
+from luthier.datasets.tally import Tally
 
-if TYPE_CHECKING:
-    from luthier.datasets.rendering import Renderer
-
-EXIT_MEMORY = 3
 EXIT_FULL = 4
+SO_FAR = "so-far"
+"""The report while the file is read."""
+_TOLD_S = 0.5
+EXIT_LARGE = 5
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
-_BATCH = 256
-Records = Iterator[Parsed | FileRemark | BadRow]
 
 
-class Measure:
-    """Tokenises a sample of the rows, a batch at a time. Without a usable tokenizer it measures nothing."""
+def validate(found: Opened, kept: Kept, measure: Measure, content: Content, way: Way | None = None) -> Tally:
+    """Check all records, keep the canonical rows, and return the tally."""
+    whole = Pass(kept, measure, content, found.mapping, way or Way())
+    whole.go(found.blocks)
+    if not whole.tally.errors:
+        measure.flush(whole.tally)
+        content.close(whole.tally)
+    return whole.tally
 
-    def __init__(self, folder: str | None, context: int | None, every: int) -> None:
-        self.distributions = Distributions()
-        self._folder = folder
-        self._context = context
-        self._every = every
-        self._seen = 0
-        self._batch: list[Row] = []
-        self._renderer: Renderer | None = None
 
-    def add(self, tally: Tally, row: Row) -> None:
-        """Look at one good row."""
-        if self._folder is not None and self._seen % self._every == 0:
-            self._batch.append(row)
-            if len(self._batch) == _BATCH:
-                self.flush(tally)
-        self._seen += 1
+class SoFar:
+    """Writes the report so far into `side`, now and then, for those who wait."""
 
-    def flush(self, tally: Tally) -> None:
-        """Tokenise what waits."""
-        batch, self._batch = self._batch, []
-        renderer = self._load(tally) if batch else None
-        if renderer is None:
+    def __init__(self, side: Path, source: BinaryIO, size: int) -> None:
+        self._path, self._source, self._size = side / SO_FAR, source, size
+        self._errors = 0
+        self._next = 0.0
+
+    def __call__(self, tally: Tally) -> None:
+        now = time.monotonic()
+        if now < self._next and not (tally.errors and not self._errors):
             return
-        try:
-            self._count(tally, renderer, batch)
-        except LuthierError:
-            for row in batch:
-                try:
-                    self._count(tally, renderer, [row])
-                except LuthierError as error:
-                    tally.note(row.line, "template", "warning", (error.message, error.hint or ""))
-
-    def _count(self, tally: Tally, renderer: Renderer, batch: list[Row]) -> None:
-        rendered = iter(renderer.render_batch([example for row in batch for example in row.examples]))
-        for row in batch:
-            if isinstance(row, Prompt):
-                ids = renderer.prompt_of(row)
-                tally.measured_prompt(row.line, len(ids), self._context)
-                self.distributions.measured_prompt(renderer, row.messages, ids)
-                continue
-            of_row = [next(rendered) for _ in row.examples]
-            learns_late = any(not any(one.loss[: self._context]) for one in of_row)
-            counted = Counted([len(one.ids) for one in of_row], sum(sum(one.loss) for one in of_row), learns_late)
-            tally.measured(row.line, counted, self._context)
-            self.distributions.measured(renderer, row.messages, of_row)
-            if any(one.special_text for one in of_row):
-                said = "A text spells a special token of the base; it is read as ordinary text."
-                tally.note(row.line, "special_text", "warning", (said, "Write roles as messages, not as text."))
-
-    def _load(self, tally: Tally) -> Renderer | None:
-        if self._renderer is None and self._folder is not None:
-            from luthier.datasets.rendering import Renderer
-
-            try:
-                self._renderer = Renderer.load(Path(self._folder))
-            except LuthierError as error:
-                self._folder = None
-                tally.note(None, "template", "warning", (error.message, error.hint or ""))
-        return self._renderer
-
-
-def validate(records: Records, kept: Kept, measure: Measure, content: Content, *, drop: bool = False) -> Tally:
-    """Check all records, keep the canonical rows, and return the tally. With `drop` bad rows are left out and remarked."""
-    tally = Tally(drop=drop)
-    for record in _limited(records):
-        if isinstance(record, FileRemark):
-            tally.note(record.line, record.remark.code, "warning", (record.remark.message, record.remark.fix))
-            continue
-        read = _stored(record, drop=drop)
-        if isinstance(read, BadRow):
-            tally.bad(read)
-            if drop:
-                kept.drop(read.line, read.code, read.message)
-            continue
-        parsed, canonical = read
-        tally.good(parsed)
-        kept.seen(parsed.row, canonical, parsed.line)
-        if not tally.errors:  # a rejected file needs no rows, and no tokens
-            kept.keep(canonical, parsed.line)
-            content.look(tally, parsed, canonical)
-            measure.distributions.row(parsed)
-            if not isinstance(parsed.row, Labelled):  # no tokens: a classifier reads it in its own way
-                measure.add(tally, parsed.row)
-    if not tally.errors:
-        measure.flush(tally)
-        content.close(tally)
-    return tally
-
-
-def _stored(record: Parsed | BadRow, *, drop: bool) -> tuple[Parsed, bytes] | BadRow:
-    """A record with the bytes that are kept of it, or why it is not kept."""
-    if isinstance(record, BadRow):
-        return record
-    canonical = dump(record.row.canonical()) + b"\n"
-    if len(canonical) > MAX_RECORD_BYTES:
-        # Some rows grow in their one form, and a trainer could then not read them.
-        said = f"The row has {len(canonical):,} bytes as it is stored; {MAX_RECORD_BYTES:,} are allowed."
-        return BadRow(record.line, "line_too_long", said, "Split it, or shorten its texts.")
-    for remark in record.remarks if drop else ():
-        if remark.code in rules.USELESS:
-            return BadRow(record.line, remark.code, remark.message, remark.fix)
-    return record, canonical
+        self._next, self._errors = now + _TOLD_S, tally.errors
+        writing = self._path.with_suffix(".new")
+        report = tally.report(size_bytes=self._size, format_name=None)
+        writing.write_text(json.dumps({**report, "read_bytes": self._source.tell()}))
+        writing.replace(self._path)
 
 
 def _compare(tally: Tally, kept: Kept, request: dict[str, Any]) -> None:
@@ -155,21 +74,13 @@ def _compare(tally: Tally, kept: Kept, request: dict[str, Any]) -> None:
         tally.overlaps(other["name"], overlap(kept.hashes_path, Path(other["hashes"]), rules.SHOWN_A_CODE))
     if not tally.errors and tally.schema_name != "images":
         near = NearDuplicates(rules.COMPARED_ROWS, rules.SHOWN_A_CODE)
-        near.look(kept.rows_path, kept.side / "index", tally.usable)
+        near.look(kept.rows_path, kept.side / "index", tally.usable, request["workers"])
         tally.near(near)
     tally.close()
     if request["distinct"] and not tally.errors:
         for line in repeats.again:
             kept.drop(line, "duplicate", "The row is the same as an earlier one.")
         kept.remove(repeats.again)
-
-
-def _limited(records: Records) -> Records:
-    for number, record in enumerate(records, 1):
-        if number > rules.MAX_ROWS:
-            yield BadRow(None, "too_many_rows", f"More than {rules.MAX_ROWS:,} rows.", "Split the file.", fatal=True)
-            return
-        yield record
 
 
 def _limit(request: dict[str, Any]) -> None:
@@ -191,7 +102,8 @@ def _reading(request: dict[str, Any]) -> Reading:
 
 
 def main() -> int:
-    """Check the file that the request names. Exit 0 with a report whatever the file holds; 3 out of memory, 4 out of disk."""
+    """Check the file that the request names. Exit 0 with a report whatever the file holds; 3 out of memory, 4 out of disk, 5 more
+    came out of it than may be written."""
     request: dict[str, Any] = json.loads(sys.argv[1])
     _limit(request)
     path = Path(request["source"])
@@ -199,7 +111,8 @@ def main() -> int:
     try:
         with path.open("rb") as source, Kept(Path(request["rows"]), Path(request["side"])) as kept:
             found = opened(source, _reading(request))
-            tally = validate(found.records, kept, measure, content, drop=request["drop"])
+            so_far = SoFar(Path(request["side"]), source, path.stat().st_size)
+            tally = validate(found, kept, measure, content, Way(request["drop"], request["workers"], request["max_rows"], so_far))
             _compare(tally, kept, request)
         report = tally.report(size_bytes=path.stat().st_size, format_name=found.format)
         report["origin"] = request["origin"]
@@ -211,6 +124,8 @@ def main() -> int:
     except OSError as error:
         if error.errno in _FULL:
             return EXIT_FULL
+        if error.errno == errno.EFBIG:
+            return EXIT_LARGE
         raise
     sys.stdout.write(json.dumps({"report": report, "rows_sha256": kept.sha256}))
     return 0

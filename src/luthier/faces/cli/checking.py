@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import tempfile
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -23,15 +23,17 @@ if TYPE_CHECKING:
 TINY_FOLDER = Path(luthier.__file__).parent / "bases" / "tiny"
 
 
-def validate(file: Path, against: Sequence[Path], mapping: str | None = None) -> dict[str, Any]:
-    """The report of a file, as an upload of it would have it."""
+def validate(
+    file: Path, against: Sequence[Path], mapping: str | None = None, hear: Callable[[Report], None] | None = None
+) -> dict[str, Any]:
+    """The report of a file, as an upload of it would have it; `hear` hears what was found so far."""
     with _workshop(file) as task:
         others: dict[str, Path] = {}
         for number, other in enumerate(against):
             with _workshop(other) as beside:
                 _check(beside)
                 others[other.name] = (beside.side / "hashes").rename(task.side / f"against-{number}")
-        return _check(replace(task, against=others, mapping=_mapping(mapping))).report.model_dump(mode="json")
+        return _check(replace(task, against=others, mapping=_mapping(mapping)), hear).report.model_dump(mode="json")
 
 
 def fix(file: Path, output: Path, mapping: str | None = None) -> dict[str, Any]:
@@ -111,11 +113,11 @@ def _workshop(file: Path) -> Generator[Task]:
         yield Task(file, Path(folder) / "rows", Path(folder))
 
 
-def _check(task: Task) -> Checked:
+def _check(task: Task, hear: Callable[[Report], None] | None = None) -> Checked:
     from luthier.datasets.sandbox import Ruler, Sandbox
 
     # The shipped base measures: another one's tokenizer may have to be fetched first, and this needs no network.
-    checked = Sandbox().check(task, Ruler(TINY, TINY_FOLDER, 1024))
+    checked = Sandbox().check(task, Ruler(TINY, TINY_FOLDER, 1024), hear=hear)
     if checked is None:
         raise usage("The check was ended.")
     return checked

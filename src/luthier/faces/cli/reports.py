@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from luthier.faces.cli.shown import clean, dollars, duration, moment, pairs, size
+from luthier.faces.cli.shown import clean, dollars, duration, moment, pairs, size, talk
 
 if TYPE_CHECKING:
+    from luthier.datasets.types import Report
     from luthier.faces.sdk.answers import Dataset, Estimate, Job, JobCost, Model
 
 _MOST_FINDINGS = 10
@@ -133,6 +134,20 @@ def report_text(report: Mapping[str, Any]) -> str:
         ]
     )
     return "\n".join([facts, *findings_lines(report)])
+
+
+def early(bar: Callable[[str, int, int | None], None]) -> Callable[[Report], None]:
+    """Shows how far the check of a file is, and the first finding of each kind as soon as there is one."""
+    told: set[str] = set()
+
+    def hear(report: Report) -> None:
+        bar("", report.read_bytes or 0, report.bytes)
+        for each in report.findings:
+            if each.code not in told:
+                told.add(each.code)
+                talk(clean(f"  line {each.line or '-'}: {each.message}"))
+
+    return hear
 
 
 def findings_lines(report: Mapping[str, Any]) -> list[str]:

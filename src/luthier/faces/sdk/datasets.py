@@ -156,11 +156,13 @@ class AsyncDatasets:
         return Answer(await self._transport.json(Call("POST", f"{_path(dataset_id)}/fix")))
 
     async def wait(self, dataset_id: str, *, poll_s: float = 0.5, on_progress: Progress | None = None) -> Dataset:
-        """The dataset, once it is no longer being fetched or validated. `on_progress` hears how much of an import is there."""
+        """The dataset, once it is no longer being fetched or validated. `on_progress` hears how much of it is there, or read."""
         while (dataset := await self.get(dataset_id)).state == "validating":
             arriving = dataset.get("arriving")
             if arriving and on_progress:
                 on_progress(arriving["bytes"], arriving["total"])
+            elif on_progress and (report := dataset.get("report")):
+                on_progress(report["read_bytes"] or 0, report["bytes"])
             await self._transport.retry.pause(poll_s)
         return dataset
 
