@@ -9,7 +9,7 @@ from luthier.datasets.deliveries import Deliveries
 from luthier.datasets.importing import Imports
 from luthier.datasets.sources import Import, Sources
 from luthier.datasets.types import Room
-from luthier.errors import Gone, NotFound
+from luthier.errors import DatasetNotReady, Gone, NotFound
 from luthier.seams import Fetched, NotFetched
 
 from .conftest import jsonl, rows
@@ -129,8 +129,9 @@ def test_a_fetch_that_breaks_off_is_never_listed_and_says_why(world, opened, ali
     assert [(each.code, fault in each.message) for each in refused.report.findings] == [("source", True)]
     assert refused.report.origin == "https://example.org/rows.jsonl"
     assert (list(shop.datasets.list(alice).data), world.files()) == ([], [])
-    with pytest.raises(Gone):
-        shop.datasets.open(alice, made.id)
+    for use in (shop.datasets.open, shop.datasets.fix):
+        with pytest.raises(DatasetNotReady):
+            use(alice, made.id)
 
 
 def test_a_file_with_bad_rows_is_rejected_as_an_upload_would_be(opened, alice):

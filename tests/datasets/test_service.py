@@ -56,13 +56,38 @@ def test_what_is_stored_for_training_reads_back_as_the_same_examples(datasets, w
     assert len(examples) == 12
 
 
-def test_a_rejected_file_says_why_and_leaves_nothing(datasets, world, alice):
+BAD = {"messages": [{"role": "user", "content": "Hello?"}]}
+
+
+def test_a_rejected_file_says_why_and_is_not_listed(datasets, alice):
     with pytest.raises(DatasetRejected, match="Line 13: No assistant message") as refusal:
-        datasets.upload(alice, an_upload(jsonl(*rows(), {"messages": [{"role": "user", "content": "Hello?"}]})))
+        datasets.upload(alice, an_upload(jsonl(*rows(), BAD)))
     assert refusal.value.error_code == "no_target"
     assert refusal.value.details["rows"] == 13
     assert refusal.value.details["findings"][0]["line"] == 13
     assert datasets.list(alice).data == []
+
+
+def test_a_small_rejected_file_can_be_fixed_for_a_day(datasets, world, alice, bob):
+    with pytest.raises(DatasetRejected, match="Line 13") as refusal:
+        datasets.upload(alice, an_upload(jsonl(*rows(), BAD), name="orders"))
+    kept = refusal.value.details["dataset_id"]
+    assert refusal.value.hint.endswith(f"dataset fix {kept}")
+    assert (datasets.get(alice, kept).state, datasets.get(alice, kept).version) == ("rejected", 1)
+    with pytest.raises(NotFound):
+        datasets.fix(bob, kept)
+    fixed = datasets.fix(alice, kept)
+    assert (fixed.dataset.name, fixed.dataset.version, fixed.dataset.rows, fixed.counts) == ("orders", 2, 12, {"no_target": 1})
+    world.ticks += 24 * 3600
+    with pytest.raises(Gone):
+        datasets.fix(alice, kept)
+    assert not [name for name in world.files() if kept in name]
+
+
+def test_of_a_file_without_one_good_row_nothing_is_kept(datasets, world, alice):
+    with pytest.raises(DatasetRejected) as refusal:
+        datasets.upload(alice, an_upload(jsonl(BAD, BAD)))
+    assert "dataset_id" not in refusal.value.details
     assert world.files() == []
 
 

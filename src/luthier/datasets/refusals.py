@@ -25,15 +25,19 @@ def not_ready(state: str) -> DatasetNotReady:
     )
 
 
-def rejection(report: Report) -> LuthierError:
-    """The error of a file with errors: the first one leads, the report is in the details."""
+def rejection(report: Report, kept_id: str | None = None) -> LuthierError:
+    """The error of a file with errors: the first one leads, the report is in the details, with the id of what is kept of it."""
     first = next(finding for finding in report.findings if finding.severity == "error")
     where = "" if first.line is None else f"Line {first.line}: "
     more = f" ({report.errors - 1:,} more errors.)" if report.errors > 1 else ""
     kind = TooLarge if first.code in {"line_too_long", "too_many_rows", "ratio", "unpacked_size"} else DatasetRejected
-    return kind(
-        f"{where}{first.message}{more}", hint=first.fix, param="file", details=report.model_dump(mode="json"), code=first.code
-    )
+    hint, details = first.fix, report.model_dump(mode="json")
+    if kept_id is not None:
+        hint, details = (
+            f"{hint} Or keep the good rows only, within 24 hours: dataset fix {kept_id}",
+            {**details, "dataset_id": kept_id},
+        )
+    return kind(f"{where}{first.message}{more}", hint=hint, param="file", details=details, code=first.code)
 
 
 def not_arrived(why: LuthierError, origin: str | None) -> Report:

@@ -28,7 +28,19 @@ from luthier.datasets.row_hashes import overlap
 from luthier.datasets.rows import accept, dataset_of, found_row, home_of, ready_row, seen_so_far
 from luthier.datasets.samples import By, Index, read_bytes, read_row
 from luthier.datasets.sandbox import Checked, Ruler, Sandbox, Task
-from luthier.datasets.types import Dataset, Difference, Distributions, Fixed, Overlap, Room, Sample, Samples, Stored, Upload
+from luthier.datasets.types import (
+    Dataset,
+    Difference,
+    Distributions,
+    Fixed,
+    Overlap,
+    Report,
+    Room,
+    Sample,
+    Samples,
+    Stored,
+    Upload,
+)
 from luthier.datasets.wishes import Wishes
 from luthier.errors import BaseUnavailable, DatasetNotReady, Gone, InUse, Invalid, NotFound, StorageFull, Unavailable
 from luthier.seams import Clock, NotStored, Storage
@@ -49,7 +61,10 @@ class Datasets:
         self._background = Background(self._finish)
 
     def upload(self, actor: Actor, upload: Upload) -> Dataset:
-        """Take a file in, check it, and make the next version of its name. Nothing is left of one that is refused.
+        """Take a file in, check it, and make the next version of its name.
+
+        Of one that is refused nothing is listed. Where rows of it are good, its bytes stay for a day, so that `fix` can have
+        them: the refusal names the id, and its version is taken.
 
         Up to `inline_upload_bytes` the answer holds the report and the state is `ready`; a larger file answers `validating`
         and is checked in the background; so does one with an errand, once its bytes are fetched.
@@ -78,7 +93,7 @@ class Datasets:
             task = Task(arrived.path, folder / "rows", folder, against, wishes.mapping, wishes.origin, drop=wishes.drop)
             checked = self._check(task, ruler)
             if checked.report.errors:
-                raise rejection(checked.report)
+                raise rejection(checked.report, self._keep_rejected(row, checked.report, arrived))
             accept(row, checked)
             return self._insert(row, {**kept_of(task), RAW: arrived.path})
 
@@ -214,6 +229,7 @@ class Datasets:
         Works on a rejected one, too, for as long as its bytes are kept. Raises: NotFound, Gone, DatasetNotReady, and what
         `upload` raises.
         """
+        self.sweep()
         with self._database.read(actor.tenant_id) as session:
             dataset = dataset_of(row := found_row(session, dataset_id))
             file_name, base_model = row.file_name, row.base_model
@@ -265,9 +281,20 @@ class Datasets:
             deleting = list(store.in_state(session, store.DELETING))
         for row in deleting:
             self._remove(row)
-        self._forget()
+        self.sweep()
         for dataset_id in unfinished:
             self._background.add(dataset_id)
+
+    def sweep(self) -> None:
+        """Remove the bytes of rejected datasets that nobody fixed in time."""
+        with self._database.read(EVERY_TENANT) as session:
+            stale = store.rejected_before(session, self._now() - rules.REJECTED_KEPT)
+        for row in stale:
+            self._storage.delete(home_of(row))
+            with self._database.write(row.tenant_id) as session:
+                current = store.by_id(session, row.id)
+                if current is not None:
+                    current.deleted_at = self._now()
 
     def check_later(self, dataset_id: str) -> None:
         """Check a file whose bytes have come, in the background; nothing happens to one that does not wait for that."""
@@ -329,6 +356,16 @@ class Datasets:
         if arrived is not None:
             self._background.add(row.id)
         return dataset
+
+    def _keep_rejected(self, row: store.DatasetRow, report: Report, arrived: Arrived) -> str | None:
+        """The id by which `fix` finds a refused file; None where there is nothing to be had, or no room."""
+        self.sweep()
+        if not report.usable_rows:
+            return None
+        row.state, row.report = store.REJECTED, report.model_dump_json()
+        with suppress(StorageFull):
+            return self._insert(row, {RAW: arrived.path}).id
+        return None
 
     def _against(self, tenant_id: str, ids_: Sequence[str], folder: Path, *, strict: bool) -> dict[str, Path]:
         """Local files of the hashes of other datasets, by what those are called. Raises, where `strict`: NotFound, Gone, ..."""
@@ -407,18 +444,7 @@ class Datasets:
             self._storage.delete(home_of(row))
         elif current.state == store.READY:
             self._describe(current)
-        self._forget()
-
-    def _forget(self) -> None:
-        """Remove the bytes of rejected datasets that nobody fixed in time."""
-        with self._database.read(EVERY_TENANT) as session:
-            stale = store.rejected_before(session, self._now() - rules.REJECTED_KEPT)
-        for row in stale:
-            self._storage.delete(home_of(row))
-            with self._database.write(row.tenant_id) as session:
-                current = store.by_id(session, row.id)
-                if current is not None:
-                    current.deleted_at = self._now()
+        self.sweep()
 
     def _describe(self, row: store.DatasetRow) -> None:
         # A projection for people and for `reindex`: the dataset exists, with or without it.

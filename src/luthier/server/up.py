@@ -21,6 +21,7 @@ from luthier.server.first import first_start
 from luthier.server.keeper import SupervisorKeeper
 from luthier.server.locks import FolderLock
 from luthier.server.sealer import sealing
+from luthier.server.sweeper import sweeping
 from luthier.settings import Settings
 from luthier.wiring import Platform, build
 
@@ -121,7 +122,7 @@ def _platform(settings: Settings) -> Generator[Platform]:
         platform.datasets.recover()
         platform.imports.recover()
         platform.uploads.sweep()
-        with sealing(platform.audit):
+        with sealing(platform.audit), sweeping(platform):
             yield platform
     finally:
         platform.close()

@@ -237,7 +237,7 @@ def diff(dataset_id: DatasetId, other_id: OtherDatasetId, actor: CurrentActor, p
     "/{dataset_id}/fix", status_code=201, responses=problems(NotFound, Gone, DatasetNotReady, DatasetRejected, StorageFull)
 )
 def fix(dataset_id: DatasetId, response: Response, actor: CurrentActor, platform: CurrentPlatform) -> Fixed:
-    """Make the next version from the good rows of this one; a rejected one can be fixed for a day."""
+    """Make the next version from the good rows of this one; one that was refused can be fixed for a day."""
     fixed = platform.datasets.fix(actor, dataset_id)
     response.headers["location"] = f"/api/datasets/{fixed.dataset.id}"
     return fixed
