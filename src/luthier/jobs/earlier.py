@@ -57,6 +57,12 @@ class EarlierJobs:
                     )
         return None
 
+    def made_by(self, actor: Actor, job_id: str) -> RunSpec | None:
+        """The run that made a model, also where its job was deleted since."""
+        with self._database.read(actor.tenant_id) as session:
+            row = store.get(session, job_id)
+            return None if row is None else spec_of(row)
+
     def _past(self, tenant_id: str, spec: RunSpec, base_model: str) -> Sequence[Past]:
         with self._database.read(tenant_id) as session:
             rows = store.calibrating(session, base_model, spec.hardware, spec.kind)

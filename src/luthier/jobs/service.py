@@ -4,50 +4,27 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from decimal import Decimal
 from typing import BinaryIO
 
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session
 
 from luthier import ids
-from luthier.accounts.service import Accounts
 from luthier.accounts.types import Actor, Idempotency
-from luthier.bases.service import Bases
-from luthier.bases.types import Base
 from luthier.billing import rules as money
-from luthier.billing.service import Billing
 from luthier.billing.types import Hold
 from luthier.database import EVERY_TENANT, Database, page
-from luthier.datasets import kinds
-from luthier.datasets.service import Datasets
-from luthier.datasets.types import Dataset
-from luthier.errors import BudgetExceeded, CursorInvalid, FieldInvalid, ForbiddenField, Gone, NotFound, WillNotFit, WrongState
-from luthier.jobs import artifacts, classifiers, classifying, estimation, of_models, projection, rules, store
-from luthier.jobs.calibration import applied
+from luthier.errors import CursorInvalid, Gone, NotFound, WrongState
+from luthier.jobs import artifacts, of_models, projection, rules, store
 from luthier.jobs.directory import CheckpointRef, Event
-from luthier.jobs.earlier import EarlierJobs, speed_of
-from luthier.jobs.of_models import Models, Named
+from luthier.jobs.examining import Examiner, JobServices
 from luthier.jobs.rows import job_of, projection_of, row_of, spec_of
-from luthier.jobs.sizes import size_of
-from luthier.jobs.spec import OF_MODELS, RunSpec, Sources
+from luthier.jobs.spec import RunSpec
 from luthier.jobs.types import Estimate, Job, JobState, LogTail, Submitted, Transition
 from luthier.seams import Clock, Storage
-from luthier.values import BaseSource, ModelFile, Page
+from luthier.values import ModelFile, Page
 
 _CURSOR = re.compile(r"([0-9]{1,9})-([0-9]{1,12})", re.ASCII)
-
-
-@dataclass(frozen=True)
-class JobServices:
-    """The services that a job stands on."""
-
-    accounts: Accounts
-    billing: Billing
-    bases: Bases
-    datasets: Datasets
-    models: Models
 
 
 class Jobs:
@@ -65,19 +42,17 @@ class Jobs:
         self._storage = storage
         self._accounts = services.accounts
         self._billing = services.billing
-        self._bases = services.bases
         self._datasets = services.datasets
         self._models = services.models
-        self._earlier_jobs = EarlierJobs(database)
+        self._examiner = Examiner(database, services, served)
         self._now = now
-        self._served = served
 
     def estimate(self, actor: Actor, spec: RunSpec) -> Estimate:
         """Time, memory and money of a run. Reserves nothing.
 
         Raises: NotFound, Gone, DatasetNotReady, ModelNotReady, ModelNotAllowed, FieldInvalid, ForbiddenField.
         """
-        return self._examined(actor, spec)[1]
+        return self._examiner.examined(actor, spec)[1]
 
     def submit(self, actor: Actor, spec: RunSpec, idempotency: Idempotency | None = None) -> Submitted:
         """Freeze the request, hold its estimated cost, queue it, and return at once.
@@ -88,8 +63,8 @@ class Jobs:
         earlier = self._earlier(actor, idempotency)
         if earlier is not None:
             return earlier
-        frozen, estimate = self._examined(actor, spec)
-        self._affordable(frozen, estimate)
+        frozen, estimate = self._examiner.examined(actor, spec)
+        self._examiner.check(frozen, estimate)
         row = self._row(actor, frozen, estimate)
         here = projection.directory(self._storage, actor.tenant_id, row.id)
         made = ""
@@ -243,113 +218,6 @@ class Jobs:
         attempt = projection.directory(self._storage, actor.tenant_id, job.id).attempt(job.attempt)
         return attempt.name("results"), artifacts.exported(attempt)
 
-    def _examined(self, actor: Actor, spec: RunSpec) -> tuple[RunSpec, Estimate]:
-        if spec.sources is not None:
-            raise ForbiddenField("`sources` is set by the platform.", hint="Leave it out: name datasets by id.", param="sources")
-        if spec.kind in OF_MODELS:
-            return self._examined_of_model(actor, spec)
-        base = classifiers.source_of(spec.base_model) if not spec.has_base else self._bases.get(spec.base_model)
-        price = self._billing.price(spec.hardware)
-        dataset = self._datasets.ready(actor, spec.dataset)
-        validation = self._datasets.ready(actor, spec.validation_dataset) if spec.validation_dataset else None
-        _check_serves(spec, dataset, "dataset")
-        if validation is not None:
-            _check_serves(spec, validation, "validation_dataset")
-        if spec.method == "classifier":
-            classifying.check(spec, dataset, validation)
-        test = self._earlier_jobs.fit_test(actor, spec, base.id)
-        measured = self._earlier_jobs.measured(actor, base.id, price.hardware) or speed_of(test)
-        correction = self._earlier_jobs.correction(actor, spec, base.id)
-        if isinstance(base, BaseSource):
-            estimate = classifying.estimate(spec, dataset, price, measured)
-        else:
-            facts = estimation.Facts(
-                spec=spec,
-                base=base,
-                data=size_of(dataset),
-                validation=size_of(validation) if validation else None,
-                price=price,
-                measured=measured,
-                base_is_here=self._bases.ready(base),
-                memory_factor=correction.memory,
-            )
-            estimation.check(spec, base, estimation.plan_of(spec, facts.data.rows))
-            estimate = estimation.estimate(facts)
-        estimate = applied(estimate, correction, price, test)
-        sources = Sources(
-            dataset=self._datasets.source(dataset),
-            validation_dataset=self._datasets.source(validation) if validation else None,
-            base=base if isinstance(base, BaseSource) else self._pinned(base),
-        )
-        # The id, not the alias that was typed: the registry and the measured speeds look for it.
-        frozen = spec.model_copy(update={"sources": sources, "base_model": base.id})
-        leaks = self._leaks(actor, dataset, validation) if validation else ()
-        return frozen, self._with_advice(estimate.model_copy(update={"warnings": leaks}))
-
-    def _leaks(self, actor: Actor, dataset: Dataset, validation: Dataset) -> tuple[str, ...]:
-        """Rows of the validation data that are also trained on: what it measures is worth less by as many."""
-        shared, lines = self._datasets.shared(actor, validation.id, dataset.id)
-        if not shared.rows + shared.prompts:
-            return ()
-        where = f" (lines {', '.join(str(line) for line in lines[:5])}{', ...' if shared.rows > 5 else ''})" if lines else ""
-        asked = f"; {shared.prompts:,} more ask what a row of it asks" if shared.prompts else ""
-        return (f"{shared.rows:,} rows of the validation dataset{where} are rows of {shared.name}, too{asked}.",)
-
-    def _pinned(self, base: Base) -> BaseSource:
-        return self._bases.source(base).model_copy(update={"rendering_sha256": self._datasets.rendering_sha256(base)})
-
-    def _examined_of_model(self, actor: Actor, spec: RunSpec) -> tuple[RunSpec, Estimate]:
-        model = self._models.pinned(actor, spec.model or "")
-        against = self._models.pinned(actor, spec.against) if spec.against else None
-        named = Named(model, against, self._made_by(actor, model.job_id))
-        spec = of_models.completed(spec, named)
-        base, price = self._bases.get(model.base.id), self._billing.price(spec.hardware)
-        dataset = self._datasets.ready(actor, spec.dataset) if spec.dataset else None
-        if dataset is not None:
-            _check_serves(spec, dataset, "dataset")
-        estimation.check_quantization(spec)
-        facts = of_models.Facts(
-            spec=spec,
-            named=named,
-            base=base,
-            data=size_of(dataset) if dataset else None,
-            price=price,
-            measured=self._earlier_jobs.measured(actor, base.id, price.hardware),
-            arrival_s=estimation.arrival_s(base, here=self._bases.ready(base)),
-        )
-        sources = Sources(
-            dataset=self._datasets.source(dataset) if dataset else None, base=model.base, model=model, against=against
-        )
-        correction = self._earlier_jobs.correction(actor, spec, base.id)
-        estimate = applied(of_models.estimate(facts), correction, price)
-        return spec.model_copy(update={"sources": sources}), self._with_advice(estimate)
-
-    def _made_by(self, actor: Actor, job_id: str) -> RunSpec | None:
-        """The run that made a model, also where its job was deleted since."""
-        with self._database.read(actor.tenant_id) as session:
-            row = store.get(session, job_id)
-            return None if row is None else spec_of(row)
-
-    def _with_advice(self, estimate: Estimate) -> Estimate:
-        if estimate.fits:
-            return estimate
-        larger = estimation.larger_hardware(estimate.memory.total_bytes, self._billing.prices())
-        return estimate.model_copy(update={"advice": (*estimate.advice, *((larger,) if larger else ()))})
-
-    def _affordable(self, spec: RunSpec, estimate: Estimate) -> None:
-        """Raises: WillNotFit, BudgetExceeded, FieldInvalid."""
-        if not estimate.fits and spec.kind != "fit_test":  # which measures what the formula can only guess
-            needed, there = estimate.memory.total_bytes / 1e9, (estimate.memory.available_bytes or 0) / 1e9
-            message = f"This job needs about {needed:.1f} GB, but {estimate.hardware} has {there:.1f} GB."
-            details = estimate.memory.model_dump()
-            raise WillNotFit(message, hint=" ".join(estimate.advice), param="hardware", details=details)
-        limit = spec.max_cost_micro_usd
-        if limit is not None and money.micro_usd(estimate.cost_usd) > limit:
-            raise BudgetExceeded(Decimal(estimate.cost_usd), Decimal(limit) / 1_000_000)
-        if spec.hardware not in self._served:
-            hint = f"Use one of: {', '.join(sorted(self._served))}. The price book lists more, for estimates."
-            raise FieldInvalid("Nothing that runs here reaches this hardware.", hint=hint, param="hardware")
-
     def _row(self, actor: Actor, spec: RunSpec, estimate: Estimate) -> store.JobRow:
         now = self._now()
         return store.JobRow(
@@ -447,24 +315,6 @@ def _found(session: Session, job_id: str) -> store.JobRow:
     if row.deleted_at is not None:
         raise Gone("job")
     return row
-
-
-def _check_serves(spec: RunSpec, dataset: Dataset, param: str) -> None:
-    """Raises: FieldInvalid where the method cannot learn from these rows, or its grader misses a field in them."""
-    report = dataset.report
-    refused = kinds.refusal(report.schema_name if report else None, spec.method)
-    if refused is not None:
-        message, hint = refused
-        raise FieldInvalid(message, hint=hint, param=param)
-    there = report.item_fields if report else ()
-    reads = spec.grpo.grader.item_names - set(there) if spec.grpo else frozenset[str]()
-    if reads:
-        known = ", ".join(f"`item.{name}`" for name in there[:8]) or "none"
-        raise FieldInvalid(
-            f"The grader reads `item.{min(reads)}`, which not every row of the dataset has.",
-            hint=f"Fields that every row has: {known}. Change the grader, or give every row that field.",
-            param=param,
-        )
 
 
 def _position(after: str | None) -> tuple[int, int] | None:

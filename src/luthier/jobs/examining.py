@@ -1,0 +1,172 @@
+"""A run before it is queued: is everything there that it names, will it fit, what will it take. Nothing is changed here."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from decimal import Decimal
+
+from luthier.accounts.service import Accounts
+from luthier.accounts.types import Actor
+from luthier.bases.service import Bases
+from luthier.bases.types import Base
+from luthier.billing import rules as money
+from luthier.billing.service import Billing
+from luthier.database import Database
+from luthier.datasets import kinds
+from luthier.datasets.service import Datasets
+from luthier.datasets.types import Dataset
+from luthier.errors import BudgetExceeded, FieldInvalid, ForbiddenField, WillNotFit
+from luthier.jobs import classifiers, classifying, estimation, of_models
+from luthier.jobs.calibration import applied
+from luthier.jobs.earlier import EarlierJobs, speed_of
+from luthier.jobs.of_models import Models, Named
+from luthier.jobs.sizes import size_of
+from luthier.jobs.spec import OF_MODELS, RunSpec, Sources
+from luthier.jobs.types import Estimate
+from luthier.values import BaseSource
+
+
+@dataclass(frozen=True)
+class JobServices:
+    """The services that a job stands on."""
+
+    accounts: Accounts
+    billing: Billing
+    bases: Bases
+    datasets: Datasets
+    models: Models
+
+
+class Examiner:
+    """Looks at runs. `served` names the hardware that an executor here can reach."""
+
+    def __init__(self, database: Database, services: JobServices, served: frozenset[str]) -> None:
+        self._billing = services.billing
+        self._bases = services.bases
+        self._datasets = services.datasets
+        self._models = services.models
+        self._earlier = EarlierJobs(database)
+        self._served = served
+
+    def examined(self, actor: Actor, spec: RunSpec) -> tuple[RunSpec, Estimate]:
+        """The spec with everything in it pinned, and what it will take.
+
+        Raises: NotFound, Gone, DatasetNotReady, ModelNotReady, ModelNotAllowed, FieldInvalid, ForbiddenField.
+        """
+        if spec.sources is not None:
+            raise ForbiddenField("`sources` is set by the platform.", hint="Leave it out: name datasets by id.", param="sources")
+        if spec.kind in OF_MODELS:
+            return self._examined_of_model(actor, spec)
+        base = classifiers.source_of(spec.base_model) if not spec.has_base else self._bases.get(spec.base_model)
+        price = self._billing.price(spec.hardware)
+        dataset = self._datasets.ready(actor, spec.dataset)
+        validation = self._datasets.ready(actor, spec.validation_dataset) if spec.validation_dataset else None
+        _check_serves(spec, dataset, "dataset")
+        if validation is not None:
+            _check_serves(spec, validation, "validation_dataset")
+        if spec.method == "classifier":
+            classifying.check(spec, dataset, validation)
+        test = self._earlier.fit_test(actor, spec, base.id)
+        measured = self._earlier.measured(actor, base.id, price.hardware) or speed_of(test)
+        correction = self._earlier.correction(actor, spec, base.id)
+        if isinstance(base, BaseSource):
+            estimate = classifying.estimate(spec, dataset, price, measured)
+        else:
+            facts = estimation.Facts(
+                spec=spec,
+                base=base,
+                data=size_of(dataset),
+                validation=size_of(validation) if validation else None,
+                price=price,
+                measured=measured,
+                base_is_here=self._bases.ready(base),
+                memory_factor=correction.memory,
+            )
+            estimation.check(spec, base, estimation.plan_of(spec, facts.data.rows))
+            estimate = estimation.estimate(facts)
+        estimate = applied(estimate, correction, price, test)
+        sources = Sources(
+            dataset=self._datasets.source(dataset),
+            validation_dataset=self._datasets.source(validation) if validation else None,
+            base=base if isinstance(base, BaseSource) else self._pinned(base),
+        )
+        # The id, not the alias that was typed: the registry and the measured speeds look for it.
+        frozen = spec.model_copy(update={"sources": sources, "base_model": base.id})
+        leaks = self._leaks(actor, dataset, validation) if validation else ()
+        return frozen, self._with_advice(estimate.model_copy(update={"warnings": leaks}))
+
+    def check(self, spec: RunSpec, estimate: Estimate) -> None:
+        """Whether it can run here within its own limits. Raises: WillNotFit, BudgetExceeded, FieldInvalid."""
+        if not estimate.fits and spec.kind != "fit_test":  # which measures what the formula can only guess
+            needed, there = estimate.memory.total_bytes / 1e9, (estimate.memory.available_bytes or 0) / 1e9
+            message = f"This job needs about {needed:.1f} GB, but {estimate.hardware} has {there:.1f} GB."
+            details = estimate.memory.model_dump()
+            raise WillNotFit(message, hint=" ".join(estimate.advice), param="hardware", details=details)
+        limit = spec.max_cost_micro_usd
+        if limit is not None and money.micro_usd(estimate.cost_usd) > limit:
+            raise BudgetExceeded(Decimal(estimate.cost_usd), Decimal(limit) / 1_000_000)
+        if spec.hardware not in self._served:
+            hint = f"Use one of: {', '.join(sorted(self._served))}. The price book lists more, for estimates."
+            raise FieldInvalid("Nothing that runs here reaches this hardware.", hint=hint, param="hardware")
+
+    def _leaks(self, actor: Actor, dataset: Dataset, validation: Dataset) -> tuple[str, ...]:
+        """Rows of the validation data that are also trained on: what it measures is worth less by as many."""
+        shared, lines = self._datasets.shared(actor, validation.id, dataset.id)
+        if not shared.rows + shared.prompts:
+            return ()
+        where = f" (lines {', '.join(str(line) for line in lines[:5])}{', ...' if shared.rows > 5 else ''})" if lines else ""
+        asked = f"; {shared.prompts:,} more ask what a row of it asks" if shared.prompts else ""
+        return (f"{shared.rows:,} rows of the validation dataset{where} are rows of {shared.name}, too{asked}.",)
+
+    def _pinned(self, base: Base) -> BaseSource:
+        return self._bases.source(base).model_copy(update={"rendering_sha256": self._datasets.rendering_sha256(base)})
+
+    def _examined_of_model(self, actor: Actor, spec: RunSpec) -> tuple[RunSpec, Estimate]:
+        model = self._models.pinned(actor, spec.model or "")
+        against = self._models.pinned(actor, spec.against) if spec.against else None
+        named = Named(model, against, self._earlier.made_by(actor, model.job_id))
+        spec = of_models.completed(spec, named)
+        base, price = self._bases.get(model.base.id), self._billing.price(spec.hardware)
+        dataset = self._datasets.ready(actor, spec.dataset) if spec.dataset else None
+        if dataset is not None:
+            _check_serves(spec, dataset, "dataset")
+        estimation.check_quantization(spec)
+        facts = of_models.Facts(
+            spec=spec,
+            named=named,
+            base=base,
+            data=size_of(dataset) if dataset else None,
+            price=price,
+            measured=self._earlier.measured(actor, base.id, price.hardware),
+            arrival_s=estimation.arrival_s(base, here=self._bases.ready(base)),
+        )
+        sources = Sources(
+            dataset=self._datasets.source(dataset) if dataset else None, base=model.base, model=model, against=against
+        )
+        correction = self._earlier.correction(actor, spec, base.id)
+        estimate = applied(of_models.estimate(facts), correction, price)
+        return spec.model_copy(update={"sources": sources}), self._with_advice(estimate)
+
+    def _with_advice(self, estimate: Estimate) -> Estimate:
+        if estimate.fits:
+            return estimate
+        larger = estimation.larger_hardware(estimate.memory.total_bytes, self._billing.prices())
+        return estimate.model_copy(update={"advice": (*estimate.advice, *((larger,) if larger else ()))})
+
+
+def _check_serves(spec: RunSpec, dataset: Dataset, param: str) -> None:
+    """Raises: FieldInvalid where the method cannot learn from these rows, or its grader misses a field in them."""
+    report = dataset.report
+    refused = kinds.refusal(report.schema_name if report else None, spec.method)
+    if refused is not None:
+        message, hint = refused
+        raise FieldInvalid(message, hint=hint, param=param)
+    there = report.item_fields if report else ()
+    reads = spec.grpo.grader.item_names - set(there) if spec.grpo else frozenset[str]()
+    if reads:
+        known = ", ".join(f"`item.{name}`" for name in there[:8]) or "none"
+        raise FieldInvalid(
+            f"The grader reads `item.{min(reads)}`, which not every row of the dataset has.",
+            hint=f"Fields that every row has: {known}. Change the grader, or give every row that field.",
+            param=param,
+        )
