@@ -87,18 +87,6 @@ def test_top_p_draws_from_the_likeliest_only(engine_of):
     assert {completion.token_ids[0] for completion in drawn} == allowed
 
 
-def test_a_stream_tells_the_same_tokens_and_ends_when_closed(engine_of):
-    engine = engine_of()
-    sampling = Sampling(max_new_tokens=10)
-    tokens = list(engine.stream([4, 5, 6], sampling))
-    assert tuple(token.id for token in tokens) == engine.generate([[4, 5, 6]], sampling)[0].token_ids
-    assert [token.finish_reason for token in tokens] == [None] * 9 + ["length"]
-    answer = engine.stream([4, 5, 6], sampling)
-    next(answer)
-    answer.close()
-    assert list(answer) == []
-
-
 def test_a_stop_token_is_not_part_of_the_answer(engine_of):
     engine = engine_of()
     first, second = engine.generate([[4, 5, 6]], Sampling(max_new_tokens=2))[0].token_ids

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import random
 import secrets
-from collections.abc import Generator, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -31,6 +31,8 @@ class Token:
     finish_reason: str | None = None
     stop_id: int | None = None
     logp: float | None = None
+    top: tuple[tuple[int, float], ...] = ()
+    """The likeliest tokens at this place and their log-probabilities, where they were asked for."""
 
 
 def generate(base: LoadedBase, prompts: Sequence[Sequence[int]], sampling: Sampling) -> list[Completion]:
@@ -40,7 +42,7 @@ def generate(base: LoadedBase, prompts: Sequence[Sequence[int]], sampling: Sampl
     """
     answers: dict[int, list[Token]] = {number: [] for number in range(len(prompts))}
     for numbers in _batches(prompts):
-        rows = [_Row(number, prompts[number], sampling, base) for number in numbers]
+        rows = [Row(number, prompts[number], sampling, base) for number in numbers]
         for row, token in _decode(base, rows):
             answers[row.number].append(token)
     return [_completion(answers[number]) for number in range(len(prompts))]
@@ -55,13 +57,21 @@ def _completion(tokens: Sequence[Token]) -> Completion:
     )
 
 
-def stream(base: LoadedBase, prompt: Sequence[int], sampling: Sampling) -> Generator[Token]:
-    """One answer, token by token. Closing the iterator ends it."""
-    for _, token in _decode(base, [_Row(0, prompt, sampling, base)]):
-        yield token
+def drawn(row: Row, logits_V: Tensor) -> tuple[Token, int]:
+    """The next token of a row, and its id also where it ends the answer."""
+    sampling = row.sampling
+    if row.allows is not None:
+        logits_V = row.allows(logits_V)
+    token_id = row.pick(logits_V) if sampling.temperature > 0 else int(logits_V.argmax())
+    if not sampling.logps:
+        return row.take(token_id, None), token_id
+    logp_V = torch.log_softmax(logits_V.float() / (sampling.temperature or 1.0), dim=0)
+    best = logp_V.topk(sampling.top_logps) if sampling.top_logps else None
+    top = () if best is None else tuple(zip(best.indices.tolist(), best.values.tolist(), strict=True))
+    return replace(row.take(token_id, float(logp_V[token_id])), top=top), token_id
 
 
-class _Row:
+class Row:
     """One request: what it asks, and how far it is."""
 
     def __init__(self, number: int, prompt: Sequence[int], sampling: Sampling, base: LoadedBase) -> None:
@@ -76,6 +86,8 @@ class _Row:
         seed = secrets.randbits(64) if sampling.seed is None else sampling.seed
         # Python's generator: the same draws on every device.
         self._random = random.Random(f"{seed}/{number}")
+        self.allows: Callable[[Tensor], Tensor] | None = None
+        """Logits in, logits out, with what must not come next at minus infinity."""
 
     def pick(self, logits_V: Tensor) -> int:
         """Draw from the most likely tokens that together hold `top_p` of the probability."""
@@ -110,7 +122,7 @@ def _batches(prompts: Sequence[Sequence[int]]) -> Iterator[list[int]]:
         yield batch
 
 
-def _decode(base: LoadedBase, rows: list[_Row]) -> Iterator[tuple[_Row, Token]]:
+def _decode(base: LoadedBase, rows: list[Row]) -> Iterator[tuple[Row, Token]]:
     """Tokens of all rows as they come, each with its row."""
     for row in [row for row in rows if row.left < 1]:
         yield row, Token(None, "length")
@@ -154,12 +166,12 @@ def _next(base: LoadedBase, next_BL: Tensor, mask_BL: Tensor, cache: DynamicCach
     ).logits[:, -1]
 
 
-def _picked(rows: list[_Row], logits_BV: Tensor) -> list[int]:
+def _picked(rows: list[Row], logits_BV: Tensor) -> list[int]:
     likeliest: list[int] = logits_BV.argmax(dim=1).tolist()
     return [row.pick(logits_BV[i]) if row.sampling.temperature > 0 else likeliest[i] for i, row in enumerate(rows)]
 
 
-def _logps(rows: list[_Row], logits_BV: Tensor, ids: list[int]) -> Sequence[float | None]:
+def _logps(rows: list[Row], logits_BV: Tensor, ids: list[int]) -> Sequence[float | None]:
     sampling = rows[0].sampling  # rows of one call are asked for alike
     if not sampling.logps:
         return [None] * len(rows)
@@ -168,7 +180,7 @@ def _logps(rows: list[_Row], logits_BV: Tensor, ids: list[int]) -> Sequence[floa
     return logp_B
 
 
-def _left_padded(rows: list[_Row], device: torch.device) -> tuple[Tensor, Tensor]:
+def _left_padded(rows: list[Row], device: torch.device) -> tuple[Tensor, Tensor]:
     longest = max(len(row.prompt) for row in rows)
     pads = [longest - len(row.prompt) for row in rows]
     ids_BL = torch.tensor([[0] * pad + list(row.prompt) for row, pad in zip(rows, pads, strict=True)], device=device)

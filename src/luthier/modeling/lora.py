@@ -11,7 +11,7 @@ from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
-from typing import Any, cast
+from typing import Any, Protocol, cast
 
 import torch
 from torch import Tensor, nn
@@ -73,6 +73,12 @@ class _Dropped(torch.autograd.Function):
         return kernels.dropped(dy_NI[0], ctx.mask), None
 
 
+class RowsOfAdapters(Protocol):
+    """What a layer answers where each row of the batch has an adapter of its own."""
+
+    def __call__(self, layer: LoraLayer, x: Tensor) -> Tensor: ...
+
+
 class LoraLayer(nn.Module):
     """What a frozen linear layer of any kind becomes: it may carry a pair, and drop a share of the pair's inputs.
 
@@ -85,8 +91,16 @@ class LoraLayer(nn.Module):
     pair: Pair | None
     mask: Mask | None
     scale: float
+    rows: RowsOfAdapters | None
+    """In a batch whose rows have adapters of their own; then there is no `pair`."""
+
+    def base_forward(self, x: Tensor) -> Tensor:
+        """The layer's answer without any adapter."""
+        return super().forward(x)
 
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002  # the name in nn.Linear
+        if self.rows is not None:
+            return self.rows(self, input)
         y_O = super().forward(input)
         if self.pair is None:
             return y_O
@@ -108,7 +122,7 @@ class Linears:
         self.head_path = next((path for path, module in model.named_modules() if module is head), None)
         self.by_path = dict(_linears(model, head))
         for layer in self.by_path.values():
-            layer.pair, layer.mask, layer.scale = None, None, 1.0
+            layer.pair, layer.mask, layer.scale, layer.rows = None, None, 1.0, None
         self.adapter: Adapter | None = None
         self.drop: Drop | None = None
 
@@ -116,7 +130,7 @@ class Linears:
         """From now on the model answers with `adapter`, or as the bare base."""
         pairs = adapter.pairs if adapter else {}
         for path, layer in self.by_path.items():
-            layer.pair, layer.mask = pairs.get(path), None
+            layer.pair, layer.mask, layer.rows = pairs.get(path), None, None
             if layer.pair is not None:
                 layer.mask = drop.at(path) if drop else None
                 layer.scale = layer.pair.scale * (drop.scale if drop else 1.0)

@@ -6,7 +6,7 @@ with the model's own forward on two short rows; an architecture that does not pa
 
 from __future__ import annotations
 
-from collections.abc import Generator, Sequence
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import cached_property
 from itertools import pairwise
@@ -143,11 +143,6 @@ class PlainEngine:
         """See `types.Generator`."""
         self._carry()
         return generate.generate(self.base, prompts, sampling)
-
-    def stream(self, prompt: Sequence[int], sampling: Sampling) -> Generator[generate.Token]:
-        """One answer, token by token. Closing the iterator ends it."""
-        self._carry()
-        return generate.stream(self.base, prompt, sampling)
 
     def _keeping(self, training: bool) -> AbstractContextManager[None]:
         return computed_twice(self.base) if training and self.recompute else nullcontext()

@@ -1,4 +1,4 @@
-"""The one thread that computes: requests take turns, one token each, so a long answer holds up no short one."""
+"""The one thread that computes: all answers on one base go on together, a token each, so a long one holds up no short one."""
 
 from __future__ import annotations
 
@@ -7,16 +7,15 @@ import queue
 import sys
 import threading
 import traceback
-from collections import deque
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import torch
 
 from luthier.errors import EngineUnavailable, FieldInvalid, LuthierError, TooMany
-from luthier.modeling.generate import Token, stream
+from luthier.modeling.batching import Batch, Member
+from luthier.modeling.generate import Row, Token
 from luthier.modeling.load import LoadedBase
-from luthier.modeling.lora import Adapter
 from luthier.modeling.models import Models
 from luthier.modeling.types import Sampling
 
@@ -48,22 +47,15 @@ class Do:
     tell: Callable[[Event], None]
 
 
-@dataclass
-class _Turn:
-    ask: Ask
-    base: LoadedBase
-    adapter: Adapter | None
-    tokens: Generator[Token]
-
-
 class Turns:
     """Runs up to `active` answers at a time; up to `waiting` more tasks wait."""
 
-    def __init__(self, models: Models, *, active: int = 8, waiting: int = 32) -> None:
+    def __init__(self, models: Models, *, active: int = 16, waiting: int = 32) -> None:
         self._models = models
         self._active = active
         self._waiting: queue.Queue[Ask | Do | None] = queue.Queue(waiting)
-        self._running: deque[_Turn] = deque()
+        self._batches: dict[int, Batch[Ask]] = {}
+        """By the identity of their base."""
         self._threads = torch.get_num_threads()
         self._closing = False
         self._thread = threading.Thread(target=self._run, name="computing", daemon=True)
@@ -72,7 +64,7 @@ class Turns:
     @property
     def busy(self) -> int:
         """Tasks that run or wait."""
-        return len(self._running) + self._waiting.qsize()
+        return self._running + self._waiting.qsize()
 
     def submit(self, task: Ask | Do) -> None:
         """Take a place. Returns at once. Raises: TooMany when all are taken."""
@@ -89,49 +81,48 @@ class Turns:
         self._thread.join(timeout_s)
         return not self._thread.is_alive()
 
+    @property
+    def _running(self) -> int:
+        return sum(len(batch) for batch in list(self._batches.values()))
+
     def _run(self) -> None:
         while not self._closing:
             self._admit()
-            if self._running:
-                # It keeps its place while it is computed: `busy` is read by another thread.
-                if self._goes_on(self._running[0]):
-                    self._running.rotate(-1)
-                else:
-                    self._running.popleft()
+            for key, batch in list(self._batches.items()):
+                self._step(batch)
+                if not len(batch):
+                    del self._batches[key]
 
     def _admit(self) -> None:
         """Begin what waits, as far as there are places; sleep only when there is nothing to compute."""
-        while len(self._running) < self._active and not self._closing:
+        while self._running < self._active and not self._closing:
             try:
-                task = self._waiting.get(block=not self._running)
+                task = self._waiting.get(block=not self._batches)
             except queue.Empty:
                 return
             if isinstance(task, Do):
-                _told(task.tell, lambda task=task: task.work(self._models), done=True)
+                _told([task.tell], lambda task=task: task.work(self._models), done=True)
             elif task is not None and not task.left.is_set():
-                _told(task.tell, lambda task=task: self._begin(task))
+                _told([task.tell], lambda task=task: self._begin(task))
 
     def _begin(self, ask: Ask) -> None:
         base, adapter = self._models.get(ask.model)
-        self._running.append(_Turn(ask, base, adapter, stream(base, ask.prompt, ask.sampling)))
+        row = Row(0, ask.prompt, ask.sampling, base)
+        if row.left < 1:
+            ask.tell(Token(None, "length"))
+            return
+        self._batches.setdefault(id(base), Batch(base)).add(Member(ask, row, adapter))
 
-    def _goes_on(self, turn: _Turn) -> bool:
-        if turn.ask.left.is_set():
-            turn.tokens.close()
-            return False
-        token: Token | None = None
-
-        def step() -> None:
-            nonlocal token
-            self._share_cores(turn.base)
-            if turn.base.linears.adapter is not turn.adapter:
-                turn.base.linears.carry(turn.adapter)
-            token = next(turn.tokens)
-
-        if _told(turn.ask.tell, step) and token is not None:
-            turn.ask.tell(token)
-            return token.finish_reason is None
-        return False
+    def _step(self, batch: Batch[Ask]) -> None:
+        """A piece of one prompt, and a token for all whose prompts were read."""
+        for ask in batch.keys:
+            if ask.left.is_set():
+                batch.drop(ask)
+        self._share_cores(batch.base)
+        for work, keys in ((batch.read, batch.reads_for), (batch.decode, batch.decodes_for)):
+            if keys and not _told([ask.tell for ask in keys], lambda work=work: _tell(work())):
+                for ask in keys:
+                    batch.drop(ask)
 
     def _share_cores(self, base: LoadedBase) -> None:
         """As many threads as this base is worth."""
@@ -141,20 +132,24 @@ class Turns:
             torch.set_num_threads(wanted)
 
 
-def _told(tell: Callable[[Event], None], work: Callable[[], None], *, done: bool = False) -> bool:
-    """Do the work, and tell what went wrong with it. True if nothing did."""
+def _tell(tokens: list[tuple[Ask, Token]]) -> None:
+    for ask, token in tokens:
+        ask.tell(token)
+
+
+def _told(tell: Sequence[Callable[[Event], None]], work: Callable[[], None], *, done: bool = False) -> bool:
+    """Do the work, and tell all whom it concerns what went wrong with it. True if nothing did."""
+    wrong: LuthierError | None = None
     try:
         work()
     except LuthierError as error:
-        tell(error)
+        wrong = error
     except ValueError as error:
         # Only a prompt can be wrong here; the message says how, and holds numbers only.
-        tell(FieldInvalid(f"The engine cannot answer this: {error}.", param="prompt"))
-    except Exception as error:  # noqa: BLE001  # the thread's edge: one request out of memory must not end all others
+        wrong = FieldInvalid(f"The engine cannot answer this: {error}.", param="prompt")
+    except Exception as error:  # noqa: BLE001  # the thread's edge: requests out of memory must not end all others
         traceback.print_exc(file=sys.stderr)
-        tell(EngineUnavailable(f"The engine failed ({type(error).__name__}).", hint="Its log in the data folder says where."))
-    else:
-        if done:
-            tell(None)
-        return True
-    return False
+        wrong = EngineUnavailable(f"The engine failed ({type(error).__name__}).", hint="Its log in the data folder says where.")
+    for each in tell if wrong is not None or done else ():
+        each(wrong)
+    return wrong is None

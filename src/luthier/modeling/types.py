@@ -123,6 +123,8 @@ class Sampling:
     stop_ids: frozenset[int] = frozenset()
     logps: bool = False
     """Tell how likely each token was."""
+    top_logps: int = 0
+    """And how likely so many others were; of streams only."""
 
 
 @dataclass(frozen=True)

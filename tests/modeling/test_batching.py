@@ -1,0 +1,119 @@
+"""Rows that join and leave a batch, each with its own adapter: every answer is the one it would get alone."""
+
+import pytest
+import torch
+
+from luthier.modeling.batching import Batch, Member
+from luthier.modeling.generate import Row, generate
+from luthier.modeling.lora import new_adapter
+from luthier.modeling.types import LoraShape, Sampling
+
+KINDS = ["llama", "qwen2", "gpt_neox", "mistral", "gemma2"]
+PROMPTS = [[5, 6, 7], [9] * 20, [3], [11, 12, 13, 14, 15, 16, 17], [8, 4]]
+
+
+def adapters_on(base, count):
+    """Adapters of different ranks and targets, each of which changes what the base says."""
+    made = []
+    for number in range(count):
+        shape = LoraShape(2 + number, 8, targets=None if number % 2 == 0 else ("q_proj", "query_key_value", "down_proj"))
+        adapter = new_adapter(base.linears, shape, number, torch.device("cpu"))
+        generator = torch.Generator().manual_seed(number)
+        for pair in adapter.pairs.values():
+            pair.b_OR.data = torch.randn(pair.b_OR.shape, generator=generator) * 0.3
+        made.append(adapter)
+    return made
+
+
+def plain_answer(base, adapter, prompt, count):
+    """Token by token by whole forward passes: no cache, no padding, no batch."""
+    base.linears.carry(adapter)
+    ids = list(prompt)
+    for _ in range(count):
+        with torch.no_grad():
+            ids.append(int(base.model(input_ids=torch.tensor([ids])).logits[0, -1].argmax()))
+    base.linears.carry(None)
+    return ids[len(prompt) :]
+
+
+def run(batch, arrivals):
+    """Answers by key; row `n` is added before round `arrivals[n][0]`."""
+    answers = {number: [] for number in range(len(arrivals))}
+    waiting = list(enumerate(arrivals))
+    round_ = 0
+    while waiting or len(batch):
+        while waiting and waiting[0][1][0] <= round_:
+            number, (_, prompt, adapter, sampling) = waiting.pop(0)
+            batch.add(Member(number, Row(0, prompt, sampling, batch.base), adapter))
+        told = (batch.read() if batch.reads_for else []) + (batch.decode() if batch.decodes_for else [])
+        for number, token in told:
+            if token.id is not None:
+                answers[number].append(token.id)
+        round_ += 1
+    return answers
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_each_row_is_answered_as_by_a_plain_forward_pass_with_its_own_adapter(random_base, kind):
+    base = random_base(kind)
+    adapters = [None, *adapters_on(base, 4)]
+    arrivals = [(3 * n, prompt, adapters[n], Sampling(12 + 3 * n)) for n, prompt in enumerate(PROMPTS)]
+    answers = run(Batch(base), arrivals)
+    for number, (_, prompt, adapter, sampling) in enumerate(arrivals):
+        assert answers[number] == plain_answer(base, adapter, prompt, sampling.max_new_tokens), f"row {number}"
+
+
+def test_dropping_a_row_changes_no_other(random_base):
+    base = random_base()
+    adapters = adapters_on(base, 3)
+    batch = Batch(base)
+    for number, adapter in enumerate(adapters):
+        batch.add(Member(number, Row(0, PROMPTS[number], Sampling(20), base), adapter))
+    said = {0: [], 1: [], 2: []}
+    for round_ in range(40):
+        for number, token in (batch.read() if batch.reads_for else []) + (batch.decode() if batch.decodes_for else []):
+            if token.id is not None:
+                said[number].append(token.id)
+        if round_ == 8:
+            batch.drop(1)
+            batch.drop(1)
+    assert said[0] == plain_answer(base, adapters[0], PROMPTS[0], 20)
+    assert said[2] == plain_answer(base, adapters[2], PROMPTS[2], 20)
+    assert len(said[1]) < 20
+    assert len(batch) == 0
+
+
+def test_a_long_prompt_is_read_in_pieces_and_answered_the_same(random_base, monkeypatch):
+    monkeypatch.setattr("luthier.modeling.batching._PIECE", 7)
+    base = random_base()
+    prompt = [3 + n % 50 for n in range(40)]
+    answers = run(Batch(base), [(0, [5, 6], None, Sampling(30)), (1, prompt, None, Sampling(10))])
+    assert answers[1] == plain_answer(base, None, prompt, 10)
+    assert answers[0] == plain_answer(base, None, [5, 6], 30)
+
+
+def test_columns_that_are_padding_everywhere_are_cut_off(random_base, monkeypatch):
+    monkeypatch.setattr("luthier.modeling.batching._SLACK", 4)
+    base = random_base()
+    batch = Batch(base)
+    answers = run(batch, [(0, [9] * 40, None, Sampling(3)), (0, [5, 6], None, Sampling(30))])
+    assert answers[1] == plain_answer(base, None, [5, 6], 30)
+
+
+def test_sampled_rows_draw_as_they_would_alone(random_base):
+    base = random_base()
+    hot = Sampling(10, temperature=1.0, top_p=0.9, seed=3)
+    answers = run(Batch(base), [(n, [5, 6, 7], None, hot) for n in range(3)])
+    alone = generate(base, [[5, 6, 7]], hot)[0].token_ids
+    assert answers == {0: list(alone), 1: list(alone), 2: list(alone)}
+
+
+def test_log_probabilities_are_told_with_the_likeliest_others(random_base):
+    base = random_base()
+    batch = Batch(base)
+    batch.add(Member("x", Row(0, [5, 6], Sampling(2, logps=True, top_logps=3), base), None))
+    ((_, token),) = batch.read()
+    with torch.no_grad():
+        logp_V = torch.log_softmax(base.model(input_ids=torch.tensor([[5, 6]])).logits[0, -1].float(), 0)
+    assert token.logp == pytest.approx(float(logp_V.max()), abs=1e-5)
+    assert [place for place, _ in token.top] == logp_V.topk(3).indices.tolist()
