@@ -1,5 +1,7 @@
 import json
+import os
 import threading
+import time
 from collections import Counter
 
 import pytest
@@ -45,6 +47,20 @@ def test_a_check_that_needs_too_much_is_a_finding(check, allowed, words):
     assert report.findings[0].fix
     assert report.errors == 1
     assert any(word in report.findings[0].message for word in words.split("|"))
+
+
+ENDLESS = {"lines": jsonl(*rows()) + b'{"messages": "', "array": b'[{"messages": "', "table": b'text,label\na,b\n"'}
+
+
+@pytest.mark.parametrize("start", ENDLESS.values(), ids=ENDLESS)
+def test_d09_a_line_of_two_gigabytes_is_refused_in_little_memory(tmp_path, start):
+    (tmp_path / "upload").write_bytes(start)
+    os.truncate(tmp_path / "upload", 2 * 2**30)  # it takes no room on the disk
+    task = Task(tmp_path / "upload", tmp_path / "rows", tmp_path)
+    before = time.monotonic()
+    report = Sandbox().check(task, RULER, Allowance(memory_bytes=640 * 2**20, cpu_s=60, file_bytes=2**30)).report
+    assert "line_too_long" in report.counts
+    assert time.monotonic() - before < 10
 
 
 def test_a_check_that_is_killed_rejects_the_upload_and_not_the_server(datasets, world, alice):
