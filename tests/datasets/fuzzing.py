@@ -21,7 +21,10 @@ from luthier.datasets.content import Content
 from luthier.datasets.formats import read_rows
 from luthier.datasets.keeping import Kept
 from luthier.datasets.opening import Reading, opened
+from luthier.datasets.plain_chats import PlainChats
 from luthier.datasets.row_hashes import Repeats
+from luthier.datasets.schemas import Reader
+from luthier.datasets.strict_json import dump, parse
 from luthier.datasets.validation import Measure, validate
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -74,6 +77,7 @@ class Fuzz:
         try:
             with _limited(LIMIT_S):
                 self.outcomes[self.read(mapping)] += 1
+                same_quickly(data)
         except (Exception, Hang) as error:  # noqa: BLE001  # whatever it is, it is what is looked for
             where = traceback.extract_tb(error.__traceback__)[-1]
             self.failures[number] = f"{type(error).__name__}: {error} ({Path(where.filename).name}:{where.lineno})"
@@ -108,6 +112,17 @@ class Fuzz:
         assert len(back) == usable
         with self._rows.open("rb") as rows:
             assert [json.loads(line) for line in rows] == back
+
+
+def same_quickly(data: bytes) -> None:
+    """What the quick reading of plain chats takes, the careful one reads as the same row, without a remark."""
+    for line in data.split(b"\n"):
+        quick = PlainChats().read(line)
+        if quick is not None:
+            careful = Reader().read(1, parse(1, line))
+            assert careful.schema_name == "chat"
+            assert careful.remarks == []
+            assert dump(careful.row.canonical()) + b"\n" == quick.canonical
 
 
 def _resident() -> int:

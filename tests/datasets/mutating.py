@@ -116,7 +116,7 @@ class Mutator:
 
     def rows(self) -> list[Any]:
         """A few rows, mostly of one kind; some are changed somewhere inside."""
-        plain = self._pick(ROWS)
+        plain = self._pick(ROWS) if self._often(0.8) else ROWS[0]  # plain chats have a quick reading of their own
         rows = [plain if self._often(0.95) else self._pick(ROWS) for _ in range(self._by_chance.randint(1, 4))]
         return [self._bent(row, 0.5) for row in rows]
 
