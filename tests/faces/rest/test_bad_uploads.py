@@ -14,6 +14,8 @@ import pyarrow as pa
 import pytest
 import uvicorn
 
+from luthier import errors
+
 from ...datasets.test_containers import GOOD as PLENTY
 from ...datasets.test_containers import MAX_MEMBERS, NAMES, member, tarred, zipped
 from ...datasets.test_parquet import written
@@ -231,7 +233,7 @@ def test_d35_a_file_name_is_only_shown(shared, name):
 
 def test_d44_two_uploads_of_one_name_at_once_get_two_numbers(shared):
     with ThreadPoolExecutor(2) as pool:
-        answers = list(pool.map(lambda data: shared.upload(data, "?name=twice"), (GOOD, GOOD[::1])))
+        answers = list(pool.map(lambda data: shared.upload(data, "?name=twice"), (GOOD, GOOD + GOOD)))
     assert sorted((answer.status_code, answer.json()["version"]) for answer in answers) == [(201, 1), (201, 2)]
 
 
@@ -248,6 +250,12 @@ def wire(shared):
     server.should_exit = True
     thread.join()
     listener.close()
+
+
+@pytest.mark.xfail(reason="teams have no quota of stored bytes yet; only the size of one upload is limited (D38)", strict=True)
+def test_d45_a_quota_that_would_be_exceeded_is_told_before_the_body():
+    codes = [getattr(kind, "code", None) for kind in vars(errors).values()]
+    assert "quota_exceeded" in codes
 
 
 def head(world, *headers):
