@@ -1,6 +1,5 @@
 """Who gets in, and what every answer has."""
 
-
 import pytest
 
 from luthier import ids
