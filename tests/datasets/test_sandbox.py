@@ -32,18 +32,18 @@ def check(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("allowed", "words"),
+    ("allowed", "code", "words"),
     [
-        (Allowance(memory_bytes=30 * 2**20, cpu_s=60, file_bytes=2**30), "memory|status"),
-        (Allowance(memory_bytes=2**31, cpu_s=1, file_bytes=2**30), "1 s"),
-        (Allowance(memory_bytes=2**31, cpu_s=60, file_bytes=100), "status"),
+        (Allowance(memory_bytes=30 * 2**20, cpu_s=60, file_bytes=2**30), "check_failed", "memory|status"),
+        (Allowance(memory_bytes=2**31, cpu_s=1, file_bytes=2**30), "check_failed", "1 s"),
+        (Allowance(memory_bytes=2**31, cpu_s=60, file_bytes=100), "unpacked_size", "more comes out"),
     ],
     ids=["memory", "time", "disk"],
 )
-def test_a_check_that_needs_too_much_is_a_finding(check, allowed, words):
+def test_a_check_that_needs_too_much_is_a_finding(check, allowed, code, words):
     heavy = jsonl(*[chat("x" * 400_000, str(number)) for number in range(30)]) if allowed.cpu_s > 1 else b"null\n" * 3_000_000
     report = check(heavy, allowed)
-    assert [finding.code for finding in report.findings] == ["check_failed"]
+    assert [finding.code for finding in report.findings] == [code]
     assert report.findings[0].fix
     assert report.errors == 1
     assert any(word in report.findings[0].message for word in words.split("|"))
