@@ -33,6 +33,15 @@ def test_children_inherit_nothing_of_ours(monkeypatch):
     assert "lk_secret" not in child_environment().values()
 
 
+def test_the_seeds_name_of_a_setting_counts_where_ours_is_not_given_and_no_child_sees_it(monkeypatch):
+    monkeypatch.setenv("SLACK_WEBHOOK", "https://hooks.slack.com/theirs")
+    assert Settings.load().slack_webhook.get_secret_value() == "https://hooks.slack.com/theirs"
+    assert "SLACK_WEBHOOK" not in child_environment()
+    assert "theirs" not in repr(Settings.load())
+    monkeypatch.setenv("LUTHIER_SLACK_WEBHOOK", "https://hooks.slack.com/ours")
+    assert Settings.load().slack_webhook.get_secret_value() == "https://hooks.slack.com/ours"
+
+
 def test_every_setting_is_documented():
     page = (ROOT / "docs/reference/settings.md").read_text("utf-8")
     assert [name for name in Settings.model_fields if f"`LUTHIER_{name.upper()}`" not in page] == []

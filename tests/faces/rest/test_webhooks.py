@@ -11,6 +11,9 @@ import pytest
 
 from luthier import ids, signatures, wiring
 from luthier.backends.notifiers.memory import MemoryNotifier
+from luthier.jobs.queue import Ending, JobQueue
+from luthier.jobs.rules import Outcome
+from luthier.jobs.types import JobState, Line
 from luthier.notifications.types import Channel
 from luthier.seams import Reply
 
@@ -75,7 +78,7 @@ def test_a_job_tells_of_each_step_in_its_own_transaction(tmp_path):
         world.platform.close()
 
 
-def test_a_receiver_that_hangs_stalls_no_submit(tmp_path):
+def test_a_receiver_that_hangs_stalls_neither_submit_nor_the_queue(tmp_path):
     over = threading.Event()
     notifier = MemoryNotifier(lambda news, address: (over.wait(30), Reply(error="timeout"))[1])
     world = World(tmp_path / "data", notifiers=dict.fromkeys(Channel, notifier))
@@ -88,8 +91,12 @@ def test_a_receiver_that_hangs_stalls_no_submit(tmp_path):
         world.dataset  # noqa: B018  # made outside of what is measured
         began = time.monotonic()
         assert [world.submit().status_code for _ in range(10)] == [201] * 10
+        used = (world.platform.datasets, world.platform.registry)
+        queue = JobQueue(world.platform.database, world.platform.storage, world.platform.billing, used, world.platform.now)
+        (held,) = queue.claim("tests", Line(frozenset({"local-cpu"})))
+        queue.finish(held.fence, Ending(Outcome(JobState.FAILED, "test")))
         assert time.monotonic() - began < 10
-        assert notifier.told
+        assert {address for _, address in notifier.told} == {GOOD_URL, "https://hooks.slack.com/services/x"}
     finally:
         over.set()
         stop.set()
