@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import islice
+from itertools import compress, islice, tee
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from luthier.datasets.examples import Example, Pair, Prompt, Rated
@@ -43,23 +43,25 @@ class Lesson(Generic[R]):
 
 def of_examples(examples: Iterable[Example], renderer: Renderer, max_len: int | None) -> Iterator[Lesson[Example]]:
     """Rows that are cut to `max_len`; left out where then no token carries loss, or where they weigh nothing."""
-    for group in _groups(examples):
-        for example, rendered in zip(group, renderer.render_batch(group, max_len), strict=True):
+    for group, rendered_rows in _rendered(examples, renderer, max_len, lambda group: group):
+        for example, rendered in zip(group, rendered_rows, strict=True):
             why = _nothing_left(rendered) if rendered.weight else "The row has the weight 0."
             yield Lesson(example, (rendered,), why)
 
 
 def of_pairs(pairs: Iterable[Pair], renderer: Renderer, max_len: int | None) -> Iterator[Lesson[Pair]]:
     """Each answer with its prompt, cut to `max_len`; left out where then one lacks its answer."""
-    for group in _groups(pairs):
-        for pair, rendered in zip(group, renderer.render_pairs(group, max_len), strict=True):
+    from luthier.datasets.rendering import answers_of, paired
+
+    for group, answers in _rendered(pairs, renderer, max_len, answers_of):
+        for pair, rendered in zip(group, paired(answers), strict=True):
             yield Lesson(pair, tuple(rendered), _nothing_left(rendered.chosen) or _nothing_left(rendered.rejected))
 
 
 def of_rated(rated: Iterable[Rated], renderer: Renderer, max_len: int | None) -> Iterator[Lesson[Rated]]:
     """Rows that are cut to `max_len`; left out where then no token carries loss."""
-    for group in _groups(rated):
-        for each, rendered in zip(group, renderer.render_batch([one.example for one in group], max_len), strict=True):
+    for group, rendered_rows in _rendered(rated, renderer, max_len, lambda group: [one.example for one in group]):
+        for each, rendered in zip(group, rendered_rows, strict=True):
             yield Lesson(each, (rendered,), _nothing_left(rendered))
 
 
@@ -93,7 +95,7 @@ def positions(carries_loss: Sequence[bool]) -> list[int]:
     >>> positions([True, False, True])
     [1]
     """
-    return [at - 1 for at, carries in enumerate(carries_loss) if carries and at]
+    return list(compress(range(len(carries_loss) - 1), islice(carries_loss, 1, None)))
 
 
 def _nothing_left(rendered: Rendered) -> str | None:
@@ -101,6 +103,14 @@ def _nothing_left(rendered: Rendered) -> str | None:
         return None
     cut = f" within the first {len(rendered.ids)}" if rendered.truncated else ""
     return f"No token{cut} carries loss."
+
+
+def _rendered(
+    rows: Iterable[_T], renderer: Renderer, max_len: int | None, examples_of: Callable[[list[_T]], Sequence[Example]]
+) -> Iterator[tuple[list[_T], list[Rendered]]]:
+    """The rows in groups, each with its tokens."""
+    groups, known = tee(_groups(rows))
+    return zip(known, renderer.render_groups(map(examples_of, groups), max_len), strict=True)
 
 
 def _groups(rows: Iterable[_T]) -> Iterator[list[_T]]:

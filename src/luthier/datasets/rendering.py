@@ -10,8 +10,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn, cast
 
@@ -92,10 +94,38 @@ class Renderer:
 
     def render_batch(self, examples: Sequence[Example], max_len: int | None = None) -> list[Rendered]:
         """Tokens and loss masks of many rows, tokenised together on all cores. Raises: Invalid `template`."""
-        chats = [self._conversation(example) if example.prompt is None else None for example in examples]
-        together = iter(self._tokens.encode([chat.text for chat in chats if chat and not chat.mark]))
+        texts = self._texts(examples)
+        return self._rendered(examples, texts, self._tokens.encode(_unmarked(texts)), max_len)
+
+    def render_groups(self, groups: Iterable[Sequence[Example]], max_len: int | None = None) -> Iterator[list[Rendered]]:
+        """`render_batch` of each group. While one is tokenised, which needs no interpreter, the next is read and put into the
+        template, so what `groups` raises may come a group early. Raises: Invalid `template`."""
+        with ThreadPoolExecutor(1, "tokens") as aside:
+            waiting: Callable[[], list[Rendered]] | None = None
+            for examples in groups:
+                texts = self._texts(examples)
+                encoded = aside.submit(self._tokens.encode, _unmarked(texts))
+                if waiting is not None:
+                    yield waiting()
+                waiting = partial(self._when_encoded, examples, texts, encoded, max_len)
+            if waiting is not None:
+                yield waiting()
+
+    def _when_encoded(
+        self, examples: Sequence[Example], texts: Sequence[_Text | None], encoded: Future[list[Tokenised]], max_len: int | None
+    ) -> list[Rendered]:
+        return self._rendered(examples, texts, encoded.result(), max_len)
+
+    def _texts(self, examples: Sequence[Example]) -> list[_Text | None]:
+        """None for rows that go through no template."""
+        return [self._conversation(example) if example.prompt is None else None for example in examples]
+
+    def _rendered(
+        self, examples: Sequence[Example], texts: Sequence[_Text | None], encoded: Sequence[Tokenised], max_len: int | None
+    ) -> list[Rendered]:
+        together = iter(encoded)
         found: list[Rendered] = []
-        for example, chat in zip(examples, chats, strict=True):
+        for example, chat in zip(examples, texts, strict=True):
             if chat is None:
                 rendered = self._plain(example, max_len)
             else:
@@ -106,8 +136,7 @@ class Renderer:
 
     def render_pairs(self, pairs: Sequence[Pair], max_len: int | None = None) -> list[RenderedPair]:
         """Tokens and loss masks of both answers of each pair. Raises: Invalid `template`."""
-        both = iter(self.render_batch([example for pair in pairs for example in (pair.chosen, pair.rejected)], max_len))
-        return [RenderedPair(chosen, rejected) for chosen, rejected in zip(both, both, strict=True)]
+        return paired(self.render_batch(answers_of(pairs), max_len))
 
     def prompt_of(self, prompt: Prompt) -> list[int]:
         """Tokens up to where an answer to the prompt starts. Raises: Invalid `template`."""
@@ -212,6 +241,22 @@ class Renderer:
         ids.append(self.eos_id)
         loss = [False] * len(before) + [True] * (len(ids) - len(before))
         return _cut(ids, loss, max_len, special_text=self._spells_special([prompt, completion]))
+
+
+def answers_of(pairs: Iterable[Pair]) -> list[Example]:
+    """Chosen, rejected, chosen, rejected, ..."""
+    return [example for pair in pairs for example in (pair.chosen, pair.rejected)]
+
+
+def paired(rendered: Iterable[Rendered]) -> list[RenderedPair]:
+    """What was made of `answers_of`."""
+    both = iter(rendered)
+    return [RenderedPair(chosen, rejected) for chosen, rejected in zip(both, both, strict=True)]
+
+
+def _unmarked(texts: Iterable[_Text | None]) -> list[str]:
+    """What can be tokenised together."""
+    return [chat.text for chat in texts if chat and not chat.mark]
 
 
 def _masked(tokenised: Tokenised, chat: _Text, max_len: int | None) -> Rendered:

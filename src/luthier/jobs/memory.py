@@ -36,6 +36,8 @@ _ADAPTER_NUMBERS = 3
 """Each weight, its gradient, and the copy in the type of the pass."""
 _FLOAT = 4
 _ROW_BYTES, _TOKEN_BYTES = 32, 8
+_PROBED_ROWS, _PROBED_TOKENS = 6, 256
+"""Whose logits stand side by side when the adapter is checked in the end."""
 _GROUPED = 32
 """Questions that are answered together where a model is compared with its base."""
 _ANSWER_TOKENS = 48
@@ -62,7 +64,7 @@ def memory_of(wanted: Wanted) -> MemoryEstimate:
         "base_bytes": quantization.base_bytes(base, spec.train.quantization, width),
         "adapter_bytes": adapter * _FLOAT * _ADAPTER_NUMBERS,
         "optimizer_bytes": adapter * _FLOAT * 2,
-        "activation_bytes": max(_pass_bytes(wanted), _answers_bytes(wanted)),
+        "activation_bytes": max(_pass_bytes(wanted), _answers_bytes(wanted), _checks_bytes(wanted)),
         "logits_bytes": 0 if spec.method == "classifier" else _HEAD_ROWS * base.vocab * _FLOAT * _HEAD_NUMBERS,
         "rows_bytes": wanted.data.tokens * _TOKEN_BYTES + wanted.data.rows * _ROW_BYTES,
         "runtime_bytes": runtime,
@@ -144,6 +146,13 @@ def _answers_bytes(wanted: Wanted) -> int:
         asked, length = wanted.batch_size * spec.train.gradient_accumulation * spec.grpo.group_size, longest
     kept = asked * length * 2 * base.layers * base.kv_heads * base.head_dim * number_bytes(wanted)
     return kept + asked * base.vocab * _FLOAT * 2
+
+
+def _checks_bytes(wanted: Wanted) -> int:
+    """Logits of some rows, as the adapter gives them before and after it was saved."""
+    if wanted.spec.method == "classifier":
+        return 0
+    return _PROBED_ROWS * min(_PROBED_TOKENS, _answered(wanted).longest) * wanted.base.vocab * _FLOAT
 
 
 def _answered(wanted: Wanted) -> DataSize:

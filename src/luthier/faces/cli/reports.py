@@ -26,8 +26,24 @@ def estimate_text(estimate: Estimate) -> str:
     ]
     if note := estimate.get("basis_note"):
         lines.append(f"Basis    {note}")
+    lines += _learned(estimate)
     lines += [f"Warning  {warning}" for warning in estimate.get("warnings") or ()]
     return clean("\n".join([*lines, *(f"Advice   {advice}" for advice in estimate.get("advice") or ())]))
+
+
+def _learned(estimate: Estimate) -> list[str]:
+    """What earlier jobs and fit tests had to do with it."""
+    lines: list[str] = []
+    if test := estimate.get("fit_test"):
+        lines.append(f"Measured by the fit test {test.job_id} of this run: {'it fits' if test.fits else 'it does not fit'}")
+    if count := estimate.get("calibrated_by"):
+        lines.append(f"Learned  from what {count} earlier jobs took")
+    if error := estimate.get("earlier_error"):
+        time = f"time by {error.seconds_median:.0%} (at worst {error.seconds_worst:.0%})"
+        memory = error.get("memory_median")
+        and_memory = "" if memory is None else f", memory by {memory:.0%} (at worst {error.memory_worst:.0%})"
+        lines.append(f"Earlier  estimates of {error.jobs} jobs were off: {time}{and_memory}")
+    return lines
 
 
 def _amount(estimate: Estimate) -> str:
@@ -94,11 +110,13 @@ def state_word(job: Job) -> str:
 
 def dataset_text(dataset: Dataset) -> str:
     """One dataset with its report."""
+    arriving = dataset.get("arriving")
     text = pairs(
         [
             ("id", dataset.id),
             ("name", f"{dataset.name}@{dataset.version}"),
             ("state", dataset.state),
+            ("fetched", arriving and f"{size(arriving['bytes'])} of {size(arriving['total']) if arriving['total'] else '?'}"),
             ("size", size(dataset.bytes)),
             ("created", moment(dataset.created_at)),
         ]
