@@ -4,7 +4,8 @@
 
 A whole platform (`luthier up`, its supervisor, real trainers) estimates and trains each case, one after the other; memory is the
 most that the trainer's process held, time is what is billed. The larger base is random, in the shape of SmolLM2-135M, and has
-the tokenizer of luthier/tiny. What `--only tiny` and `--only 135m` find is recorded. `--bases` is a cache of base models to take luthier/tiny from; without it the first job builds it.
+the tokenizer of luthier/tiny. What `--only tiny` and `--only 135m` find is
+recorded. `--bases` is a cache of base models to take luthier/tiny from; without it the first job builds it.
 """
 
 from __future__ import annotations
@@ -47,7 +48,7 @@ class Case:
 
 
 def cases() -> Iterator[Case]:
-    """Each method, at several lengths, batches and gangs, on a base that costs nothing; the widest of them on one that is larger."""
+    """Each method, at several lengths, batches and gangs, on a base that costs nothing; some of them on a larger one."""
     some = {"max_steps": 24, "learning_rate": 2e-5}  # hardly anything: the cut rows teach never to end
     few = {**some, "max_steps": 3}
     grader = {"type": "string_check", "reference": "the", "operation": "ilike"}

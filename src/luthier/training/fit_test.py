@@ -24,6 +24,8 @@ from luthier.training.gang import Pass, Repeat, Work
 from luthier.training.method import Method
 
 _STEPS = 3
+_TIGHT = 0.9
+"""Others on the machine may need a tenth."""
 
 
 @dataclass(frozen=True)
@@ -103,8 +105,8 @@ def _smallest_that_fits(run: Run, made: Trained, method: Method) -> Work[_Measur
                 raise AttemptFailed(
                     "out_of_memory",
                     f"Not even the longest row alone ({len(units[0][0].ids)} tokens) fits into memory.",
-                    "Lower `train.max_seq_len`, use `train.precision: bf16` or `train.quantization: 8bit`, a smaller base or a "
-                    "larger machine.",
+                    "Lower `train.max_seq_len` or `lora.rank`, use `train.precision: bf16` or `train.quantization: 8bit`, a "
+                    "smaller base or a larger machine.",
                 ) from None
             limits = PassLimits(max(1, min(limits.rows, len(units)) // 2), limits.tokens)
 
@@ -126,7 +128,9 @@ def _measured(run: Run, made: Trained, packs: Sequence[Packed], limits: PassLimi
 
 def _fit(made: Trained, found: _Measured, available: int) -> Fit:
     fixed = made.plan.fixed
-    advice: list[str] = []
+    peak, advice = machine.peak_bytes(fixed.device), list[str]()
+    if peak > _TIGHT * available:
+        advice.append("Little room is left: a lower `train.batch_size` or `train.max_seq_len` makes more.")
     if found.passes > 1:
         advice.append(f"A step goes through in {found.passes} parts; that costs no quality.")
     if fixed.recompute or found.twice:
@@ -139,7 +143,7 @@ def _fit(made: Trained, found: _Measured, available: int) -> Fit:
         step_seconds=round(found.seconds, 4),
         tokens_per_second=round(found.tokens / found.seconds, 1),
         total_seconds=round(found.seconds * made.plan.total_steps, 1),
-        peak_memory_bytes=machine.peak_bytes(fixed.device),
+        peak_memory_bytes=peak,
         available_memory_bytes=available,
         engine=fixed.engine,
         recompute=fixed.recompute or found.twice,

@@ -130,6 +130,17 @@ def test_follow_ends_with_1_for_a_job_that_failed_and_says_why(fake, terminal):
     assert (ended.json["job"]["state"], ended.json["estimate"]["steps"]) == ("failed", 40)
 
 
+def test_an_estimate_says_how_far_off_earlier_ones_were(fake, terminal):
+    error = {"jobs": 4, "seconds_median": 0.18, "seconds_worst": 0.6, "memory_median": 0.04, "memory_worst": 0.09}
+    test = {"job_id": JOB, "fits": False, "memory_bytes": None, "tokens_per_second": None}
+    told = {**ESTIMATE, "calibrated_by": 4, "earlier_error": error, "fit_test": test}
+    fake.say("POST /api/jobs/estimate", as_json(told))
+    ended = terminal("tune", "estimate", "--model", "m", "--dataset", DATASET)
+    assert "from what 4 earlier jobs took" in ended.out
+    assert "time by 18% (at worst 60%), memory by 4% (at worst 9%)" in ended.out
+    assert f"fit test {JOB} of this run: it does not fit" in ended.out
+
+
 def test_what_does_not_fit_is_said_before_and_after_the_server_refuses_it(fake, terminal):
     started(fake)
     fake.say("POST /api/jobs/estimate", as_json({**ESTIMATE, "fits": False, "advice": ["Halve batch_size."]}))

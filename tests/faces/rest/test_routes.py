@@ -120,6 +120,14 @@ def test_a_cut_stream_goes_on_after_the_last_event_id(world):
     assert world.ask("GET", f"/api/jobs/{job}/events", headers={**headers, "last-event-id": "x"}).status_code == 400
 
 
+def test_a_jobs_estimate_is_kept_for_whoever_asks_how_good_it_was(world):
+    submitted = world.ask("POST", "/api/jobs", json=world.spec()).json()
+    kept = world.ask("GET", f"/api/jobs/{submitted['job']['id']}/estimate")
+    assert (kept.status_code, kept.json()) == (200, submitted["estimate"])
+    assert kept.json()["measured"] is None
+    assert world.ask("GET", "/api/jobs/job_00000000000000000000000000/estimate").status_code == 404
+
+
 def test_the_log_is_text_and_may_be_cut(world):
     job = world.job()
     name = f"users/{world.actor.tenant_id}/jobs/{job}/attempts/1/job.log"

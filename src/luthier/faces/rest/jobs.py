@@ -138,6 +138,12 @@ def show(job_id: JobId, actor: CurrentActor, platform: CurrentPlatform, request:
     return tagged(request, platform.jobs.get(actor, job_id))
 
 
+@routes.get("/{job_id}/estimate", responses=_ONE)
+def submitted_estimate(job_id: JobId, actor: CurrentActor, platform: CurrentPlatform) -> Estimate:
+    """What the run was expected to take when it was submitted, and what it took (`measured`), once it has ended."""
+    return platform.jobs.submitted_estimate(actor, job_id)
+
+
 @routes.delete("/{job_id}", status_code=204, responses=problems(NotFound, Gone, WrongState))
 def delete(job_id: JobId, actor: CurrentActor, platform: CurrentPlatform) -> None:
     """Remove a finished run and its files; what it cost stays in the ledger."""

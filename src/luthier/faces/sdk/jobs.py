@@ -34,6 +34,10 @@ class AsyncJobs:
         """What the run would take: memory, minutes, dollars. Reserves nothing."""
         return Estimate(await self._transport.json(Call("POST", "/api/jobs/estimate", body=_body(spec), again=True)))
 
+    async def estimated(self, job_id: str) -> Estimate:
+        """What a job was expected to take when it was submitted; `measured` says what it took, once it has ended."""
+        return Estimate(await self._transport.json(Call("GET", f"{_path(job_id)}/estimate")))
+
     async def submit(self, spec: Spec, *, idempotency_key: str | None = None) -> Submitted:
         """Queue a run and return at once. Retries carry one Idempotency-Key, so a lost answer never makes a second job."""
         headers = {"idempotency-key": idempotency_key or str(uuid.uuid4())}
