@@ -161,6 +161,19 @@ class Generation:
     top_p: float = 1.0
     seed: int | None = None
     stop_ids: tuple[int, ...] = ()
+    logprobs: int | None = None
+    """Tell how likely each token was, and how likely so many others were."""
+    json_schema: str | None = None
+    """The answer is JSON of this schema, given as text; `{}` is any JSON."""
+
+
+@dataclass(frozen=True)
+class Likely:
+    """How likely a token was, in nats, and the likeliest at its place."""
+
+    token_id: int
+    logprob: float
+    top: tuple[tuple[int, float], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -169,6 +182,8 @@ class Piece:
 
     token_ids: tuple[int, ...]
     finish_reason: str | None = None
+    likely: tuple[Likely, ...] = ()
+    """Of these tokens, where it was asked for."""
 
 
 class InferenceEngine(Protocol):

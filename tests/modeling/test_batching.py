@@ -1,13 +1,23 @@
 """Rows that join and leave a batch, each with its own adapter: every answer is the one it would get alone."""
 
+import json
+from pathlib import Path
+
 import pytest
 import torch
+from transformers import AutoConfig, AutoModelForCausalLM
 
+import luthier
+from luthier.datasets.rendering import Renderer
+from luthier.errors import FieldInvalid
 from luthier.modeling.batching import Batch, Member
 from luthier.modeling.generate import Row, generate
+from luthier.modeling.grammar import JsonGuide
+from luthier.modeling.load import frozen
 from luthier.modeling.lora import new_adapter
 from luthier.modeling.types import LoraShape, Sampling
 
+TINY = Path(luthier.__file__).parent / "bases" / "tiny"
 KINDS = ["llama", "qwen2", "gpt_neox", "mistral", "gemma2"]
 PROMPTS = [[5, 6, 7], [9] * 20, [3], [11, 12, 13, 14, 15, 16, 17], [8, 4]]
 
@@ -117,3 +127,35 @@ def test_log_probabilities_are_told_with_the_likeliest_others(random_base):
         logp_V = torch.log_softmax(base.model(input_ids=torch.tensor([[5, 6]])).logits[0, -1].float(), 0)
     assert token.logp == pytest.approx(float(logp_V.max()), abs=1e-5)
     assert [place for place, _ in token.top] == logp_V.topk(3).indices.tolist()
+
+
+def test_an_answer_follows_its_schema_beside_one_that_is_free(tmp_path):
+    base = tiny_base(tmp_path)
+    schema = json.dumps({"enum": ["yes", "no", "not sure"]})
+    stop_ids = Renderer.load(TINY).stop_ids
+    sampling = Sampling(60, temperature=1.0, seed=1, stop_ids=stop_ids)
+    guided, free = Row(0, [5, 6, 7], sampling, base), Row(0, [5, 6, 7], sampling, base)
+    guided.guide = JsonGuide(TINY / "tokenizer.json", stop_ids, schema, base.vocab)
+    batch = Batch(base)
+    batch.add(Member("guided", guided, None))
+    batch.add(Member("free", free, None))
+    said = {"guided": [], "free": []}
+    while len(batch):
+        for key, token in (batch.read() if batch.reads_for else []) + (batch.decode() if batch.decodes_for else []):
+            said[key] += [] if token.id is None else [token.id]
+    assert json.loads(Renderer.load(TINY).decode(said["guided"])) in {"yes", "no", "not sure"}
+    assert said["free"] == list(generate(base, [[5, 6, 7]], sampling)[0].token_ids)
+
+
+def test_a_schema_that_cannot_be_followed_is_refused():
+    with pytest.raises(FieldInvalid, match="cannot be followed"):
+        JsonGuide(TINY / "tokenizer.json", {2}, '{"type": "nonsense"}', 2048)
+    with pytest.raises(FieldInvalid, match="characters"):
+        JsonGuide(TINY / "tokenizer.json", {2}, '{"title": "%s"}' % ("x" * 70_000), 2048)
+
+
+def tiny_base(folder):
+    """A random model with the shipped tokenizer's vocabulary."""
+    torch.manual_seed(3)
+    config = AutoConfig.from_pretrained(TINY)
+    return frozen(AutoModelForCausalLM.from_config(config), torch.device("cpu"))

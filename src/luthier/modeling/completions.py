@@ -48,10 +48,13 @@ class CompletionRequest(BaseModel):
     seed: int | None = None
     stop_token_ids: list[int] = []
     stream: bool = False
+    logprobs: int | None = Field(default=None, ge=0, le=20)
+    guided_json: str | None = None
 
     @property
     def sampling(self) -> Sampling:
-        return Sampling(self.max_tokens, self.temperature, self.top_p, self.seed, frozenset(self.stop_token_ids))
+        stop_ids, told = frozenset(self.stop_token_ids), self.logprobs is not None
+        return Sampling(self.max_tokens, self.temperature, self.top_p, self.seed, stop_ids, told, self.logprobs or 0)
 
 
 class LoadRequest(BaseModel):
@@ -112,7 +115,7 @@ class Engine:
         self._asked_at = time.monotonic()
         asked = CompletionRequest.model_validate_json(await request.body())
         events, tell = _mailbox()
-        ask = Ask(asked.model, tuple(asked.prompt), asked.sampling, tell)
+        ask = Ask(asked.model, tuple(asked.prompt), asked.sampling, tell, asked.guided_json)
         self._turns.submit(ask)
         tokens = _tokens(request, events, ask.left)
         # The first token before the status line: what is wrong with a request is not told in a 200.
@@ -196,7 +199,10 @@ def _choice(tokens: list[Token]) -> dict[str, Any]:
     # No text: whoever sent token ids has the tokenizer.
     ids = [token.id for token in tokens if token.id is not None]
     finish = tokens[-1].finish_reason if tokens else None
-    return {"index": 0, "text": "", "token_ids": ids, "logprobs": None, "finish_reason": finish}
+    told = [
+        {"id": each.id, "logprob": each.logp, "top": each.top} for each in tokens if each.id is not None and each.logp is not None
+    ]
+    return {"index": 0, "text": "", "token_ids": ids, "logprobs": told or None, "finish_reason": finish}
 
 
 def _error_body(error: LuthierError) -> dict[str, Any]:

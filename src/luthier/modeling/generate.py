@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import random
 import secrets
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -60,15 +61,24 @@ def _completion(tokens: Sequence[Token]) -> Completion:
 def drawn(row: Row, logits_V: Tensor) -> tuple[Token, int]:
     """The next token of a row, and its id also where it ends the answer."""
     sampling = row.sampling
-    if row.allows is not None:
-        logits_V = row.allows(logits_V)
+    if row.guide is not None:
+        logits_V = row.guide.allowed(logits_V)
     token_id = row.pick(logits_V) if sampling.temperature > 0 else int(logits_V.argmax())
+    if row.guide is not None:
+        row.guide.took(token_id)
     if not sampling.logps:
         return row.take(token_id, None), token_id
     logp_V = torch.log_softmax(logits_V.float() / (sampling.temperature or 1.0), dim=0)
     best = logp_V.topk(sampling.top_logps) if sampling.top_logps else None
     top = () if best is None else tuple(zip(best.indices.tolist(), best.values.tolist(), strict=True))
     return replace(row.take(token_id, float(logp_V[token_id])), top=top), token_id
+
+
+class Guide(Protocol):
+    """What may come next in an answer that has a form."""
+
+    def allowed(self, logits_V: Tensor) -> Tensor: ...
+    def took(self, token_id: int) -> None: ...
 
 
 class Row:
@@ -86,8 +96,7 @@ class Row:
         seed = secrets.randbits(64) if sampling.seed is None else sampling.seed
         # Python's generator: the same draws on every device.
         self._random = random.Random(f"{seed}/{number}")
-        self.allows: Callable[[Tensor], Tensor] | None = None
-        """Logits in, logits out, with what must not come next at minus infinity."""
+        self.guide: Guide | None = None
 
     def pick(self, logits_V: Tensor) -> int:
         """Draw from the most likely tokens that together hold `top_p` of the probability."""

@@ -74,6 +74,10 @@ class Models:
         shelf.adapters.move_to_end(name)
         return shelf.base, shelf.adapters[name]
 
+    def folder_of(self, name: str) -> Path:
+        """Where the base of a loaded model lies."""
+        return self._sources[name][0]
+
     def _listed(self) -> Iterator[tuple[str, str | None]]:
         for shelf in self._shelves.values():
             bare = next((name for name, adapter in shelf.adapters.items() if adapter is None), None)

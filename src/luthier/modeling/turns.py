@@ -15,6 +15,7 @@ import torch
 from luthier.errors import EngineUnavailable, FieldInvalid, LuthierError, TooMany
 from luthier.modeling.batching import Batch, Member
 from luthier.modeling.generate import Row, Token
+from luthier.modeling.grammar import JsonGuide
 from luthier.modeling.load import LoadedBase
 from luthier.modeling.models import Models
 from luthier.modeling.types import Sampling
@@ -35,6 +36,8 @@ class Ask:
     prompt: tuple[int, ...]
     sampling: Sampling
     tell: Callable[[Event], None]
+    json_schema: str | None = None
+    """The answer is JSON of this schema."""
     left: threading.Event = field(default_factory=threading.Event)
     """Set by whoever asked, when the answer is no longer wanted."""
 
@@ -108,6 +111,9 @@ class Turns:
     def _begin(self, ask: Ask) -> None:
         base, adapter = self._models.get(ask.model)
         row = Row(0, ask.prompt, ask.sampling, base)
+        if ask.json_schema is not None:
+            tokenizer = self._models.folder_of(ask.model) / "tokenizer.json"
+            row.guide = JsonGuide(tokenizer, ask.sampling.stop_ids, ask.json_schema, base.vocab)
         if row.left < 1:
             ask.tell(Token(None, "length"))
             return

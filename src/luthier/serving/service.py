@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +11,7 @@ from typing import Any
 from luthier.accounts.types import Actor
 from luthier.bases.service import Bases
 from luthier.bases.types import Base
-from luthier.datasets.decoding import TextStream
+from luthier.datasets.decoding import StopTexts, TextStream
 from luthier.datasets.renderers import Renderers
 from luthier.datasets.rendering import Renderer
 from luthier.errors import (
@@ -24,8 +24,8 @@ from luthier.errors import (
     RenderingDiffers,
 )
 from luthier.registry.service import Registry
-from luthier.seams import Generation, InferenceEngine, Piece, ServedModel
-from luthier.serving.types import ChatAnswer, ChatDelta, ChatRequest, FinishReason
+from luthier.seams import Generation, InferenceEngine, Likely, Piece, ServedModel
+from luthier.serving.types import ChatAnswer, ChatDelta, ChatRequest, FinishReason, TokenLikelihood
 
 
 @dataclass(frozen=True)
@@ -35,6 +35,7 @@ class _Ready:
     model: ServedModel
     renderer: Renderer
     generation: Generation
+    stop: tuple[str, ...]
 
 
 class Serving:
@@ -91,8 +92,10 @@ class Serving:
             seed=request.seed,
             # The base's too: its generation_config.json, which may name more, does not travel with an adapter.
             stop_ids=tuple(sorted(renderer.stop_ids | self._renderers.of(model.base_folder).stop_ids)),
+            logprobs=request.logprobs,
+            json_schema=request.json_schema,
         )
-        return _Ready(model, renderer, generation)
+        return _Ready(model, renderer, generation, request.stop)
 
     def _found(self, actor: Actor, ref: str) -> tuple[ServedModel, Base, Path, str | None]:
         """What a reference means, where its tokenizer lies, and the rendering that it was trained with.
@@ -132,7 +135,7 @@ class Serving:
 
     def _deltas(self, ready: _Ready) -> Generator[ChatDelta]:
         """First an empty delta, once the engine has begun; then the answer."""
-        text, count = TextStream(ready.renderer.decode), 0
+        text, stops, count = TextStream(ready.renderer.decode), StopTexts(ready.stop), 0
         facts: dict[str, Any] = {"model": ready.model.id, "prompt_tokens": len(ready.generation.prompt_ids)}
         finish: FinishReason = "stop"
         with ExitStack() as held:
@@ -142,14 +145,24 @@ class Serving:
             yield ChatDelta(**facts)
             while piece is not None:
                 count += len(piece.token_ids)
-                shown = text.push(piece.token_ids)
-                if shown:
-                    yield ChatDelta(text=shown, completion_tokens=count, **facts)
+                shown, likely = stops.push(text.push(piece.token_ids)), _told(ready.renderer, piece.likely)
+                if shown or likely:
+                    yield ChatDelta(text=shown, completion_tokens=count, likely=likely, **facts)
+                if stops.found:
+                    break
                 if piece.finish_reason is not None:
                     finish = "length" if piece.finish_reason == "length" else "stop"
                     break
                 piece = next(pieces, None)
-        yield ChatDelta(text=text.rest(), finish_reason=finish, completion_tokens=count, **facts)
+        yield ChatDelta(text=stops.push(text.rest()) + stops.rest(), finish_reason=finish, completion_tokens=count, **facts)
+
+
+def _told(renderer: Renderer, likely: Sequence[Likely]) -> tuple[TokenLikelihood, ...]:
+    def one(token_id: int, logprob: float, top: tuple[TokenLikelihood, ...] = ()) -> TokenLikelihood:
+        text = renderer.decode([token_id])
+        return TokenLikelihood(text=text, bytes=tuple(text.encode()), logprob=logprob, top=top)
+
+    return tuple(one(each.token_id, each.logprob, tuple(one(*other) for other in each.top)) for each in likely)
 
 
 def _explained(pieces: Iterator[Piece]) -> Generator[Piece]:

@@ -31,9 +31,27 @@ class ChatRequest(Frozen):
     temperature: float = Field(default=0.0, ge=0, le=2, description="0 takes the most likely token each time.")
     top_p: float = Field(default=1.0, gt=0, le=1)
     seed: Whole | None = Field(default=None, ge=0, le=2**63 - 1)
+    stop: Annotated[tuple[Annotated[Text, Field(min_length=1, max_length=256)], ...], Field(max_length=16, strict=False)] = Field(
+        default=(), description="Texts before which an answer ends."
+    )
+    logprobs: Whole | None = Field(
+        default=None, ge=0, le=20, description="Tell how likely each token was, and so many of the likeliest beside it."
+    )
+    json_schema: Annotated[Text | None, Field(max_length=65_536)] = Field(
+        default=None, description="The answer is JSON of this schema, given as text; `{}` is any JSON."
+    )
 
 
 FinishReason = Literal["stop", "length"]
+
+
+class TokenLikelihood(Frozen):
+    """A token's text and how likely it was, in nats."""
+
+    text: str
+    bytes: tuple[int, ...]
+    logprob: float
+    top: tuple[TokenLikelihood, ...] = ()
 
 
 class ChatDelta(Frozen):
@@ -43,6 +61,7 @@ class ChatDelta(Frozen):
     finish_reason: FinishReason | None = None
     prompt_tokens: int = 0
     completion_tokens: int = 0
+    likely: tuple[TokenLikelihood, ...] = Field(default=(), description="Of the tokens behind this text, where asked for.")
     model: str = Field(description="The exact version that answers: a model id, or a base id.")
 
 

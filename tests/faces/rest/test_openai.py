@@ -3,33 +3,74 @@
 import json
 import threading
 import time
+from contextlib import contextmanager
+from pathlib import Path
 
 import openai
 import pytest
 import uvicorn
+from tests.faces.rest.conftest import World
 
+import luthier
+from luthier.datasets.rendering import Renderer
 from luthier.faces.rest.openai.requests import JobCreate
 from luthier.faces.rest.openai.routes import unread
 from luthier.jobs.directory import Event
+from luthier.seams import Likely, Piece
+
+TINY_FOLDER = Path(luthier.__file__).parent / "bases" / "tiny"
 
 
-@pytest.fixture
-def sdk(world):
-    """The official client, strict about what it reads."""
-    config = uvicorn.Config(world.app, port=0, log_level="warning", lifespan="off")
-    server = uvicorn.Server(config)
+class Scripted:
+    """An engine that says one text, with made-up likelihoods where they are asked for."""
+
+    def __init__(self, text):
+        self.text = text
+        self.asked = []
+
+    def generate(self, model, request):
+        self.asked.append(request)
+        for token in Renderer.load(TINY_FOLDER)._tokens.as_text(self.text).ids:
+            told = () if request.logprobs is None else (Likely(token, -0.5, ((token, -0.5), (5, -2.0))[: request.logprobs]),)
+            yield Piece((token,), None, told)
+        yield Piece((), "stop")
+
+    def state(self):
+        return {"state": "ready", "models": []}
+
+    def close(self):
+        pass
+
+
+@contextmanager
+def client_of(world):
+    """The official client, strict about what it reads, over a real socket."""
+    server = uvicorn.Server(uvicorn.Config(world.app, port=0, log_level="warning", lifespan="off"))
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
     while not server.started:
         time.sleep(0.005)
     port = server.servers[0].sockets[0].getsockname()[1]
-    client = openai.OpenAI(
-        base_url=f"http://127.0.0.1:{port}/v1", api_key=world.key, max_retries=0, _strict_response_validation=True
-    )
-    yield client
-    client.close()
+    url = f"http://127.0.0.1:{port}/v1"
+    with openai.OpenAI(base_url=url, api_key=world.key, max_retries=0, _strict_response_validation=True) as client:
+        yield client
     server.should_exit = True
     thread.join(5)
+
+
+@contextmanager
+def served(tmp_path, engine):
+    world = World(tmp_path / "data", engine)
+    world.build_base()
+    with client_of(world) as client:
+        yield world, client
+    world.platform.close()
+
+
+@pytest.fixture
+def sdk(world):
+    with client_of(world) as client:
+        yield client
 
 
 def rows(count=12):
@@ -183,6 +224,93 @@ def test_events_come_newest_first_in_pages(world, sdk):
     assert [event.id for event in events] == [f"ftevent-1-{n}" for n in (5, 4, 3, 2, 1, 0)]
     assert (events[0].level, events[0].type, events[0].message) == ("warn", "message", "slow disk")
     assert (events[1].type, events[1].data) == ("metrics", {"step": 4, "loss": 0.4})
+
+
+def asked(sdk, **more):
+    return sdk.chat.completions.create(model="luthier/tiny", messages=[{"role": "user", "content": "abc"}], **more)
+
+
+def test_a_chat_is_answered_whole_with_its_usage(world, sdk):
+    world.build_base()
+    answer = asked(sdk, max_tokens=3, temperature=0)
+    choice = answer.choices[0]
+    assert choice.message.role == "assistant"
+    assert (choice.finish_reason, answer.usage.completion_tokens, answer.model) == ("length", 3, "luthier/tiny")
+    assert answer.usage.total_tokens == answer.usage.prompt_tokens + 3
+
+
+def test_a_stream_says_the_same_piece_by_piece(world, sdk):
+    world.build_base()
+    whole = asked(sdk, max_tokens=3).choices[0].message.content
+    chunks = list(asked(sdk, max_tokens=3, stream=True, stream_options={"include_usage": True}))
+    said = "".join(chunk.choices[0].delta.content or "" for chunk in chunks if chunk.choices)
+    assert said == whole
+    assert chunks[0].choices[0].delta.role == "assistant"
+    assert [chunk.choices[0].finish_reason for chunk in chunks if chunk.choices][-1] == "length"
+    assert (chunks[-1].choices, chunks[-1].usage.completion_tokens) == ([], 3)
+
+
+def test_several_answers_come_with_their_numbers(world, sdk):
+    world.build_base()
+    answer = asked(sdk, n=3, max_tokens=3)
+    assert [choice.index for choice in answer.choices] == [0, 1, 2]
+    assert answer.usage.completion_tokens == 9
+    chunks = list(asked(sdk, n=2, max_tokens=4, stream=True))
+    assert {choice.index for chunk in chunks for choice in chunk.choices} == {0, 1}
+
+
+def test_an_answer_ends_before_a_stop_text(world, sdk):
+    world.build_base()
+    whole = asked(sdk, max_tokens=30).choices[0].message.content
+    stop = whole[4:7]
+    choice = asked(sdk, max_tokens=30, stop=[stop]).choices[0]
+    assert (choice.message.content, choice.finish_reason) == (whole[: whole.index(stop)], "stop")
+
+
+def test_calls_of_tools_are_taken_out_of_the_text(tmp_path):
+    engine = Scripted('Let me see.<tool_call>{"name": "now", "arguments": {"zone": "UTC"}}</tool_call>')
+    with served(tmp_path, engine) as (_, sdk):
+        tool = {"type": "function", "function": {"name": "now", "parameters": {"type": "object"}}}
+        choice = asked(sdk, tools=[tool]).choices[0]
+        assert (choice.finish_reason, choice.message.content) == ("tool_calls", "Let me see.")
+        assert (choice.message.tool_calls[0].function.name, choice.message.tool_calls[0].type) == ("now", "function")
+        assert json.loads(choice.message.tool_calls[0].function.arguments) == {"zone": "UTC"}
+        chunks = list(asked(sdk, tools=[tool], stream=True))
+        assert chunks[-1].choices[0].delta.tool_calls[0].function.name == "now"
+
+
+def test_log_probabilities_and_a_schema_reach_the_engine(tmp_path):
+    engine = Scripted("yes")
+    with served(tmp_path, engine) as (_, sdk):
+        schema = {"type": "object", "properties": {"a": {"type": "integer"}}}
+        form = {"type": "json_schema", "json_schema": {"name": "x", "schema": schema}}
+        answer = asked(sdk, logprobs=True, top_logprobs=2, response_format=form)
+        told = answer.choices[0].logprobs.content
+        assert "".join(each.token for each in told) == "yes"
+        assert len(told[0].top_logprobs) == 2
+        assert json.loads(engine.asked[-1].json_schema) == schema
+
+
+@pytest.mark.parametrize(
+    ("wrong", "param"),
+    [
+        ({"max_tokens": 0}, "max_tokens"),
+        ({"temperature": 100}, "temperature"),
+        ({"top_p": 2}, "top_p"),
+        ({"n": 1000}, "n"),
+        ({"stop": ["x"] * 1000}, "stop"),
+        ({"messages": []}, "messages"),
+        (
+            {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "http://169.254.169.254"}}]}]},
+            "messages",
+        ),
+    ],
+)
+def test_what_cannot_be_asked_is_refused_with_its_field(world, sdk, wrong, param):
+    body = {"model": "luthier/tiny", "messages": [{"role": "user", "content": "x"}], **wrong}
+    with pytest.raises(openai.BadRequestError) as refused:
+        sdk.chat.completions.create(**body)
+    assert refused.value.param == param
 
 
 def test_tuned_models_are_listed_by_their_name_and_found_by_it(world, sdk):

@@ -22,7 +22,7 @@ from luthier.errors import (
     NotFound,
     TooMany,
 )
-from luthier.seams import Generation, Piece, ServedModel
+from luthier.seams import Generation, Likely, Piece, ServedModel
 
 _BY_CODE: dict[str, type[LuthierError]] = {
     kind.code: kind for kind in (ArtifactCorrupt, BaseUnavailable, FieldInvalid, ModelNotAllowed, NotFound)
@@ -132,6 +132,8 @@ def _answer(child: Child, model: ServedModel, request: Generation) -> Generator[
         "top_p": request.top_p,
         "seed": request.seed,
         "stop_token_ids": list(request.stop_ids),
+        "logprobs": request.logprobs,
+        "guided_json": request.json_schema,
         "stream": True,
     }
     with child.client.stream("POST", "/v1/completions", json=body) as response:
@@ -149,7 +151,9 @@ def _piece(event: dict[str, Any]) -> Piece:
     if "error" in event:
         raise _error(event["error"])
     choice = event["choices"][0]
-    return Piece(tuple(choice["token_ids"]), choice["finish_reason"])
+    told = choice.get("logprobs") or ()
+    likely = tuple(Likely(each["id"], each["logprob"], tuple((i, logp) for i, logp in each["top"])) for each in told)
+    return Piece(tuple(choice["token_ids"]), choice["finish_reason"], likely)
 
 
 def _refuse(response: httpx.Response) -> None:

@@ -19,6 +19,7 @@ from luthier.faces.rest import (
     tus,
     webhooks,
 )
+from luthier.faces.rest.openai import chat as openai_chat
 from luthier.faces.rest.openai import files as openai_files
 from luthier.faces.rest.openai import jobs as openai_jobs
 from luthier.faces.rest.openai import models as openai_models
@@ -39,6 +40,7 @@ ROUTERS = (
     hooks.routes,
     webhooks.routes,
     seed_paths.routes,
+    openai_chat.routes,
     openai_files.routes,
     openai_jobs.routes,
     openai_models.routes,

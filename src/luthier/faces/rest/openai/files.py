@@ -69,7 +69,7 @@ def content(file_id: DatasetId, actor: CurrentActor, platform: CurrentPlatform, 
     """The bytes as they were uploaded, or one range of them."""
     dataset = platform.datasets.get(actor, file_id)
     opened = platform.datasets.open(actor, file_id)
-    return file_answer(request, opened, size=dataset.bytes, name=dataset.name, tag=dataset.sha256)
+    return file_answer(request, opened, size=dataset.bytes, name=dataset.name, tag=dataset.sha256 or dataset.id)
 
 
 @routes.delete("/files/{file_id}", responses=refusals(NotFound, Gone, InUse))

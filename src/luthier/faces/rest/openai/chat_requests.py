@@ -1,0 +1,134 @@
+"""What is asked at /v1/chat/completions and /v1/completions, and the questions that it means."""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+
+from luthier.errors import FieldInvalid
+from luthier.faces.rest.openai.routes import Lenient
+from luthier.serving.types import ChatMessage, ChatRequest
+from luthier.values import Text, Whole
+
+_DEFAULT_MOST = 1024
+_MOST_ANSWERS = 16
+_SEED_STEP = 1_000_003
+
+
+class Part(Lenient):
+    """A part of a message. Only text is read here."""
+
+    type: str
+    text: Text | None = None
+
+
+class Message(Lenient):
+    """A turn."""
+
+    role: Literal["system", "developer", "user", "assistant", "tool"]
+    content: Text | Annotated[list[Part], Field(max_length=1000)] | None = None
+    name: Annotated[Text | None, Field(max_length=256)] = None
+    tool_calls: list[dict[str, Any]] | None = None
+    tool_call_id: Annotated[Text | None, Field(max_length=256)] = None
+
+
+class JsonSchemaFormat(Lenient):
+    """The schema that an answer follows."""
+
+    name: str = "answer"
+    json_schema: dict[str, Any] | None = Field(default=None, alias="schema")
+
+
+class ResponseFormat(Lenient):
+    """Free text, any JSON object, or JSON of a schema."""
+
+    type: Literal["text", "json_object", "json_schema"] = "text"
+    json_schema: JsonSchemaFormat | None = None
+
+    @property
+    def schema_text(self) -> str | None:
+        """As the engine takes it."""
+        if self.type == "json_object":
+            return '{"type": "object"}'
+        return json.dumps((self.json_schema and self.json_schema.json_schema) or {}) if self.type == "json_schema" else None
+
+
+class StreamOptions(Lenient):
+    include_usage: bool = False
+
+
+class Sampling(Lenient):
+    """How tokens are chosen, and how many answers there are."""
+
+    model: Annotated[str, Field(min_length=1, max_length=300)]
+    temperature: float | None = Field(default=None, ge=0, le=2, description="1 where it is left out, as at OpenAI.")
+    top_p: float | None = Field(default=None, gt=0, le=1)
+    seed: Annotated[Whole, Field(ge=0, le=2**31)] | None = None
+    n: Annotated[Whole, Field(ge=1, le=_MOST_ANSWERS)] | None = None
+    stop: Text | Annotated[list[Text], Field(max_length=16)] | None = None
+    stream: bool | None = None
+    stream_options: StreamOptions | None = None
+
+    @property
+    def answers(self) -> int:
+        return self.n or 1
+
+    @property
+    def usage_in_stream(self) -> bool:
+        return self.stream_options is not None and self.stream_options.include_usage
+
+    def _chosen(self, number: int) -> dict[str, Any]:
+        """The fields of a question that say how its tokens are chosen; each of several answers draws by itself."""
+        stops = [self.stop] if isinstance(self.stop, str) else self.stop or []
+        return {
+            "model": self.model,
+            "temperature": 1.0 if self.temperature is None else self.temperature,
+            "top_p": self.top_p or 1.0,
+            "seed": None if self.seed is None else self.seed + number * _SEED_STEP,
+            "stop": tuple(each for each in stops if each),
+        }
+
+
+class ChatCreate(Sampling):
+    """A conversation to answer."""
+
+    messages: Annotated[list[Message], Field(min_length=1, max_length=1000)]
+    max_tokens: Annotated[Whole, Field(ge=1, le=131_072)] | None = None
+    max_completion_tokens: Annotated[Whole, Field(ge=1, le=131_072)] | None = None
+    logprobs: bool | None = None
+    top_logprobs: Annotated[Whole, Field(ge=0, le=20)] | None = None
+    tools: Annotated[list[dict[str, Any]], Field(max_length=128)] | None = None
+    tool_choice: Literal["none", "auto"] | None = None
+    response_format: ResponseFormat | None = None
+
+    def question(self, number: int = 0) -> ChatRequest:
+        """The question behind answer `number`. Raises: FieldInvalid."""
+        return ChatRequest(
+            **self._chosen(number),
+            messages=tuple(_message(message) for message in self.messages),
+            tools=None if self.tool_choice == "none" or not self.tools else tuple(self.tools),
+            max_tokens=self.max_completion_tokens or self.max_tokens or _DEFAULT_MOST,
+            logprobs=(self.top_logprobs or 0) if self.logprobs else None,
+            json_schema=self.response_format.schema_text if self.response_format else None,
+        )
+
+
+def _message(message: Message) -> ChatMessage:
+    return ChatMessage(
+        role="system" if message.role == "developer" else message.role,
+        content=_text(message.content) if isinstance(message.content, list) else message.content,
+        name=message.name,
+        tool_calls=tuple(message.tool_calls) if message.tool_calls else None,
+        tool_call_id=message.tool_call_id,
+    )
+
+
+def _text(parts: list[Part]) -> str:
+    other = next((part.type for part in parts if part.type != "text"), None)
+    if other is not None:
+        raise FieldInvalid(
+            "A message has a part that is no text; the models here read text.", hint="Send text parts only.", param="messages"
+        )
+    return "".join(part.text or "" for part in parts)
