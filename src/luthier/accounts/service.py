@@ -82,6 +82,11 @@ class Accounts:
         """Finish background work."""
         self.keys.close()
 
+    @staticmethod
+    def home(session: Session) -> str | None:
+        """The team of those who run this platform: the one that the first start made."""
+        return store.home(session)
+
     def me(self, actor: Actor) -> Me:
         """The caller as the platform sees them."""
         with self._database.read(EVERY_TENANT) as session:

@@ -137,6 +137,11 @@ def by_key(session: Session, sha256: str) -> tuple[KeyRow, str] | None:
     return None if found is None else (found[0], found[1])
 
 
+def home(session: Session) -> str | None:
+    """The team of those who run this platform: the first one."""
+    return session.scalar(select(TenantRow.id).order_by(TenantRow.created_at, TenantRow.id).limit(1))
+
+
 def keys_of(user_id: str | None) -> Select[KeyRow]:
     """The team's keys, or those of one of its users."""
     return select(KeyRow) if user_id is None else select(KeyRow).where(KeyRow.user_id == user_id)
