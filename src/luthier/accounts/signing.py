@@ -39,7 +39,7 @@ class SigningKeys:
         self._path = path
         self._now = now
         self._given = [_checked(secret) for secret in (given, given_before) if secret is not None]
-        self._read: tuple[int, list[SigningKey]] | None = None
+        self._read: tuple[tuple[int, int], list[SigningKey]] | None = None
 
     def current(self) -> SigningKey:
         """What new tokens are signed with."""
@@ -70,12 +70,13 @@ class SigningKeys:
         if self._given:
             return self._given
         try:
-            changed = self._path.stat().st_mtime_ns
+            facts = self._path.stat()
         except FileNotFoundError:
             _write(self._path, [_made()], first=True)
-            changed = self._path.stat().st_mtime_ns
-        if self._read is None or self._read[0] != changed:
-            self._read = (changed, _from(self._path))
+            facts = self._path.stat()
+        which = (facts.st_ino, facts.st_mtime_ns)
+        if self._read is None or self._read[0] != which:
+            self._read = (which, _from(self._path))
         return self._read[1]
 
 
