@@ -7,7 +7,7 @@ LuthierError
 ├── Unauthenticated     401  who is asking is not known
 │   └── LoginRefused
 ├── PaymentRequired     402  the money is not there
-│   └── BudgetExceeded
+│   └── BudgetExceeded, QuotaExceeded
 ├── Forbidden           403  known, but the role lacks it
 ├── NotFound            404  unknown, or somebody else's: the answer is the same
 ├── Conflict            409  the thing is in another state
@@ -20,6 +20,7 @@ LuthierError
 ├── Invalid             422  understood, and wrong
 │   └── FieldInvalid, ForbiddenField, ModelNotAllowed, DatasetRejected, WillNotFit, KeyReused
 ├── TooMany             429  later, or less at a time
+│   └── RateLimited
 ├── Unavailable         503  something this needs does not answer now
 │   └── DatabaseBusy, EngineUnavailable, BaseUnavailable
 ├── StorageFull         507
@@ -333,6 +334,33 @@ class TooMany(LuthierError):
     def __init__(self, message: str, *, retry_after_s: int, hint: str | None = None) -> None:
         super().__init__(message, hint=hint or f"Try again in {retry_after_s} s.")
         self.retry_after_s = retry_after_s
+
+
+class RateLimited(TooMany):
+    """More requests came than a rule allows."""
+
+    code = "rate_limited"
+
+    def __init__(self, limit: int, *, retry_after_s: int) -> None:
+        super().__init__(
+            f"More requests came than are allowed: {limit:,} in the time of the rule.",
+            retry_after_s=retry_after_s,
+            hint=f"Try again in {retry_after_s} s. To follow a job, read its event stream instead of asking again and again.",
+        )
+        self.limit = limit
+
+
+class QuotaExceeded(PaymentRequired):
+    """The team would hold more than its quota allows; `details` has the limit, what is used, and what was asked for."""
+
+    code = "quota_exceeded"
+
+    def __init__(self, quota: str, *, limit: int, used: int, asked: int, hint: str) -> None:
+        super().__init__(
+            f"The quota `{quota}` is {limit:,}; {used:,} are used, and this needs {asked:,} more.",
+            hint=f"{hint} Or ask the admin of this server for more: `luthier quotas set`.",
+            details={"quota": quota, "limit": limit, "used": used, "asked": asked},
+        )
 
 
 class Unavailable(LuthierError):

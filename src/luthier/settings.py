@@ -9,7 +9,7 @@ import difflib
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -18,6 +18,7 @@ from luthier.errors import SetupError
 from luthier.values import Usd
 
 _MIB = 1024 * 1024
+Rule = Annotated[str, Field(pattern=r"^([1-9][0-9]{0,8}/(second|minute|hour|day))?$")]
 _SEEDS = {"budget_limit_usd": "BUDGET_LIMIT_USD", "slack_webhook": "SLACK_WEBHOOK"}
 """The seeds' names of settings; ours win."""
 
@@ -60,6 +61,14 @@ class Settings(BaseSettings):
     inline_upload_bytes: int = Field(default=16 * _MIB, ge=0, description="Up to this size an upload answers with its report.")
     engine_idle_s: float = Field(default=600, gt=0, description="An engine process without requests for this long ends.")
     engine_start_s: float = Field(default=60, gt=0, description="How long a first request waits for its engine.")
+    limit_requests: Rule = Field(default="1500/second", description="Most requests of one user, and of one key. Empty: no limit.")
+    limit_changes: Rule = Field(default="300/second", description="Most of them that are no GET, of one user.")
+    limit_address: Rule = Field(
+        default="1200/minute", description="Most requests of one address that say not who they are, or are refused for it."
+    )
+    redis_url: SecretStr | None = Field(
+        default=None, description="Where several servers count requests together; without it each counts for itself."
+    )
     access_log_bytes: int = Field(
         default=16 * _MIB,
         ge=0,

@@ -10,6 +10,7 @@ from luthier import migrations
 from luthier.accounts.access_log import AccessLog
 from luthier.accounts.audit import Audit
 from luthier.accounts.passwords import Passwords
+from luthier.accounts.request_limits import RequestLimits
 from luthier.accounts.service import Accounts
 from luthier.accounts.signing import SigningKeys
 from luthier.backends.engines.process import EngineProcess
@@ -59,6 +60,7 @@ class Platform:
     accounts: Accounts
     audit: Audit
     access_log: AccessLog
+    limits: RequestLimits
     means: Means
     notifications: Notifications
     billing: Billing
@@ -130,6 +132,7 @@ def build(  # noqa: PLR0913  # what tests put in the place of the real thing
         storage=storage,
         accounts=accounts,
         audit=audit,
+        limits=_limits(settings),
         access_log=AccessLog(settings.data / "access.log", settings.access_log_bytes),
         means=means,
         notifications=notifications,
@@ -160,6 +163,15 @@ def _signing(settings: Settings, now: Clock) -> SigningKeys:
 def audit_of(database: Database, settings: Settings, now: Clock = utc_now) -> Audit:
     """The audit log of this database; from here on it sees what is committed through it."""
     return Audit(database, now, settings.data / "audit.head")
+
+
+def _limits(settings: Settings) -> RequestLimits:
+    return RequestLimits(
+        requests=settings.limit_requests,
+        changes=settings.limit_changes,
+        address=settings.limit_address,
+        redis_url=settings.redis_url.get_secret_value() if settings.redis_url else "",
+    )
 
 
 def _fetcher(settings: Settings) -> Fetcher:

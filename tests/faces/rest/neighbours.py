@@ -22,6 +22,7 @@ PREFIXES = {
     "user": ids.USER,
     "invitation": ids.INVITATION,
     "webhook": ids.WEBHOOK,
+    "hook": ids.HOOK,
     "audit": ids.AUDIT,
     "charge": ids.CHARGE,
     "delivery": ids.DELIVERY,
@@ -48,7 +49,7 @@ def settle(world, name: str) -> Team:
     ask = _asking(world, keys["admin"])
     team.own, team.deleted = _things(world, team, ask, name), _things(world, team, ask, f"{name}-gone")
     assert ask("POST", f"/api/jobs/{team.deleted['job']}/cancel").status_code == 200
-    for kind in ("job", "dataset", "model", "upload", "webhook", "key", "user", "invitation"):
+    for kind in ("job", "dataset", "model", "upload", "webhook", "hook", "key", "user", "invitation"):
         assert ask("DELETE", f"/api/{kind}s/{team.deleted[kind]}").status_code == 204, kind
     keys["revoked key"] = team.deleted.pop("secret")
     team.own.pop("secret")
@@ -94,6 +95,8 @@ def _things(world, team: Team, ask, name: str) -> dict[str, str]:
     made["invitation"] = ask("POST", "/api/invitations", json={"email": f"{name}@new.example"}).json()["invitation"]["id"]
     hook = ask("POST", "/api/webhooks", json={"url": f"https://{name}.example/x", "channel": "webhook"})
     made["webhook"] = hook.json()["id"]
+    run = {"base_model": "luthier/tiny", "dataset": made["dataset"]}
+    made["hook"] = ask("POST", "/api/hooks", json={"name": name, "run": run}).json()["id"]
     return made
 
 

@@ -34,6 +34,8 @@ IDS = {
     "user_id": "user",
     "invitation_id": "invitation",
     "webhook_id": "webhook",
+    "hook_id": "hook",
+    "run": "dataset",
     "actor": "user",
     "on": "job",
 }
@@ -62,18 +64,22 @@ NOT_HERE = {
     ("GET /api/jobs/{job_id}/events", "after"): "the number of an event of this one job",
     ("GET /v1/fine_tuning/jobs/{job_id}/events", "after"): "the same",
     ("GET /v1/fine_tuning/jobs/{job_id}/checkpoints", "after"): "the same, of checkpoints",
+    ("POST /hooks/{hook}", "hook"): "whoever signs may; without its signature every answer is the same 401",
     ("POST /api/chat", "tool_call_id"): "made up by the model",
 }
 PLAIN = set(
     re.findall(
         r"\S+",
         """
-    Idempotency-Key Upload-Checksum Upload-Length Upload-Metadata Upload-Offset X-Filename Last-Event-ID action audience
-    base base_model batch_size by channel classifier current description dpo drop_bad_rows email enabled epochs evaluate
-    expires_in_days export file format grpo hardware hidden_size hyperparameters invitation keep_old_hours kind kinds kto
-    learning_rate limit limits line lora map max_seq_len max_tokens messages metadata method n name new order orpo outcome
-    packing password purpose refresh_token revision role rows scopes secret seed sha256 since source sources spend_cap_usd
-    stage stream suffix tail_bytes temperature token tools top_p train until url version last-event-id x-filename
+    action audience base base_model batch_size by channel classifier current description dpo drop_bad_rows email enabled
+    epochs evaluate expires_in_days export file format frequency_penalty grpo hardware hidden_size hyperparameters
+    Idempotency-Key include_usage invitation keep_old_hours json_schema kind kinds kto last-event-id Last-Event-ID learning_rate limit
+    limits line logit_bias logprobs lora map max_completion_tokens max_seq_len max_tokens messages metadata method n name
+    new order orpo outcome overrides packing parallel_tool_calls password presence_penalty purpose refresh_token
+    response_format revision role rows scopes secret seed sha256 since source sources spend_cap_usd stage stop stream
+    stream_options suffix tail_bytes temperature token tool_choice tools top_logprobs top_p train until Upload-Checksum
+    Upload-Length Upload-Metadata Upload-Offset url user version webhook-id webhook-signature webhook-timestamp X-Filename
+    x-filename
     """,
     )
 )
@@ -146,6 +152,7 @@ def body_for(name, field, own):
         "/api/jobs": run,
         "/api/jobs/estimate": run,
         "/fine-tune/{user_id}/start": run,
+        "/api/hooks": {"name": "nightly", "run": dict(run)},
         "/train": {"dataset": own["dataset"]},
         "/api/models/transition": {"model": own["model"], "stage": "Staging"},
         "/models/transition": {"model": own["model"], "stage": "Staging"},
@@ -179,7 +186,13 @@ def request_for(name, operation, place, field, value, own):
         body = body_for(name, field, own)
         if body is not None:
             if place == "application/json":
-                body[field] = [value] if field == "against" and "datasets" in path else value
+                body[field] = (
+                    {**body[field], "dataset": value}
+                    if field == "run"
+                    else [value]
+                    if field == "against" and "datasets" in path
+                    else value
+                )
             more["json"] = body
     elif kinds:
         more["content"] = b"{}\n"
@@ -199,7 +212,8 @@ def answered(world, key, request):
     method, path, more = request
     headers = {**({"x-api-key": key} if key else {}), **more.get("headers", {})}
     response = world.client.request(method, path, **{**more, "headers": headers})
-    heads = {name: value for name, value in response.headers.items() if name not in {"x-request-id", "server-timing", "date"}}
+    timed = {"x-request-id", "server-timing", "date", "ratelimit-remaining", "ratelimit-reset"}
+    heads = {name: value for name, value in response.headers.items() if name not in timed}
     return response.status_code, re.sub(r"req_\w+", "req", response.text), heads
 
 

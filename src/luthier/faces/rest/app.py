@@ -50,7 +50,8 @@ def create_app(platform: Platform, *, pace: Pace | None = None) -> FastAPI:
     app.state.pace = pace or Pace()
     app.state.receiver = Receiver(platform)
     app.state.lane = Lane()
-    app.add_middleware(Door, accounts=platform.accounts, open_paths=open_paths(platform.settings.open_docs))
+    open_ = open_paths(platform.settings.open_docs)
+    app.add_middleware(Door, accounts=platform.accounts, limits=platform.limits, open_paths=open_)
     app.add_middleware(Trail, audit=platform.audit, access_log=platform.access_log)
     for routes in features.ROUTERS:
         app.include_router(routes)

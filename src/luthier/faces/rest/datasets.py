@@ -28,7 +28,6 @@ from luthier.errors import (
     RangeInvalid,
     StorageFull,
     TooLarge,
-    TooMany,
     UnsupportedType,
 )
 from luthier.faces.rest.body import Json
@@ -140,6 +139,10 @@ _IMPORT = {
             "map": "prompt=question,completion=answer",
         },
     },
+    "bucket": {
+        "summary": "An object of a bucket",
+        "value": {"source": "s3://team-data/support/rows.jsonl.gz", "name": "support"},
+    },
 }
 Wanted = Annotated[Json[Import], Body(openapi_examples=_IMPORT)]  # pyright: ignore[reportArgumentType]  # plain dicts
 
@@ -149,7 +152,7 @@ Wanted = Annotated[Json[Import], Body(openapi_examples=_IMPORT)]  # pyright: ign
     status_code=201,
     responses=problems(
         *(DatasetRejected, FieldInvalid, Invalid, ModelNotAllowed, NotFound, Gone, StorageFull, TooLarge),
-        *(IdempotencyKeyInvalid, KeyInFlight, KeyReused, TooMany),
+        *(IdempotencyKeyInvalid, KeyInFlight, KeyReused),
     ),
 )
 def import_dataset(

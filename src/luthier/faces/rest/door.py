@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
+from collections.abc import Callable
 from functools import partial
 
 import anyio.to_thread
@@ -13,10 +14,11 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from luthier import ids
 from luthier.accounts.access_tokens import MOST_CHARACTERS
+from luthier.accounts.request_limits import RequestLimits, Standing
 from luthier.accounts.service import Accounts
 from luthier.accounts.types import Actor
 from luthier.errors import BadRequest, LuthierError, Unauthenticated
-from luthier.faces.rest.errors import answer, on_bug
+from luthier.faces.rest.errors import answer, limit_headers, on_bug
 
 _OPEN = frozenset({"/health", "/auth/login", "/auth/signup", "/auth/refresh", "/auth/oidc/login", "/auth/oidc/callback"})
 _DOCS = frozenset({"/", "/docs", "/docs.js", "/docs.css", "/openapi.json"})
@@ -41,9 +43,10 @@ def open_paths(docs: bool) -> frozenset[str]:
 class Door:
     """The outermost layer of the app."""
 
-    def __init__(self, app: ASGIApp, accounts: Accounts, open_paths: frozenset[str]) -> None:
+    def __init__(self, app: ASGIApp, accounts: Accounts, limits: RequestLimits, open_paths: frozenset[str]) -> None:
         self._app = app
         self._accounts = accounts
+        self._limits = limits
         self._open = open_paths
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -55,8 +58,11 @@ class Door:
         try:
             connection = HTTPConnection(scope)
             _once(connection, "host")
-            if scope["path"] not in self._open and not scope["path"].startswith(SIGNED):
-                scope["luthier.actor"] = await self._actor(connection)
+            if scope["path"] in self._open or scope["path"].startswith(SIGNED):
+                dressed.standing = await self._counted(partial(self._limits.admit_address, _address(connection)))
+            else:
+                actor = scope["luthier.actor"] = await self._actor(connection)
+                dressed.standing = await self._counted(partial(self._limits.admit, actor, scope["method"]))
             await self._app(scope, receive, dressed)
         except LuthierError as error:
             await answer(HTTPConnection(scope), error)(scope, receive, dressed)
@@ -69,11 +75,17 @@ class Door:
     async def _actor(self, connection: HTTPConnection) -> Actor:
         team = _once(connection, "x-luthier-team")
         authenticate = partial(self._accounts.authenticate, _credential(connection), team=team)
-        actor = await anyio.to_thread.run_sync(authenticate)
-        client = connection.client
-        return dataclasses.replace(
-            actor, request_id=connection.scope["luthier.request_id"], address=None if client is None else client.host
-        )
+        address = _address(connection)
+        try:
+            actor = await anyio.to_thread.run_sync(authenticate)
+        except Unauthenticated:
+            await self._counted(partial(self._limits.admit_address, address))
+            raise
+        return dataclasses.replace(actor, request_id=connection.scope["luthier.request_id"], address=address)
+
+    async def _counted(self, admit: Callable[[], Standing | None]) -> Standing | None:
+        """Counting in this process takes microseconds; asking another machine must not hold up everybody else."""
+        return await anyio.to_thread.run_sync(admit) if self._limits.remote else admit()
 
 
 class _Dressed:
@@ -84,6 +96,7 @@ class _Dressed:
         self._send = send
         self._began = time.perf_counter()
         self.started = False
+        self.standing: Standing | None = None
 
     async def __call__(self, message: Message) -> None:
         if message["type"] == "http.response.start":
@@ -91,9 +104,15 @@ class _Dressed:
             headers = MutableHeaders(scope=message)
             headers["x-request-id"] = self._scope["luthier.request_id"]
             headers["server-timing"] = f"app;dur={(time.perf_counter() - self._began) * 1000:.1f}"
+            if self.standing is not None:
+                headers.update(limit_headers(self.standing.limit, self.standing.remaining, self.standing.reset_s))
             for name, value in _SAFE_HEADERS.items():
                 headers.setdefault(name, value)
         await self._send(message)
+
+
+def _address(connection: HTTPConnection) -> str | None:
+    return None if connection.client is None else connection.client.host
 
 
 def _once(connection: HTTPConnection, name: str) -> str | None:

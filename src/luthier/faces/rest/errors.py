@@ -156,9 +156,16 @@ def _facts(
     return {"error": {**facts, "request_id": request_id(connection)}}
 
 
+def limit_headers(limit: int, remaining: int, reset_s: int) -> dict[str, str]:
+    """Where the caller stands with its rate limit, in the names that most clients read."""
+    return {"ratelimit-limit": str(limit), "ratelimit-remaining": str(remaining), "ratelimit-reset": str(reset_s)}
+
+
 def _headers(error: errors.LuthierError) -> dict[str, str]:
     if isinstance(error, errors.Unauthenticated):
         return {"www-authenticate": 'Bearer realm="luthier"'}
+    if isinstance(error, errors.RateLimited):
+        return {"retry-after": str(error.retry_after_s), **limit_headers(error.limit, 0, error.retry_after_s)}
     if isinstance(error, errors.TooMany | errors.Unavailable):
         return {"retry-after": str(error.retry_after_s)}
     if isinstance(error, errors.StorageFull):

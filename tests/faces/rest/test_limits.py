@@ -1,0 +1,91 @@
+"""Rate limits: who sends too much waits, and is told for how long; a Redis that is gone refuses nobody."""
+
+import pytest
+
+from luthier import wiring
+from luthier.accounts.request_limits import RequestLimits
+from luthier.accounts.types import Actor, Role
+from luthier.backends.engines.echo import EchoEngine
+from luthier.errors import RateLimited, SetupError
+from luthier.faces.rest.app import create_app
+from luthier.settings import Settings
+
+ALICE = Actor(tenant_id="t", user_id="alice", role=Role.ADMIN, key_id="key_1")
+NONE = {"requests": "", "changes": "", "address": ""}
+
+
+@pytest.fixture
+def limited(tmp_path):
+    from starlette.testclient import TestClient
+
+    settings = Settings(data=tmp_path / "data", limit_requests="5/minute", limit_changes="2/minute", limit_address="3/minute")
+    platform = wiring.build(settings, engine=EchoEngine())
+    client = TestClient(create_app(platform), raise_server_exceptions=False)
+    client.headers["x-api-key"] = platform.accounts.first_start()
+    yield client
+    platform.close()
+
+
+def test_what_is_too_much_is_refused_with_the_time_to_wait(limited):
+    for left in (4, 3, 2, 1, 0):
+        answer = limited.get("/api/jobs")
+        told = (answer.headers["ratelimit-limit"], answer.headers["ratelimit-remaining"])
+        assert (answer.status_code, told) == (200, ("5", str(left)))
+        assert 1 <= int(answer.headers["ratelimit-reset"]) <= 60
+    answer = limited.get("/api/jobs")
+    assert (answer.status_code, answer.json()["error"]["code"]) == (429, "rate_limited")
+    assert 1 <= int(answer.headers["retry-after"]) <= 60
+    assert answer.headers["ratelimit-remaining"] == "0"
+
+
+def test_changes_have_a_rule_of_their_own_and_a_refused_one_changes_nothing(limited):
+    body = {"name": "second"}
+    assert [limited.post("/api/keys", json=body).status_code for _ in range(3)] == [201, 201, 429]
+    assert len(limited.get("/api/keys").json()["data"]) == 3
+
+
+def test_an_address_without_a_key_is_slowed_and_those_with_one_are_not(limited):
+    wrong = [limited.get("/api/jobs", headers={"x-api-key": "lk_wrong"}).status_code for _ in range(5)]
+    assert wrong == [401, 401, 401, 429, 429]
+    assert limited.get("/health").status_code == 429
+    assert limited.get("/api/jobs").status_code == 200
+
+
+def test_users_and_keys_are_counted_apart():
+    limits = RequestLimits(**{**NONE, "requests": "2/minute"})
+    other_key = Actor(tenant_id="t", user_id="alice", role=Role.ADMIN, key_id="key_2")
+    bob = Actor(tenant_id="t", user_id="bob", role=Role.ADMIN)
+    limits.admit(ALICE, "GET")
+    limits.admit(other_key, "GET")
+    for actor in (ALICE, other_key):
+        with pytest.raises(RateLimited):
+            limits.admit(actor, "GET")
+    limits.admit(bob, "GET")
+
+
+def test_without_rules_nothing_is_counted():
+    limits = RequestLimits(**NONE)
+    assert (limits.admit(ALICE, "POST"), limits.admit_address("1.2.3.4"), limits.admit_address(None)) == (None, None, None)
+
+
+def test_without_redis_each_process_counts_for_itself():
+    limits = RequestLimits(**{**NONE, "requests": "2/minute"}, redis_url="redis://127.0.0.1:1/0")
+    assert limits.remote
+    assert not limits.degraded
+    limits.admit(ALICE, "GET")
+    assert limits.degraded
+    limits.admit(ALICE, "GET")
+    with pytest.raises(RateLimited):
+        limits.admit(ALICE, "GET")
+
+
+def test_an_address_of_redis_that_is_none_stops_the_start():
+    with pytest.raises(SetupError, match="LUTHIER_REDIS_URL"):
+        RequestLimits(**NONE, redis_url="nonsense://x")
+
+
+@pytest.mark.parametrize("rule", ["10", "0/second", "10/week", "-1/second", "1e3/second", "10/second;5/minute"])
+def test_a_rule_that_is_none_stops_the_start(rule, monkeypatch):
+    monkeypatch.setenv("LUTHIER_LIMIT_REQUESTS", rule)
+    with pytest.raises(SetupError, match="LUTHIER_LIMIT_REQUESTS"):
+        Settings.load()
