@@ -75,6 +75,9 @@ class Settings(BaseSettings):
         description="Size at which `<data>/access.log` takes a new file; four old ones stay. 0: no such log.",
     )
     bases: str = Field(default="", description="More allowed base models: `hub/id@40-hex-commit`, separated by commas.")
+    model_aliases: str = Field(
+        default="", description="More names of bases, as `gpt-4o-mini-2024-07-18=luthier/tiny`, separated by commas."
+    )
     hub_url: str = Field(
         default="https://huggingface.co",
         description="Where base models and datasets are fetched from; for bases without it `HF_ENDPOINT` counts.",

@@ -108,7 +108,7 @@ def build(  # noqa: PLR0913  # what tests put in the place of the real thing
     database = Database(settings.database_path)
     migrations.upgrade(database)
     storage = LocalStorage(settings.data)
-    bases = Bases(settings.data / "bases", settings.bases)
+    bases = Bases(settings.data / "bases", settings.bases, settings.model_aliases)
     audit = audit_of(database, settings, now)
     accounts = Accounts(database, now, signing=_signing(settings, now), passwords=passwords)
     means = Means(notifiers or notifiers_of(settings), SecretBox(settings.data / "secrets.key"))

@@ -50,6 +50,24 @@ def shape_of(config: Mapping[str, Any]) -> BaseShape:
     )
 
 
+def aliases(text: str) -> dict[str, str]:
+    """`name=base,name=base` as a mapping. Raises: SetupError.
+
+    >>> aliases("gpt-4o-mini=luthier/tiny")
+    {'gpt-4o-mini': 'luthier/tiny'}
+    """
+    found: dict[str, str] = {}
+    for part in filter(None, (piece.strip() for piece in text.split(","))):
+        name, sign, base_id = (piece.strip() for piece in part.partition("="))
+        if not (name and sign and base_id) or name in found:
+            raise SetupError(
+                f"LUTHIER_MODEL_ALIASES: `{part[:80]}` is no pair of a name and a base.",
+                hint="Write `gpt-4o-mini-2024-07-18=luthier/tiny`, with commas between pairs, each name once.",
+            )
+        found[name] = base_id
+    return found
+
+
 def pins(text: str) -> dict[str, str]:
     """`id@commit,id@commit` as a mapping. Raises: SetupError, so that a branch name is never taken for a pin.
 

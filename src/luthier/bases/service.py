@@ -10,7 +10,7 @@ from typing import Any
 
 from luthier.bases import rules
 from luthier.bases.types import TINY, Base, BaseShape
-from luthier.errors import BaseUnavailable, ModelNotAllowed
+from luthier.errors import BaseUnavailable, ModelNotAllowed, SetupError
 from luthier.values import BaseSource
 
 _PACKAGE = Path(__file__).parent
@@ -20,9 +20,16 @@ _SHIPPED = _PACKAGE / "tiny"
 class Bases:
     """The allow-list: the catalog that ships, and what an admin added or pinned in `LUTHIER_BASES`."""
 
-    def __init__(self, cache: Path, pins: str = "") -> None:
+    def __init__(self, cache: Path, pins: str = "", aliases: str = "") -> None:
+        """aliases: more names of allowed bases. Raises: SetupError."""
         self.cache = cache
         self._pins = rules.pins(pins)
+        self._aliases = rules.aliases(aliases)
+        for base_id in self._aliases.values():
+            if base_id not in self._allowed:
+                raise SetupError(
+                    f"LUTHIER_MODEL_ALIASES: {base_id} is not an allowed base.", hint=rules.refusal(base_id, self._allowed).hint
+                )
 
     def list(self) -> list[Base]:
         """All allowed bases whose sizes are known; one that an admin added appears when it was fetched."""
@@ -84,6 +91,8 @@ class Bases:
         for base_id, entry in self._allowed.items():
             if asked in entry.get("aliases", ()):
                 return base_id
+        if asked in self._aliases:
+            return self._aliases[asked]
         raise self._refusal(asked)
 
     def _refusal(self, asked: str) -> ModelNotAllowed:
@@ -96,6 +105,7 @@ class Bases:
             return None
         about = {name: value for name, value in entry.items() if name != "shape"}
         lists = {name: tuple(about.get(name, ())) for name in ("languages", "aliases")}
+        lists["aliases"] += tuple(name for name, meant in self._aliases.items() if meant == base_id)
         counted = {"parameters": rules.parameter_count(shape), "ready": _complete(self._folder(base_id))}
         return Base.model_validate({**shape.model_dump(), **about, **lists, **counted})
 

@@ -226,6 +226,28 @@ def test_events_come_newest_first_in_pages(world, sdk):
     assert (events[1].type, events[1].data) == ("metrics", {"step": 4, "loss": 0.4})
 
 
+def test_a_grader_is_tried_on_one_answer(sdk):
+    grader = {
+        "type": "multi",
+        "name": "both",
+        "graders": {
+            "same": {"type": "string_check", "operation": "eq", "reference": "{{ item.answer }}"},
+            "near": {"type": "text_similarity", "evaluation_metric": "fuzzy_match", "reference": "{{ item.answer }}"},
+        },
+        "calculate_output": "0.5 * same + 0.5 * near",
+    }
+    said = sdk.post(
+        "/fine_tuning/alpha/graders/run", body={"grader": grader, "model_sample": "5", "item": {"answer": "5"}}, cast_to=object
+    )
+    assert (said["reward"], said["sub_rewards"]) == (1.0, {"same": 1.0, "near": 1.0})
+    simple = {**grader["graders"]["same"], "name": "same", "input": "{{ sample.output_text }}"}
+    ran = sdk.fine_tuning.alpha.graders.run(grader=simple, model_sample="6", item={"answer": "5"})
+    assert (ran.reward, ran.metadata.errors.other_error, ran.metadata.type) == (0.0, False, "string_check")
+    assert sdk.fine_tuning.alpha.graders.validate(grader=simple).grader.name == "same"
+    with pytest.raises(openai.BadRequestError, match="python"):
+        sdk.fine_tuning.alpha.graders.validate(grader={"type": "python", "name": "p", "source": "1"})
+
+
 def asked(sdk, **more):
     return sdk.chat.completions.create(model="luthier/tiny", messages=[{"role": "user", "content": "abc"}], **more)
 

@@ -21,6 +21,7 @@ from luthier.faces.rest import (
 )
 from luthier.faces.rest.openai import chat as openai_chat
 from luthier.faces.rest.openai import files as openai_files
+from luthier.faces.rest.openai import graders as openai_graders
 from luthier.faces.rest.openai import jobs as openai_jobs
 from luthier.faces.rest.openai import models as openai_models
 
@@ -42,6 +43,7 @@ ROUTERS = (
     seed_paths.routes,
     openai_chat.routes,
     openai_files.routes,
+    openai_graders.routes,
     openai_jobs.routes,
     openai_models.routes,
 )

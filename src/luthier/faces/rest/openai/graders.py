@@ -1,0 +1,114 @@
+"""`/v1/fine_tuning/alpha/graders`: try a grader on one answer before a run is paid for."""
+
+from __future__ import annotations
+
+import json
+import time
+from typing import Annotated, Any
+
+from fastapi import Body
+from pydantic import BaseModel, ConfigDict, Field
+
+from luthier.errors import FieldInvalid
+from luthier.faces.rest.access import ViewersToo
+from luthier.faces.rest.body import Json
+from luthier.faces.rest.openai.routes import Lenient, refusals, router
+from luthier.graders import Grader, grade
+from luthier.values import Text
+
+routes = router("graders (OpenAI)")
+
+_ERRORS = (
+    "formula_parse_error",
+    "invalid_variable_error",
+    "model_grader_parse_error",
+    "model_grader_refusal_error",
+    "model_grader_server_error",
+    "other_error",
+    "python_grader_runtime_error",
+    "python_grader_server_error",
+    "sample_parse_error",
+    "truncated_observation_error",
+    "unresponsive_reward_error",
+)
+
+
+class Validate(Lenient):
+    """A grader."""
+
+    grader: Grader
+
+
+class Run(Validate):
+    """A grader, an answer, and the row that it answers."""
+
+    model_sample: Text
+    item: dict[str, Any] = Field(default_factory=dict)
+
+
+class Validated(BaseModel):
+    """The grader as it is understood."""
+
+    grader: dict[str, Any]
+
+
+class RunMetadata(BaseModel):
+    """How the grading went."""
+
+    model_config = ConfigDict(protected_namespaces=())
+
+    name: str
+    type: str
+    errors: dict[str, bool | str | None]
+    execution_time: float = Field(description="Seconds.")
+    scores: dict[str, float]
+    sampled_model_name: str | None = None
+    token_usage: int | None = None
+
+
+class RunResult(BaseModel):
+    """What the answer is worth."""
+
+    model_config = ConfigDict(protected_namespaces=())
+
+    reward: float
+    sub_rewards: dict[str, float]
+    metadata: RunMetadata
+    model_grader_token_usage_per_model: dict[str, int] = {}
+
+
+@routes.post("/fine_tuning/alpha/graders/validate", responses=refusals(FieldInvalid), dependencies=[ViewersToo])
+def validate(asked: Annotated[Json[Validate], Body()]) -> Validated:
+    """Whether a grader can be used, and how it was read."""
+    return Validated(grader=asked.grader.model_dump(mode="json"))
+
+
+@routes.post("/fine_tuning/alpha/graders/run", responses=refusals(FieldInvalid), dependencies=[ViewersToo])
+def run(asked: Annotated[Json[Run], Body()]) -> RunResult:
+    """What one answer would be worth."""
+    began = time.perf_counter()
+    score = grade(asked.grader, asked.model_sample, asked.item)
+    errors: dict[str, bool | str | None] = dict.fromkeys(_ERRORS, False)
+    errors["sample_parse_error"] = _unread(asked)
+    errors["other_error"] = score.error is not None and not errors["sample_parse_error"]
+    if score.error is not None:
+        errors["model_grader_server_error_details"] = score.error
+    metadata = RunMetadata(
+        name=asked.grader.name,
+        type=asked.grader.type,
+        errors=errors,
+        execution_time=time.perf_counter() - began,
+        scores=score.parts or {asked.grader.name or asked.grader.type: score.value},
+    )
+    return RunResult(reward=score.value, sub_rewards=score.parts, metadata=metadata)
+
+
+def _unread(asked: Run) -> bool:
+    """Whether the grader reads the answer as JSON, which it is not."""
+    if "output_json" not in asked.grader.model_dump_json():
+        return False
+    try:
+        json.loads(asked.model_sample)
+    except ValueError:
+        return True
+    return False
