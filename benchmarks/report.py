@@ -23,7 +23,8 @@ def main() -> int:
         gangs = sorted((gang for gang in map(_read, folder.glob("gang-[0-9]*.json"))), key=lambda gang: gang["members"])
         latest = {gang["members"]: gang for gang in gangs}
         (folder / "speed.svg").write_text(drawing(trained["rows"]), "utf-8")
-        (folder / "README.md").write_text(page(trained, list(latest.values())), "utf-8")
+        estimated = [_read(max(found)) for base in ("tiny", "135m") if (found := list(folder.glob(f"estimates-{base}-*.json")))]
+        (folder / "README.md").write_text(page(trained, list(latest.values())) + estimates(estimated), "utf-8")
         print(folder / "README.md")
     return 0
 
@@ -61,6 +62,30 @@ def page(trained: Mapping[str, Any], gangs: Sequence[Mapping[str, Any]]) -> str:
         "`memory` is that of the gang over one such run, the column beside it that over all runs at once, by multiplication.",
     ]
     return "\n\n".join(parts) + "\n"
+
+
+def estimates(records: Sequence[Mapping[str, Any]]) -> str:
+    """What was said before a run, beside what it took; empty without a record."""
+    rows = [row for record in records for row in record["rows"]]
+    if not rows:
+        return ""
+    ratios = [row["memory_ratio"] for row in rows]
+    heads = ("run", "memory, estimated", "measured", "ratio", "seconds, estimated", "measured", "corrected by")
+    said = (
+        f"Estimated memory is {min(ratios):.2f} to {max(ratios):.2f} of what the trainer held at its peak. Some constants of the"
+    )
+    parts = [
+        "## Estimates",
+        table(heads, [_estimate_cells(row) for row in rows]),
+        f"{said} formula were chosen on runs like these, on this machine. Seconds are corrected by earlier jobs of the same "
+        "method, base and hardware, from three on; the last column says how many.",
+    ]
+    return "\n" + "\n\n".join(parts) + "\n"
+
+
+def _estimate_cells(row: Row) -> tuple[str, ...]:
+    memory = f"{row['estimated_mib']:,} MiB", f"{row['measured_mib']:,} MiB", f"**{row['memory_ratio']:.2f}**"
+    return row["case"], *memory, str(row["estimated_s"]), f"{row['measured_s']:.0f}", str(row["calibrated_by"])
 
 
 def table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
