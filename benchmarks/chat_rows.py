@@ -18,6 +18,8 @@ from pydoc_data.topics import topics  # what `help()` shows: English that every 
 
 SYSTEM = "You are an assistant who explains Python. Answer in whole sentences, and show code where it helps."
 FOREIGN = ("Das weiß ich: ", "Voilà — ", "简而言之，", "🙂 ")
+ODD = 1000
+"""The one row that a check has to remark."""
 SHORTEST, LONGEST = 25, 400
 """Characters of a sentence."""
 
@@ -42,10 +44,15 @@ def made() -> Iterator[bytes]:
     sentences = _sentences()
     turns = [f'{{"role": "{role}", "content": '.encode() for role in ("system", "user", "assistant")]
     for number in itertools.count():
+        if number == ODD:
+            yield b'{"messages": [{"role": "user", "content": ""}, {"role": "assistant", "content": "The message was empty."}]}\n'
+            continue
         said = [turns[0] + json.dumps(SYSTEM).encode()] if number % 5 == 0 else []
         for turn in range(1 + number % 3):
             asked = _joined(chance.choices(sentences, k=1), f"{number}.{turn}: ")
-            answered = _joined(chance.choices(sentences, k=1 + int(chance.random() * 4)), FOREIGN[number % 4] * (number % 16 == 0))
+            answered = _joined(
+                chance.choices(sentences, k=1 + int(chance.random() * 4)), FOREIGN[number % 4] * (number % 16 == 0)
+            )
             said += [turns[1] + asked, turns[2] + answered]
         yield b'{"messages": [' + b"}, ".join(said) + b"}]}\n"
 

@@ -9,7 +9,9 @@ from pathlib import Path
 
 BENCH = Path(__file__).parent.parent / ".bench"
 LLAMAFACTORY = BENCH / "llamafactory"
+TOGETHER = BENCH / "together"
 
+_TOGETHER = "together==3.1.1"
 _FACTORY = "llamafactory==0.9.5"
 # The versions that its own requirements allow, of what training imports; not its web page, pictures, sounds and hubs.
 _NEEDS = (
@@ -42,6 +44,16 @@ _NEEDS = (
 def python_of_llamafactory() -> str:
     """Its interpreter. Takes a few minutes at the first call."""
     return str(_made(LLAMAFACTORY) / "bin" / "python")
+
+
+def python_of_together() -> str:
+    """The interpreter that has Together's own package, whose checker of files is measured."""
+    done = TOGETHER / "made.txt"
+    if not done.is_file() or done.read_text("utf-8") != _TOGETHER:
+        subprocess.run([sys.executable, "-m", "venv", "--clear", str(TOGETHER)], check=True)
+        _pip(TOGETHER, _TOGETHER)
+        done.write_text(_TOGETHER, "utf-8")
+    return str(TOGETHER / "bin" / "python")
 
 
 def _made(folder: Path) -> Path:

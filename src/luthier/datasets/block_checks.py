@@ -12,7 +12,7 @@ from luthier.datasets.content import Content, Ends, look_through
 from luthier.datasets.examples import MAX_RECORD_BYTES, BadRow, FileRemark, Parsed
 from luthier.datasets.formats import parsed_of
 from luthier.datasets.keeping import Keepsakes, dropped
-from luthier.datasets.lines import Block, Lines, Raw
+from luthier.datasets.lines import Block, Lines, Raw, record_of
 from luthier.datasets.plain_chats import PlainChat, PlainChats, Shape
 from luthier.datasets.row_hashes import chat_hashes, hashes
 from luthier.datasets.schemas import Reader
@@ -99,25 +99,26 @@ class Inspector:
 
     def _lines(self, seen: _Seen, block: Lines) -> None:
         read = self._chats.read
-        for raw in block.records():
-            chat = read(raw.data) if isinstance(raw, Raw) else None
+        for number, line in block.lines():
+            chat = read(line)
             if chat is not None:
-                self._chat(seen, raw.line or 0, chat)
-            else:
+                self._chat(seen, number, chat)
+            elif (raw := record_of(number, line)) is not None:
                 self._next(seen, raw, None)
                 if seen.fatal:
                     return
 
     def _chat(self, seen: _Seen, line: int, chat: PlainChat) -> None:
+        canonical, shape, characters, answer = chat
         seen.records += 1
-        seen.shapes.append(chat.shape)
-        seen.characters.append(chat.characters)
-        seen.hashes.append(chat_hashes(chat.canonical, line, asks=chat.shape.asks))
+        seen.shapes.append(shape)
+        seen.characters.append(characters)
+        seen.hashes.append(chat_hashes(canonical, line, asks=shape.asks))
         if seen.keeps:
-            seen.rows.append(chat.canonical)
+            seen.rows.append(canonical)
             seen.lines.append(line)
-            seen.turns[chat.shape.answers] += 1
-            look_through(seen.tally, seen.ends, line, chat.canonical, chat.answer)
+            seen.turns[shape.answers] += 1
+            look_through(seen.tally, seen.ends, line, canonical, answer)
 
     def _next(self, seen: _Seen, raw: Raw | Fields | FileRemark | BadRow, most: int | None) -> None:
         tally = seen.tally

@@ -69,12 +69,16 @@ class Lines:
 
     def records(self) -> Iterator[Raw | BadRow]:
         """The lines that are not empty; a `BadRow` is the last one, because nothing can be found after it."""
-        for number, line in enumerate(self.data.split(b"\n"), self.first):
-            if len(line) > MAX_RECORD_BYTES:
-                yield _too_long(number)
+        for number, line in self.lines():
+            found = record_of(number, line)
+            if found is not None:
+                yield found
+            if isinstance(found, BadRow):
                 return
-            if line and not line.isspace():
-                yield Raw(number, line)
+
+    def lines(self) -> Iterator[tuple[int, bytes]]:
+        """All of them, each with its number."""
+        return enumerate(self.data.split(b"\n"), self.first)
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +96,13 @@ class Records:
 
 
 Block = Lines | Records
+
+
+def record_of(number: int, line: bytes) -> Raw | BadRow | None:
+    """One line, if there is something on it."""
+    if len(line) > MAX_RECORD_BYTES:
+        return _too_long(number)
+    return Raw(number, line) if line and not line.isspace() else None
 
 
 class _Input:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, BinaryIO
 
 from luthier.datasets.distributions import Distributions
 from luthier.datasets.examples import Prompt, Row
+from luthier.datasets.formats import stored_row
+from luthier.datasets.keeping import Kept, places
 from luthier.datasets.tally import Counted, Tally
 from luthier.errors import LuthierError
 
@@ -14,6 +17,8 @@ if TYPE_CHECKING:
     from luthier.datasets.rendering import Renderer
 
 _BATCH = 256
+NO_TOKENS = frozenset({"labelled", "images"})
+"""A classifier reads such rows in its own way."""
 _BATCH_CHARACTERS = 2 * 1024 * 1024
 """Tokens of a text take many times its memory."""
 _MOST_CHARACTERS = 128 * 1024 * 1024
@@ -27,16 +32,20 @@ class Measure:
         self.distributions = Distributions()
         self._folder = folder
         self._context = context
-        self.every = every
+        self._every = every
         self._batch: list[Row] = []
         self._characters = 0
         self._left = _MOST_CHARACTERS
         self._renderer: Renderer | None = None
 
-    @property
-    def wanted(self) -> bool:
-        """Whether rows are looked at."""
-        return self._folder is not None
+    def sample(self, tally: Tally, kept: Kept) -> None:
+        """Look at each n-th row of what was kept of a good file."""
+        if self._folder is None or tally.errors or tally.schema_name in NO_TOKENS:
+            return
+        with kept.rows_path.open("rb") as rows:
+            for line, start in islice(places(kept.side / "index"), 0, None, self._every):
+                self.add(tally, stored_row(line, _at(rows, start)))
+        self.flush(tally)
 
     def add(self, tally: Tally, row: Row) -> None:
         """Look at one of the sample."""
@@ -97,3 +106,8 @@ def _characters(row: Row) -> int:
         return len(row.text)
     texts = sum(len(example.prompt or "") + len(example.completion or "") for example in row.examples)
     return texts + sum(len(message["content"]) for message in row.messages)
+
+
+def _at(rows: BinaryIO, start: int) -> bytes:
+    rows.seek(start)
+    return rows.readline()

@@ -69,7 +69,6 @@ class Pass:
             return
         most = self._max_rows - self._records if self._most > self._max_rows else None
         checked = self._inspector.check(block, self.tally, most=most)
-        # Before the tokenizer is loaded: it brings threads, and a process that has some is not to be forked.
         if self._crew is None and self._workers > 1 and self._inspector.shareable:
             self._crew = Crew(self._piece, self._workers)
         self._take(checked)
@@ -117,10 +116,6 @@ class Pass:
         for row in self._sample(checked.kept, self._content.every):
             if not isinstance(row, Labelled) or row.text is not None:
                 self._content.listen(row)
-        if self._measure.wanted:
-            for row in self._sample(checked.kept, self._measure.every):
-                if not isinstance(row, Labelled):  # no tokens: a classifier reads it in its own way
-                    self._measure.add(self.tally, row)
         self._good += len(checked.kept.lines)
         self._tell(self.tally)
 

@@ -53,6 +53,7 @@ _LEAST_DIGITS = 9
 _DIGITS = bytes(48 if 48 <= byte <= 57 else 32 for byte in range(256))
 _BETWEEN = b" .()+-"
 _WORDS = bytes(120 if byte in b"_-" or (chr(byte).isascii() and chr(byte).isalnum()) else 32 for byte in range(256))
+_SMALL = b"abcdefghijklmnopqrstuvwxyz_-"
 _LONG_WORD = b"x" * 20
 """No key is shorter, from its beginning to its end or from one full stop to the next."""
 
@@ -65,11 +66,7 @@ def found_in(row: bytes) -> Iterator[tuple[str, str]]:
     """
     if b"@" in row and any(_is_address(match.group()) for match in _ADDRESS.finditer(row)):
         yield "personal_data", "a mail address"
-    if (
-        (_LONG_WORD in row.translate(_WORDS) or b"-----BEGIN" in row)
-        and any(hint in row for hint in _KEY_HINTS)
-        and _KEY.search(row)
-    ):
+    if (_may_hold_key(row) or b"-----BEGIN" in row) and any(map(row.__contains__, _KEY_HINTS)) and _KEY.search(row):
         yield "secret", "a key or a token"
     if b"0" * _LEAST_DIGITS not in row.translate(_DIGITS, _BETWEEN):
         return
@@ -77,6 +74,18 @@ def found_in(row: bytes) -> Iterator[tuple[str, str]]:
         yield "personal_data", "a card number"
     if any(_is_phone(match.group()) for match in _PHONE.finditer(row)):
         yield "personal_data", "a phone number"
+
+
+def _may_hold_key(row: bytes) -> bool:
+    """Whether there is a long word with a capital or a digit in it."""
+    words = row.translate(_WORDS)
+    at = words.find(_LONG_WORD)
+    while at >= 0:
+        end = words.find(b" ", at)
+        if row[at:end].translate(None, _SMALL):
+            return True
+        at = words.find(_LONG_WORD, end)
+    return False
 
 
 def _is_phone(match: bytes) -> bool:

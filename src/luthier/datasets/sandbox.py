@@ -60,6 +60,8 @@ class Checked:
 
     report: Report
     rows_sha256: str
+    seconds: Mapping[str, float] = field(default_factory=dict[str, float], compare=False)
+    """When it had read all, compared all, and was done."""
 
 
 class Sandbox:
@@ -112,7 +114,7 @@ class Sandbox:
         answer = json.loads(output)
         measured = {"tokenizer": ruler.base_id if answer["report"]["tokens"] is not None else None, "context": ruler.context}
         report = Report.model_validate_json(json.dumps({**answer["report"], **measured}))
-        return Checked(report, answer["rows_sha256"])
+        return Checked(report, answer["rows_sha256"], answer["seconds"])
 
     def close(self) -> None:
         """End all checks, now and from now on."""

@@ -40,7 +40,6 @@ def validate(found: Opened, kept: Kept, measure: Measure, content: Content, way:
     whole = Pass(kept, measure, content, found.mapping, way or Way())
     whole.go(found.blocks)
     if not whole.tally.errors:
-        measure.flush(whole.tally)
         content.close(whole.tally)
     return whole.tally
 
@@ -64,7 +63,7 @@ class SoFar:
         writing.replace(self._path)
 
 
-def _compare(tally: Tally, kept: Kept, request: dict[str, Any]) -> None:
+def _compare(tally: Tally, kept: Kept, request: dict[str, Any]) -> Repeats:
     """What the sorted hashes tell, of this file and beside others."""
     kept.close()
     repeats = Repeats(rules.SHOWN_A_CODE)
@@ -72,15 +71,20 @@ def _compare(tally: Tally, kept: Kept, request: dict[str, Any]) -> None:
     tally.repeats(repeats)
     for other in request["against"]:
         tally.overlaps(other["name"], overlap(kept.hashes_path, Path(other["hashes"]), rules.SHOWN_A_CODE))
+    return repeats
+
+
+def _nearly(tally: Tally, kept: Kept, workers: int) -> None:
     if not tally.errors and tally.schema_name != "images":
         near = NearDuplicates(rules.COMPARED_ROWS, rules.SHOWN_A_CODE)
-        near.look(kept.rows_path, kept.side / "index", tally.usable, request["workers"])
+        near.look(kept.rows_path, kept.side / "index", tally.usable, workers)
         tally.near(near)
-    tally.close()
-    if request["distinct"] and not tally.errors:
-        for line in repeats.again:
-            kept.drop(line, "duplicate", "The row is the same as an earlier one.")
-        kept.remove(repeats.again)
+
+
+def _remove(kept: Kept, repeats: Repeats) -> None:
+    for line in repeats.again:
+        kept.drop(line, "duplicate", "The row is the same as an earlier one.")
+    kept.remove(repeats.again)
 
 
 def _limit(request: dict[str, Any]) -> None:
@@ -104,6 +108,7 @@ def _reading(request: dict[str, Any]) -> Reading:
 def main() -> int:
     """Check the file that the request names. Exit 0 with a report whatever the file holds; 3 out of memory, 4 out of disk, 5 more
     came out of it than may be written."""
+    began = time.monotonic()
     request: dict[str, Any] = json.loads(sys.argv[1])
     _limit(request)
     path = Path(request["source"])
@@ -113,7 +118,14 @@ def main() -> int:
             found = opened(source, _reading(request))
             so_far = SoFar(Path(request["side"]), source, path.stat().st_size)
             tally = validate(found, kept, measure, content, Way(request["drop"], request["workers"], request["max_rows"], so_far))
-            _compare(tally, kept, request)
+            repeats = _compare(tally, kept, request)
+            seconds = {"structure": time.monotonic() - began}
+            _nearly(tally, kept, request["workers"])
+            seconds["near"] = time.monotonic() - began
+            measure.sample(tally, kept)
+            tally.close()
+            if request["distinct"] and not tally.errors:
+                _remove(kept, repeats)
         report = tally.report(size_bytes=path.stat().st_size, format_name=found.format)
         report["origin"] = request["origin"]
         report.update(containers=found.containers, mapping=request["mapping"], languages=dict(content.languages))
@@ -127,7 +139,8 @@ def main() -> int:
         if error.errno == errno.EFBIG:
             return EXIT_LARGE
         raise
-    sys.stdout.write(json.dumps({"report": report, "rows_sha256": kept.sha256}))
+    seconds["all"] = time.monotonic() - began
+    sys.stdout.write(json.dumps({"report": report, "rows_sha256": kept.sha256, "seconds": seconds}))
     return 0
 
 
