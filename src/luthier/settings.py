@@ -113,6 +113,10 @@ class Settings(BaseSettings):
         default=None,
         description="What all teams may spend in a month together; 0 stops all. Also `BUDGET_LIMIT_USD`.",
     )
+    approval_above_usd: Usd = Field(
+        default="10", description="A job that is expected to cost more than this waits for an admin's approval."
+    )
+    approval_by_another: bool = Field(default=False, description="Whether that must be somebody else than who submitted it.")
     jwt_secret: SecretStr | None = Field(
         default=None, description="Signs access tokens, at least 32 random bytes. Without it <data>/signing-keys.json is made."
     )
@@ -121,6 +125,9 @@ class Settings(BaseSettings):
     open_docs: bool = Field(default=True, description="Whether /docs and /openapi.json need no key.")
     trusted_proxies: str = Field(
         default="", description="Addresses of reverse proxies, separated by commas: what they say of a caller's address counts."
+    )
+    public_url: str = Field(
+        default="", description="Address under which people reach this server, where a proxy stands before it."
     )
     oidc_issuer: str = Field(default="", description="OpenID provider that people may log in with: its issuer, an https address.")
     oidc_client_id: str = Field(default="", description="What the provider calls this server.")

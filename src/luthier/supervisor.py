@@ -111,6 +111,7 @@ class Supervisor:
         self._safely("reporting", self._report)
         if self._clocks.monotonic() - self._reaped_at >= self._pace.reap_every_s:
             self._safely("reaping", self._reap)
+            self._safely("expiring", self._queue.expire)
         self._gathers = False
         while self._spare_slots() > 0 and self._safely("claiming", self._start_next, Line(self._pace.hardware)):
             pass

@@ -37,6 +37,7 @@ from luthier.datasets.sources import Sources
 from luthier.datasets.types import Room
 from luthier.datasets.uploads import Uploads
 from luthier.hooks.service import Hooks
+from luthier.jobs.approvals import ApprovalRule
 from luthier.jobs.service import Jobs, JobServices
 from luthier.notifications.courier import Courier
 from luthier.notifications.queue import DeliveryQueue
@@ -116,13 +117,14 @@ def build(  # noqa: PLR0913  # what tests put in the place of the real thing
     limit = None if settings.budget_limit_usd is None else micro_usd(settings.budget_limit_usd)
     billing = Billing(database, now, platform=PlatformBudget(limit, accounts.home))
     billing.first_start()
+    rule = ApprovalRule(micro_usd(settings.approval_above_usd), settings.approval_by_another)
     fetcher = fetcher or _fetcher(settings)
     room = Room(settings.data / "scratch", settings.max_upload_bytes, settings.inline_upload_bytes)
     datasets = Datasets(database, storage, bases, room, now)
     sources = Sources(fetcher, settings.hub_url, prefixes_of(settings.import_from))
     deliveries = Deliveries(database, storage, room, now, datasets.check_later)
     registry = Registry(database, storage, bases, settings.data / "cache", now)
-    jobs = Jobs(database, storage, JobServices(accounts, billing, bases, datasets, registry), now)
+    jobs = Jobs(database, storage, JobServices(accounts, billing, bases, datasets, registry, rule), now)
     engine = engine or EngineProcess(
         settings.data / "run", child_environment(settings), idle_s=settings.engine_idle_s, start_s=settings.engine_start_s
     )

@@ -17,10 +17,10 @@ from luthier.accounts.logins import Logins
 from luthier.accounts.passwords import Passwords
 from luthier.accounts.signing import SigningKeys
 from luthier.accounts.teams import Teams
-from luthier.accounts.types import Actor, Idempotency, KeyWish, Me, Role
+from luthier.accounts.types import Actor, Idempotency, KeyWish, Me, Role, Tokens
 from luthier.accounts.users import Users
 from luthier.database import EVERY_TENANT, Database
-from luthier.errors import KeyInFlight, KeyReused, NotFound
+from luthier.errors import Forbidden, KeyInFlight, KeyReused, NotFound
 from luthier.seams import Clock
 
 _REPLAY_FOR = timedelta(hours=48)
@@ -78,6 +78,15 @@ class Accounts:
             raise NotFound("team")
         return actor
 
+    def vouched(self, issuer: str, subject: str, verified_email: str | None) -> Tokens:
+        """A login for somebody whom an OpenID provider has identified; met for the first time, they get an account.
+
+        Raises: Forbidden where it is a first time without a verified e-mail, or the account is disabled.
+        """
+        with self._database.write(EVERY_TENANT) as session:
+            user = self.users.known(session, issuer, subject, verified_email)
+            return self.logins.begin(session, user)
+
     def close(self) -> None:
         """Finish background work."""
         self.keys.close()
@@ -86,6 +95,13 @@ class Accounts:
     def home(session: Session) -> str | None:
         """The team of those who run this platform: the one that the first start made."""
         return store.home(session)
+
+    def check_operates(self, actor: Actor) -> None:
+        """Raises: Forbidden for all but the admins of the team that runs the platform: prices and refunds are theirs."""
+        with self._database.read(EVERY_TENANT) as session:
+            home = store.home(session)
+        if actor.tenant_id != home or actor.role is not Role.ADMIN:
+            raise Forbidden("This is for the admins of the platform's own team.", hint="Ask those who run this server.")
 
     def me(self, actor: Actor) -> Me:
         """The caller as the platform sees them."""

@@ -231,9 +231,10 @@ def users(session: Session) -> list[UserRow]:
     return list(session.scalars(select(UserRow).order_by(UserRow.id)))
 
 
-def teams(session: Session) -> list[TenantRow]:
-    """All teams of this server."""
-    return list(session.scalars(select(TenantRow).order_by(TenantRow.id)))
+def teams(session: Session) -> list[tuple[TenantRow, int]]:
+    """All teams of this server, with how many members each has."""
+    query = select(TenantRow, func.count(MembershipRow.id)).outerjoin(MembershipRow, MembershipRow.tenant_id == TenantRow.id)
+    return [(row[0], row[1]) for row in session.execute(query.group_by(TenantRow.id).order_by(TenantRow.id))]
 
 
 def open_invitations(session: Session, now: datetime) -> list[InvitationRow]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from decimal import Decimal
 
 from luthier.accounts.service import Accounts
@@ -17,6 +17,7 @@ from luthier.datasets.service import Datasets
 from luthier.datasets.types import Dataset
 from luthier.errors import BudgetExceeded, FieldInvalid, ForbiddenField, WillNotFit
 from luthier.jobs import classifiers, classifying, estimation, of_models
+from luthier.jobs.approvals import ApprovalRule
 from luthier.jobs.calibration import applied
 from luthier.jobs.earlier import EarlierJobs, speed_of
 from luthier.jobs.of_models import Models, Named
@@ -28,13 +29,14 @@ from luthier.values import BaseSource
 
 @dataclass(frozen=True)
 class JobServices:
-    """The services that a job stands on."""
+    """The services that a job stands on, and when it waits for approval."""
 
     accounts: Accounts
     billing: Billing
     bases: Bases
     datasets: Datasets
     models: Models
+    rule: ApprovalRule = field(default_factory=ApprovalRule)
 
 
 class Examiner:

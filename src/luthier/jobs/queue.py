@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any, Protocol
+from typing import Any
 
 from sqlalchemy.orm import Session
 
@@ -13,7 +13,8 @@ from luthier.accounts.deeds import by_system
 from luthier.billing.service import Billing
 from luthier.billing.types import Segment
 from luthier.database import EVERY_TENANT, Database
-from luthier.jobs import projection, rules, sharing, store
+from luthier.jobs import approvals, projection, rules, sharing, store
+from luthier.jobs.approvals import Releases
 from luthier.jobs.directory import AttemptStatus
 from luthier.jobs.reaping import Beat
 from luthier.jobs.rows import job_of, projection_of, spec_of
@@ -30,12 +31,6 @@ _LOOK_AHEAD = 64
 
 class Fenced(Exception):
     """Somebody else runs this job by now: write nothing, end the trainer."""
-
-
-class Releases(Protocol):
-    """What the queue needs of datasets and models: let go of what a job used."""
-
-    def release(self, session: Session, by: str) -> None: ...
 
 
 @dataclass(frozen=True)
@@ -134,6 +129,8 @@ class JobQueue:
             for report in reports:
                 if store.beat(session, report.fence, **_progress(report.status), updated_at=self._now()):
                     charges[report.fence.job_id] = self._bill(session, report.fence, report.segments)
+                    if report.segments:
+                        self._within_budgets(session, report.fence)
                     self._running(session, report)
         return charges
 
@@ -191,6 +188,21 @@ class JobQueue:
             step = store.Step(outcome.state, self._now(), outcome.reason)
             _fenced_unless(store.move(session, row, step, **values, cost_micro_usd=cost))
 
+    @by_system("jobs.expire")
+    def expire(self) -> None:
+        """End jobs that nobody approved in time, and give back what was held for them."""
+        since = self._now() - approvals.WAITS_FOR
+        with self._database.read(EVERY_TENANT) as session:
+            if not store.awaiting(session, since):
+                return
+        with self._database.write(EVERY_TENANT) as session:
+            expired = store.awaiting(session, since)
+            for row in expired:
+                step = store.Step(JobState.CANCELLED, self._now(), f"nobody approved it within {approvals.WAITS_FOR.days} days")
+                approvals.Unstarted(self._billing, self._used).end(session, row, step)
+        for row in expired:
+            self.project(row.id)
+
     def running(self) -> list[Seen]:
         """All jobs that somebody runs, or says to run."""
         with self._database.read(EVERY_TENANT) as session:
@@ -243,6 +255,14 @@ class JobQueue:
         charge = self._billing.costs(session, [fence.job_id])[fence.job_id]
         store.change(session, fence, cost_micro_usd=charge)
         return charge
+
+    def _within_budgets(self, session: Session, fence: Fence) -> None:
+        """A job whose team, user or platform has nothing left saves and stops."""
+        if self._billing.over_budget(session, fence.job_id) is None:
+            return
+        row = self._mine(session, fence)
+        if row.wish is None:
+            store.wish(session, row, "cap", self._now())
 
     def _running(self, session: Session, report: Report) -> None:
         """The first status that is more than `starting` makes the job run."""

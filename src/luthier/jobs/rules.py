@@ -14,6 +14,7 @@ _Q, _RUN = JobState.QUEUED, JobState.RUNNING
 _ENDS = frozenset({JobState.FAILED, JobState.STOPPED, JobState.CANCELLED})
 
 TRANSITIONS: Mapping[JobState, frozenset[JobState]] = {
+    JobState.AWAITING_APPROVAL: frozenset({_Q, JobState.CANCELLED}),
     JobState.QUEUED: frozenset({JobState.STARTING, JobState.STOPPED, JobState.CANCELLED}),
     JobState.STARTING: frozenset({_RUN, _Q}) | _ENDS,
     JobState.RUNNING: frozenset({JobState.SUCCEEDED, _Q}) | _ENDS,
@@ -24,9 +25,9 @@ TRANSITIONS: Mapping[JobState, frozenset[JobState]] = {
 }
 """The whole state machine. `store.move` knows no other steps."""
 
-Wish = Literal["stop", "cancel", "budget", "time"]
-"""How a running job is asked to end: by its owner (the first two) or by its own limits."""
-WISHES: tuple[Wish, ...] = ("stop", "cancel", "budget", "time")
+Wish = Literal["stop", "cancel", "budget", "time", "cap"]
+"""How a running job is asked to end: by its owner (the first two), by its own limits, or by a budget that is used up."""
+WISHES: tuple[Wish, ...] = ("stop", "cancel", "budget", "time", "cap")
 
 FIRST_RETRY_S = 5
 LONGEST_RETRY_S = 300
@@ -158,6 +159,8 @@ def _ended_as_asked(wish: Wish) -> Outcome:
         return Outcome(JobState.CANCELLED, "cancelled by its owner")
     if wish == "stop":
         return Outcome(JobState.STOPPED, "stopped by its owner")
+    if wish == "cap":
+        return Outcome(JobState.STOPPED, "a budget is used up", _CAPPED)
     limit = "limits.max_cost_usd" if wish == "budget" else "limits.max_seconds"
     message = f"The job reached its own `{limit}` and saved a checkpoint."
     return Outcome(JobState.FAILED, wish, _failure("budget", message, "Submit it again with a higher limit or fewer epochs."))
@@ -174,4 +177,9 @@ def _failure(code: Any, message: str, hint: str) -> Failure:
     return Failure(code=code, message=message, hint=hint)
 
 
+_CAPPED = _failure(
+    "budget",
+    "A budget that binds this job is used up; it has saved a checkpoint.",
+    "`tune budget` shows which. Once there is more, `tune resume` goes on from the checkpoint.",
+)
 _UNUSABLE = _failure("spec_tampered", "The job directory cannot be used as it is.", "Submit the job again.")

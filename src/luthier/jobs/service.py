@@ -15,7 +15,8 @@ from luthier.billing import rules as money
 from luthier.billing.types import Hold
 from luthier.database import EVERY_TENANT, Database, page
 from luthier.errors import CursorInvalid, Gone, NotFound, WrongState
-from luthier.jobs import artifacts, of_models, projection, rules, store
+from luthier.jobs import approvals, artifacts, of_models, projection, rules, store
+from luthier.jobs.approvals import Approvals, Unstarted
 from luthier.jobs.directory import CheckpointRef, Event
 from luthier.jobs.examining import Examiner, JobServices
 from luthier.jobs.rows import job_of, projection_of, row_of, spec_of
@@ -45,7 +46,10 @@ class Jobs:
         self._datasets = services.datasets
         self._models = services.models
         self._examiner = Examiner(database, services, served)
+        self._unstarted = Unstarted(services.billing, (services.datasets, services.models))
+        self._rule = services.rule
         self._now = now
+        self.approvals = Approvals(database, storage, self._unstarted, services.rule, now)
 
     def estimate(self, actor: Actor, spec: RunSpec) -> Estimate:
         """Time, memory and money of a run. Reserves nothing.
@@ -82,10 +86,10 @@ class Jobs:
                 self._storage.delete(here.root)
         return Submitted(job=self.get(actor, made), estimate=estimate, replayed=made != row.id)
 
-    def list(self, actor: Actor, *, after: str | None = None, limit: int = 50) -> Page[Job]:
-        """The tenant's jobs, newest first. Raises: CursorInvalid."""
+    def list(self, actor: Actor, *, state: JobState | None = None, after: str | None = None, limit: int = 50) -> Page[Job]:
+        """The tenant's jobs, all or those in one state, newest first. Raises: CursorInvalid."""
         with self._database.read(actor.tenant_id) as session:
-            rows, cursor = page(session, store.visible(), store.JobRow, after=after, limit=limit)
+            rows, cursor = page(session, store.visible(state), store.JobRow, after=after, limit=limit)
             return Page(data=[job_of(row) for row in rows], next_cursor=cursor)
 
     def get(self, actor: Actor, job_id: str) -> Job:
@@ -165,7 +169,7 @@ class Jobs:
     def resume(self, actor: Actor, job_id: str) -> Job:
         """Queue a stopped or failed job again; it goes on from its last checkpoint.
 
-        Raises: NotFound, Gone, WrongState, DatasetNotReady.
+        Raises: NotFound, Gone, WrongState, DatasetNotReady, BudgetExceeded.
         """
         with self._database.write(actor.tenant_id) as session:
             row = _found(session, job_id)
@@ -225,7 +229,7 @@ class Jobs:
             tenant_id=actor.tenant_id,
             created_by=actor.user_id,
             name=spec.name,
-            state=JobState.QUEUED,
+            state=self._rule.first_state(money.micro_usd(estimate.cost_usd)),
             kind=spec.kind,
             spec=spec.model_dump_json(),
             spec_sha256="",
@@ -256,6 +260,8 @@ class Jobs:
             self._billing.hold(session, actor, Hold(row.id, row.hardware, row.estimated_micro_usd))
             self._use(session, actor, row)
             store.add(session, row, "submitted")
+            if row.state == JobState.AWAITING_APPROVAL:
+                approvals.ask(session, row)
         return row.id
 
     def _use(self, session: Session, actor: Actor, row: store.JobRow) -> None:
@@ -284,11 +290,11 @@ class Jobs:
             row = _found(session, job_id)
             if job_of(row).finished:
                 return job_of(row)
+            # Nobody runs it, so there is nobody to ask: it ends here.
             if row.state == JobState.QUEUED:
-                # Nobody runs it, so there is nobody to ask: it ends here.
-                cost = self._billing.settle(session, row.tenant_id, row.id)
-                self._release(session, row.id)
-                store.move(session, row, store.Step(state, self._now(), f"{state} in the queue"), cost_micro_usd=cost)
+                self._unstarted.end(session, row, store.Step(state, self._now(), f"{state} in the queue"))
+            elif row.state == JobState.AWAITING_APPROVAL:  # a stop, too: what was stopped could be resumed without approval
+                self._unstarted.end(session, row, store.Step(JobState.CANCELLED, self._now(), "withdrawn by its owner"))
             else:
                 store.wish(session, row, wish, self._now())
             used = self._billing.used_ms(session, row.id)

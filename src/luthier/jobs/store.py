@@ -18,7 +18,7 @@ from luthier.notifications import outbox
 
 _OWNED = (JobState.STARTING, JobState.RUNNING)
 _RECENT_JOBS = 5
-_CALIBRATING_JOBS = 40
+_CALIBRATING_JOBS = 20
 
 
 class JobRow(TenantOwned, Row):
@@ -173,6 +173,12 @@ def in_line(session: Session, line: Line, now: datetime, most: int) -> Sequence[
     return session.scalars(query.order_by(JobRow.queued_at, JobRow.id).limit(most)).all()
 
 
+def awaiting(session: Session, since: datetime) -> Sequence[JobRow]:
+    """The jobs that have waited for approval since before this moment."""
+    query = select(JobRow).where(JobRow.state == JobState.AWAITING_APPROVAL, JobRow.created_at < since)
+    return session.scalars(query.execution_options(populate_existing=True)).all()
+
+
 def owned(session: Session) -> Sequence[JobRow]:
     """All jobs that somebody runs, or says to run."""
     return session.scalars(select(JobRow).where(JobRow.state.in_(_OWNED)).execution_options(populate_existing=True)).all()
@@ -183,9 +189,10 @@ def newest_named(session: Session, name: str) -> JobRow | None:
     return session.scalar(visible().where(JobRow.name == name, JobRow.kind == "train").order_by(JobRow.id.desc()).limit(1))
 
 
-def visible() -> Any:
-    """The query of a list: what was not deleted."""
-    return select(JobRow).where(JobRow.deleted_at.is_(None))
+def visible(state: JobState | None = None) -> Any:
+    """The query of a list: what was not deleted, in any state or in this one."""
+    query = select(JobRow).where(JobRow.deleted_at.is_(None))
+    return query if state is None else query.where(JobRow.state == state)
 
 
 def history(session: Session, job_id: str) -> Sequence[TransitionRow]:
@@ -205,7 +212,7 @@ def calibrating(session: Session, base_model: str, hardware: str, kind: str) -> 
     """The latest jobs of this kind with this base on this hardware that came to their end, the latest first."""
     ended = or_(JobRow.state == JobState.SUCCEEDED, JobRow.error_code == "out_of_memory")
     query = select(JobRow).where(JobRow.base_model == base_model, JobRow.hardware == hardware, JobRow.kind == kind, ended)
-    return session.scalars(query.order_by(JobRow.finished_at.desc(), JobRow.id.desc()).limit(_CALIBRATING_JOBS)).all()
+    return session.scalars(query.order_by(JobRow.id.desc()).limit(_CALIBRATING_JOBS)).all()
 
 
 def known(session: Session, job_ids: Iterable[str]) -> set[str]:

@@ -17,6 +17,7 @@ from luthier.values import Frozen, Usd
 class JobState(StrEnum):
     """Where a job stands. `rules.TRANSITIONS` says which steps there are."""
 
+    AWAITING_APPROVAL = "awaiting_approval"
     QUEUED = "queued"
     STARTING = "starting"
     RUNNING = "running"

@@ -47,7 +47,7 @@ from luthier.faces.rest.wire import (
 )
 from luthier.jobs.directory import Event
 from luthier.jobs.spec import RunSpec
-from luthier.jobs.types import Estimate, Job, Submitted
+from luthier.jobs.types import Estimate, Job, JobState, Submitted
 from luthier.values import ModelFile, Page
 
 routes = router("/api/jobs", "jobs", route=YamlRoute)
@@ -127,9 +127,15 @@ def submit(spec: Spec, key: IdempotencyKey, actor: CurrentActor, platform: Curre
 
 
 @routes.get("", responses=problems(CursorInvalid, FieldInvalid))
-def list_jobs(actor: CurrentActor, platform: CurrentPlatform, limit: Limit = 50, after: After = None) -> Page[Job]:
+def list_jobs(
+    actor: CurrentActor,
+    platform: CurrentPlatform,
+    state: Annotated[JobState | None, Query(description="Only those in this state.")] = None,
+    limit: Limit = 50,
+    after: After = None,
+) -> Page[Job]:
     """All runs of the caller's team, newest first."""
-    return platform.jobs.list(actor, after=after, limit=limit)
+    return platform.jobs.list(actor, state=state, after=after, limit=limit)
 
 
 @routes.get("/{job_id}", response_model=Job, responses=_ONE)
@@ -162,7 +168,7 @@ def cancel(job_id: JobId, actor: CurrentActor, platform: CurrentPlatform) -> Job
     return platform.jobs.cancel(actor, job_id)
 
 
-@routes.post("/{job_id}/resume", responses=problems(NotFound, Gone, WrongState))
+@routes.post("/{job_id}/resume", responses=problems(NotFound, Gone, WrongState, BudgetExceeded))
 def resume(job_id: JobId, actor: CurrentActor, platform: CurrentPlatform) -> Job:
     """Queue a stopped or failed run again; it goes on from its last checkpoint."""
     return platform.jobs.resume(actor, job_id)
