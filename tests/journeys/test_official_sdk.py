@@ -71,4 +71,4 @@ def test_unchanged_code_trains_and_chats(house):
         with pytest.raises(openai.NotFoundError):
             sdk.chat.completions.create(model="ft:luthier/tiny:team_x:nothing:00000000", **asked)
         assert sdk.models.retrieve(done.fine_tuned_model).id == done.fine_tuned_model
-    assert client.models.get(done.fine_tuned_model).name == "colours"
+    assert client.models.get(client.jobs.get(job.id).model_id).name == "colours"

@@ -72,7 +72,7 @@ def references(text: str) -> list[Reference]:
     """What `text` can mean, likeliest first: a name may itself end in `@3`.
 
     >>> references("intents@3")
-    [Reference(id=None, name='intents', number=3), Reference(id=None, name='intents@3', number=None)]
+    [Reference(id=None, name='intents', number=3, tail=None), Reference(id=None, name='intents@3', number=None, tail=None)]
     """
     if ids.is_id(text, ids.MODEL):
         return [Reference(id=text)]

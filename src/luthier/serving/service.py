@@ -112,7 +112,7 @@ class Serving:
                 return self._bare(self._bases.get(ref))
             except ModelNotAllowed:
                 # Written like a hub id: then the allow-list is what the caller must hear about.
-                if "/" in ref:
+                if "/" in ref and not ref.startswith("ft:"):
                     raise
             raise
         if model.card.lineage.method == "classifier":
