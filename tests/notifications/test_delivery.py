@@ -180,7 +180,7 @@ def test_endpoints_of_the_settings_hear_of_every_team_and_no_team_sees_them(desk
 def test_a_sender_that_dies_in_mid_delivery_is_replaced_and_the_id_is_the_same(desk):
     endpoint, event = desk.add(), desk.publish()
     desk.queue.spread()
-    (errand,) = desk.queue.claim(10)  # and then it is gone, perhaps after it was sent
+    (errand,) = desk.queue.claim(10, 10)  # and then it is gone, perhaps after it was sent
     assert [news.id for news in errand.news.values()] == [event]
     desk.work()
     assert desk.told() == []
@@ -223,7 +223,7 @@ def test_a_dead_endpoint_delays_no_other(desk):
     try:
         events = [desk.publish() for _ in range(5)]
         until = time.monotonic() + 10
-        while len(desk.told(B)) < 5 and time.monotonic() < until:
+        while (len(desk.told(B)) < 5 or not desk.told(A)) and time.monotonic() < until:
             time.sleep(0.01)
         assert sorted(desk.told(B)) == sorted(events)
         assert len(desk.told(A)) == 1
@@ -232,6 +232,21 @@ def test_a_dead_endpoint_delays_no_other(desk):
         stop.set()
         thread.join()
     assert {each.state for each in desk.deliveries(other)} == {"delivered"}
+
+
+def test_those_that_failed_last_get_some_hands_and_not_all(desk):
+    down = [f"https://hooks.example.com/{number}/down" for number in range(6)]
+    desk.replies |= dict.fromkeys(down, DOWN)
+    for url in (*down, A, B):
+        desk.add(url)
+    desk.publish()
+    desk.work()
+    desk.publish()
+    desk.pass_s(5)
+    desk.queue.spread()
+    errands = desk.queue.claim(6, 2)
+    assert sorted(errand.sealed.address in down for errand in errands) == [False, False, True, True]
+    assert [errand.failing for errand in errands] == [errand.sealed.address in down for errand in errands]
 
 
 def test_a_month_later_it_is_forgotten(desk):

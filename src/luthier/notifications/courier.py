@@ -18,10 +18,13 @@ _FORGET_EVERY_S = 3600.0
 
 
 class Courier:
-    """Sends to at most `hands` endpoints at a time, one event after the other to each."""
+    """Sends to at most `hands` endpoints at a time, one event after the other to each.
+
+    A dead one holds a hand for ten seconds: most hands are kept for those that answered when they were last told something.
+    """
 
     def __init__(
-        self, queue: DeliveryQueue, notifiers: Mapping[Channel, Notifier], *, hands: int = 16, poll_s: float = 0.5
+        self, queue: DeliveryQueue, notifiers: Mapping[Channel, Notifier], *, hands: int = 64, poll_s: float = 0.5
     ) -> None:
         self._queue = queue
         self._notifiers = notifiers
@@ -31,25 +34,27 @@ class Courier:
 
     def run(self, stop: threading.Event) -> None:
         """Until `stop` is set; what is under way then is finished, which takes ten seconds at most."""
-        running: set[Future[None]] = set()
+        running: dict[Future[None], Errand] = {}
         with ThreadPoolExecutor(self._hands, thread_name_prefix="courier") as pool:
             while not stop.is_set():
-                running |= {pool.submit(self._go, errand) for errand in self._next(self._hands - len(running))}
-                if running:
-                    done, running = wait(running, timeout=self._poll_s, return_when=FIRST_COMPLETED)
-                    for each in done:
-                        _log_fall(each.exception())
-                else:
+                failing = sum(errand.failing for errand in running.values())
+                errands = self._next(self._hands - len(running), self._hands // 4 - failing)
+                running |= {pool.submit(self._go, errand): errand for errand in errands}
+                if not running:
                     stop.wait(self._poll_s)
+                    continue
+                for each in wait(running, timeout=self._poll_s, return_when=FIRST_COMPLETED).done:
+                    del running[each]
+                    _log_fall(each.exception())
 
     def round(self) -> int:
         """Everything that is to be sent now, once and one after the other. Returns how many errands. For tests."""
-        errands = self._next(self._hands)
+        errands = self._next(self._hands, self._hands)
         for errand in errands:
             self._go(errand)
         return len(errands)
 
-    def _next(self, most: int) -> list[Errand]:
+    def _next(self, most: int, failing: int) -> list[Errand]:
         try:
             if time.monotonic() - self._forgot_at > _FORGET_EVERY_S:
                 self._forgot_at = time.monotonic()
@@ -57,7 +62,7 @@ class Courier:
             if most == 0 or not self._queue.has_work():
                 return []
             self._queue.spread()
-            return self._queue.claim(most)
+            return self._queue.claim(most, failing)
         except Exception:  # noqa: BLE001  # the edge of the thread: if it fell, nobody would be told anything any more
             _LOG.exception("the outbox cannot be read now")
             return []

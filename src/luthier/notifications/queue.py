@@ -34,6 +34,8 @@ class Errand:
     owner: str
     channel: Channel
     sealed: Sealed
+    failing: bool
+    """Whether it failed when it was last told something."""
     news: Mapping[str, News]
     """By delivery."""
 
@@ -67,10 +69,12 @@ class DeliveryQueue:
                 )
         return len(events)
 
-    def claim(self, most: int) -> list[Errand]:
-        """Errands to at most that many endpoints, none of which anybody else runs to."""
+    def claim(self, most: int, failing: int) -> list[Errand]:
+        """Errands to at most `most` endpoints that nobody else runs to, and at most `failing` of these to such as failed last."""
         with self._database.beat() as session:
-            found = [self._taken(session, endpoint) for endpoint in store.ready(session, self._now(), most)]
+            well = store.ready(session, self._now(), most, failing=False)
+            ill = store.ready(session, self._now(), min(failing, most - len(well)), failing=True)
+            found = [self._taken(session, endpoint) for endpoint in (*well, *ill)]
         return [errand for errand in found if errand is not None]
 
     def note(self, errand: Errand, delivery_id: str, reply: Reply) -> bool:
@@ -150,7 +154,7 @@ class DeliveryQueue:
             if event is not None:
                 row.owner, row.leased_until = owner, self._now() + self._lease
                 news[row.id] = News(event.id, event.kind, event.created_at, json.loads(event.data), self._now())
-        return Errand(owner, Channel(endpoint.channel), sealed, news)
+        return Errand(owner, Channel(endpoint.channel), sealed, endpoint.failures > 0, news)
 
 
 def _disable(session: Session, endpoint: store.EndpointRow, why: str) -> None:

@@ -95,14 +95,16 @@ def listening(session: Session, tenant_ids: set[str]) -> Sequence[EndpointRow]:
     return session.scalars(query.order_by(EndpointRow.id)).all()
 
 
-def ready(session: Session, now: datetime, most: int) -> Sequence[EndpointRow]:
-    """Endpoints with something to be sent now that nobody sends to: a slow one delays no other."""
+def ready(session: Session, now: datetime, most: int, *, failing: bool | None = None) -> Sequence[EndpointRow]:
+    """Endpoints with something to be sent now that nobody sends to; only those that failed last, or did not, if asked."""
     due, held = aliased(DeliveryRow), aliased(DeliveryRow)
     waits = exists().where(due.endpoint_id == EndpointRow.id, due.state == DeliveryState.WAITING, due.next_at <= now)
     busy = exists().where(held.endpoint_id == EndpointRow.id, held.leased_until > now)
     rested = or_(EndpointRow.rests_until.is_(None), EndpointRow.rests_until <= now)
     # In any order: with more of them than are taken at once, none is always the last.
     query = select(EndpointRow).where(EndpointRow.enabled, rested, waits, ~busy).order_by(func.random()).limit(most)
+    if failing is not None:
+        query = query.where(EndpointRow.failures > 0 if failing else EndpointRow.failures == 0)
     return session.scalars(query).all()
 
 
