@@ -238,6 +238,21 @@ def test_w10_slack_shows_every_letter_and_wakes_nobody(slack):
     assert not any(f"\n{mark}" in text or f" {mark}" in text for mark in "*_~`")
 
 
+@pytest.mark.parametrize(
+    ("kind", "data", "title"),
+    [
+        ("budget.alert", {"threshold": 80, "period": "2026-11"}, "80 % of the budget for 2026-11 are used"),
+        ("budget.alert", {}, "Budget alert"),
+        ("spending.unusual", {"day": "2026-11-21", "spent_usd": "90.00"}, "Unusual spending on 2026-11-21: $90.00"),
+        ("job.failed", {"job_id": "job_1", "name": None}, "Job job_1: failed"),
+    ],
+)
+def test_a_title_says_what_happened(slack, kind, data, title):
+    slack.send(replace(NEWS, kind=kind, data=data))
+    text = json.loads(slack.heard.requests[0][1])["text"].replace("\u200b", "")
+    assert text.split("\n")[0] == title
+
+
 # -- e-mail ------------------------------------------------------------------------------------------------------------
 
 

@@ -239,6 +239,13 @@ def test_its_key_opens_no_other_door_and_without_it_the_hook_is_shut(sender):
     assert sender.call().status_code == 401
 
 
+def test_the_cap_of_a_hook_is_kept_by_what_it_starts(world):
+    sender = Sender(world, spend_cap_usd="0")
+    refused = sender.call()
+    assert (refused.status_code, refused.json()["error"]["code"]) == (402, "budget_exceeded"), refused.text
+    assert world.submit().status_code == 201  # the cap is the hook's alone
+
+
 def test_a_removed_hook_is_unknown(sender):
     assert sender.world.ask("GET", f"/api/hooks/{sender.made['id']}").json()["name"] == "nightly"
     assert "secret" not in sender.world.ask("GET", "/api/hooks").json()["data"][0]

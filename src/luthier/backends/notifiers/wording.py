@@ -10,6 +10,10 @@ from luthier.seams import News
 _MOST_LINES = 24
 _MOST_LINE = 300
 _LEFT_OUT = frozenset({"from_state", "kind", "created_by"})
+_TITLES = {
+    "budget.alert": "{threshold} % of the budget for {period} are used",
+    "spending.unusual": "Unusual spending on {day}: ${spent_usd}",
+}
 
 
 def title(news: News) -> str:
@@ -18,6 +22,12 @@ def title(news: News) -> str:
     >>> title(News("evt_1", "job.failed", datetime.now(UTC), {"job_id": "job_1", "name": "intents"}, datetime.now(UTC)))
     'Job intents (job_1): failed'
     """
+    known = _TITLES.get(news.kind)
+    if known is not None:
+        try:
+            return one_line(known.format_map(news.data))
+        except KeyError:  # an older event says less
+            pass
     subject, _, what = news.kind.partition(".")
     words = f"{subject} {what}".replace("_", " ").strip().capitalize()
     if subject == "job" and "job_id" in news.data:
