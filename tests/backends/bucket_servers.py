@@ -1,4 +1,4 @@
-"""S3 and Google Cloud Storage on loopback, as far as reading goes: HEAD, GET with ranges and If-Match, listings; and faults."""
+"""S3 and Google Cloud Storage on loopback, as far as reading goes: HEAD, GET with ranges and If-Match; and faults."""
 
 import hashlib
 import http.server
@@ -9,8 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from urllib.parse import parse_qs, unquote, urlsplit
-from xml.sax.saxutils import escape
+from urllib.parse import unquote, urlsplit
 
 DATE = "Sat, 21 Nov 2026 00:00:00 GMT"
 
@@ -46,8 +45,6 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         bucket.signed.append(self.headers.get("authorization", ""))
         if bucket.needs_key is not None and not self._signed(bucket.needs_key):
             return self._refuse(403, "AccessDenied")
-        if "list-type" in parts.query:
-            return self._listing(bucket, name.strip("/"), parse_qs(parts.query).get("prefix", [""])[0])
         fault = bucket.faults.get(name, "")
         if fault.isdigit():
             return self._refuse(int(fault), "Fault")
@@ -90,15 +87,6 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         self.wfile.write(body[: len(body) // 2] if fault == "cut" else body)
         self.close_connection = fault == "cut"
         return None
-
-    def _listing(self, bucket: Bucket, name: str, prefix: str) -> None:
-        keys = [each.partition("/")[2] for each in sorted(bucket.objects) if each.startswith(f"{name}/{prefix}")]
-        found = "".join(
-            f"<Contents><Key>{escape(key)}</Key><LastModified>2026-11-21T00:00:00.000Z</LastModified>"
-            f"<ETag>&quot;x&quot;</ETag><Size>{len(bucket.objects[f'{name}/{key}'])}</Size></Contents>"
-            for key in keys
-        )
-        self._xml(200, f"<ListBucketResult><Name>{name}</Name><IsTruncated>false</IsTruncated>{found}</ListBucketResult>")
 
     def _refuse(self, status: int, code: str) -> None:
         self._xml(status, f"<Error><Code>{code}</Code><Message>SECRET of the endpoint</Message></Error>")

@@ -5,11 +5,11 @@ from contextlib import contextmanager
 
 import pytest
 
-from luthier.datasets.deliveries import Deliveries
+from luthier.datasets.deliveries import MOST_WAITING, Deliveries
 from luthier.datasets.importing import Imports
 from luthier.datasets.sources import Import, Sources
 from luthier.datasets.types import Room
-from luthier.errors import DatasetNotReady, Gone, NotFound
+from luthier.errors import DatasetNotReady, Gone, NotFound, StorageFull, TooMany
 from luthier.seams import Fetched, NotFetched
 
 from .conftest import jsonl, rows
@@ -187,6 +187,21 @@ def test_a_restart_begins_the_fetch_again(world, opened, alice):
     second.imports.recover()
     second.settle()
     assert (second.fetcher.opened, second.datasets.get(alice, made.id).rows) == (1, 12)
+
+
+def test_a_team_has_a_limit_of_its_own(opened, alice, bob):
+    shop = opened(Slow())
+    for number in range(MOST_WAITING):
+        shop.take(alice, name=f"n{number}")
+    with pytest.raises(TooMany, match="16 unfinished imports"):
+        shop.take(alice)
+    assert shop.take(bob).state == "validating"
+
+
+def test_there_must_be_room_for_all_that_is_on_its_way(opened, alice):
+    shop = opened(Slow(said=2**60))
+    with pytest.raises(StorageFull):
+        shop.take(alice)
 
 
 def test_four_are_fetched_at_once_so_that_a_slow_one_holds_nobody_up(opened, alice, bob):

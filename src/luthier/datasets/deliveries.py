@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Iterable, Iterator
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
 from luthier import ids
+from luthier.accounts.types import Actor
 from luthier.database import Database
 from luthier.datasets import rows
 from luthier.datasets.arrivals import receive, workspace
@@ -15,12 +17,14 @@ from luthier.datasets.refusals import not_arrived
 from luthier.datasets.rows import home_of
 from luthier.datasets.types import Errand, Room
 from luthier.datasets.wishes import Wishes
-from luthier.errors import LuthierError
+from luthier.errors import LuthierError, StorageFull, TooMany
 from luthier.seams import Clock, Storage
 
 if TYPE_CHECKING:
     from luthier.datasets.store import DatasetRow
 
+MOST_WAITING = 16
+"""Of one team."""
 _TOLD_EVERY = timedelta(seconds=0.5)
 
 
@@ -36,7 +40,17 @@ class Deliveries:
 
     def awaited(self) -> list[str]:
         """Ids of all that wait, oldest first."""
-        return rows.awaited(self._database)
+        return [row.id for row in rows.awaited(self._database)]
+
+    def admit(self, actor: Actor, size: int | None) -> None:
+        """Whether one more of this size may wait. Raises: TooMany, of one team; StorageFull before the first byte."""
+        waiting = len(rows.awaited(self._database, actor.tenant_id))
+        if waiting >= MOST_WAITING:
+            raise TooMany(f"Your team has {waiting} unfinished imports.", hint="Wait for one to end.", retry_after_s=60)
+        self._room.scratch.mkdir(parents=True, exist_ok=True, mode=0o700)
+        to_come = sum((row.expected_bytes or 0) - (row.fetched_bytes or 0) for row in rows.awaited(self._database))
+        if shutil.disk_usage(self._room.scratch).free < to_come + (size or 0):
+            raise StorageFull
 
     def errand(self, dataset_id: str) -> Errand | None:
         """What is to be fetched for a dataset; None where it waits for nothing any more."""

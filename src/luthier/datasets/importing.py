@@ -39,7 +39,7 @@ class Imports:
     def take(self, actor: Actor, wanted: Import) -> Dataset:
         """Fetch a file and keep it as the next version of its name, in state `ready`; or begin to, in state `validating`.
 
-        Raises: Invalid `source` for what cannot or may not be fetched, and what `Datasets.upload` raises.
+        Raises: Invalid `source` for what cannot or may not be fetched; TooMany; what `Datasets.upload` raises.
         """
         found = self._sources.find(actor.tenant_id, wanted)
         upload = Upload(
@@ -60,6 +60,7 @@ class Imports:
                     return self._datasets.upload(actor, replace(upload, chunks=file.chunks))
         except NotFetched as error:
             raise not_fetched(error) from None
+        self._deliveries.admit(actor, size)
         dataset = self._datasets.upload(actor, replace(upload, errand=errand.model_copy(update={"bytes": size})))
         self._background.add(dataset.id)
         return dataset

@@ -71,10 +71,10 @@ def seen_so_far(database: Database, dataset_id: str, report: Report) -> None:
 # -- datasets whose bytes are still to be fetched: `fetched_bytes` counts them, and is null for all others ---------------
 
 
-def awaited(database: Database) -> list[str]:
-    """Ids of all that wait, oldest first."""
-    with database.read(EVERY_TENANT) as session:
-        return [row.id for row in store.in_state(session, store.VALIDATING) if row.fetched_bytes is not None]
+def awaited(database: Database, tenant_id: str = EVERY_TENANT) -> list[store.DatasetRow]:
+    """All that wait, of one team or of all, oldest first."""
+    with database.read(tenant_id) as session:
+        return [row for row in store.in_state(session, store.VALIDATING) if row.fetched_bytes is not None]
 
 
 def awaiting(database: Database, dataset_id: str) -> store.DatasetRow | None:

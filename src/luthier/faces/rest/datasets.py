@@ -28,6 +28,7 @@ from luthier.errors import (
     RangeInvalid,
     StorageFull,
     TooLarge,
+    TooMany,
     UnsupportedType,
 )
 from luthier.faces.rest.body import Json
@@ -139,10 +140,6 @@ _IMPORT = {
             "map": "prompt=question,completion=answer",
         },
     },
-    "bucket": {
-        "summary": "An object of a bucket",
-        "value": {"source": "s3://team-data/support/rows.jsonl.gz", "name": "support"},
-    },
 }
 Wanted = Annotated[Json[Import], Body(openapi_examples=_IMPORT)]  # pyright: ignore[reportArgumentType]  # plain dicts
 
@@ -152,7 +149,7 @@ Wanted = Annotated[Json[Import], Body(openapi_examples=_IMPORT)]  # pyright: ign
     status_code=201,
     responses=problems(
         *(DatasetRejected, FieldInvalid, Invalid, ModelNotAllowed, NotFound, Gone, StorageFull, TooLarge),
-        *(IdempotencyKeyInvalid, KeyInFlight, KeyReused),
+        *(IdempotencyKeyInvalid, KeyInFlight, KeyReused, TooMany),
     ),
 )
 def import_dataset(
