@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 
+import gguf
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -166,6 +167,26 @@ def test_a_merged_export_is_a_model_that_plain_transformers_answers_with(of_mode
             [{"role": "user", "content": "It crashes"}], add_generation_prompt=True, return_tensors="pt", return_dict=True
         )
         assert torch.equal(merged.generate(**asked, **GREEDY), tuned.generate(**asked, **GREEDY))
+
+
+@pytest.mark.parametrize("precision", ["f32", "base", "q8_0"])
+def test_a_gguf_export_is_one_file_that_others_load(of_model, precision):
+    from transformers import AutoModelForCausalLM
+
+    job = of_model("export", export={"format": "gguf", "precision": precision})
+    assert ended(job) == "succeeded", job.log
+    manifest = json.loads(job.result("export.json"))
+    folder = job.folder / "attempts/1/results/export"
+    assert sorted(path.name for path in folder.iterdir()) == ["Modelfile", "model.gguf"]
+    assert manifest["checks"]["precision"] == ("f16" if precision == "base" else precision)
+    assert manifest["checks"]["same_answers"]
+    reader = gguf.GGUFReader(folder / "model.gguf")
+    kinds = {tensor.tensor_type.name for tensor in reader.tensors if len(tensor.shape) == 2}
+    assert kinds == {"F16" if precision == "base" else precision.upper()}
+    assert "<|im_end|>" in (folder / "Modelfile").read_text()
+    assert reader.get_field("tokenizer.chat_template") is not None
+    loaded = AutoModelForCausalLM.from_pretrained(folder, gguf_file="model.gguf")
+    assert loaded.config.model_type == "llama"
 
 
 def test_an_exported_adapter_is_the_trained_one(of_model, trained):

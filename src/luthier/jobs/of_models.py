@@ -209,4 +209,4 @@ def _files_bytes(facts: Facts) -> int:
 
 
 def _merges(spec: RunSpec) -> bool:
-    return spec.export is not None and spec.export.format == "merged"
+    return spec.export is not None and spec.export.format != "adapter"

@@ -195,17 +195,22 @@ class EvaluateSpec(Frozen):
 class ExportSpec(Frozen):
     """What a model is made into."""
 
-    format: Literal["adapter", "merged"] = Field(
-        description="adapter: PEFT's files, for use beside the base. merged: the base with the adapter added to its weights."
+    format: Literal["adapter", "merged", "gguf"] = Field(
+        description="adapter: PEFT's files, for use beside the base. merged: the base with the adapter added to its weights. "
+        "gguf: that as one file for llama.cpp and Ollama."
     )
-    precision: Literal["base", "bf16", "fp32"] = Field(
-        default="base", description="Of merged weights; `base`: as the base's own files have them."
+    precision: Literal["base", "bf16", "fp32", "f32", "f16", "q8_0"] = Field(
+        default="base",
+        description="Of merged weights `base` (as the base's own files have them), bf16 or fp32; of gguf f16 (`base`), f32 or q8_0.",
     )
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
         if self.format == "adapter" and self.precision != "base":
-            raise ValueError("an adapter is exported as it was trained: `precision` is for the format merged")
+            raise ValueError("an adapter is exported as it was trained: `precision` is for the formats merged and gguf")
+        known = {"merged": ("base", "bf16", "fp32"), "gguf": ("base", "f32", "f16", "q8_0")}.get(self.format)
+        if known and self.precision not in known:
+            raise ValueError(f"`precision` of {self.format} is one of {', '.join(known)}")
         return self
 
 
@@ -357,7 +362,7 @@ class RunSpec(Frozen):
             if value is not None and name not in may:
                 raise ValueError(f"`{name}` is no field of a run of the kind {self.kind}")
         if self.kind == "export" and self.export is None:
-            raise ValueError("the kind export needs the section `export` with a `format`: adapter or merged")
+            raise ValueError("the kind export needs the section `export` with a `format`: adapter, merged or gguf")
         if self.kind in OF_MODELS:
             self._trains_nothing()
         return self

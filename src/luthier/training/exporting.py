@@ -1,7 +1,8 @@
 """The kind export: a model's files as others load them, and the proof that what they load answers as the model does.
 
 adapter: PEFT's folder as it was registered. merged: the base's weights with the adapter's update added, and the tokenizer.
-Both are loaded again by transformers (and PEFT, where it is installed), and answer the same questions.
+gguf: those as one file, with a Modelfile for Ollama. All are loaded again by transformers (and PEFT, where it is installed), and
+answer the same questions.
 """
 
 from __future__ import annotations
@@ -38,7 +39,14 @@ from luthier.training.materials import fetch_model, renderer_of
 FOLDER = "export"
 _QUESTIONS = ("Hello!", "What is 2 + 2?", "Write one sentence about the sea.", "List three colours as JSON.")
 _ANSWER_TOKENS = 24
-_SAME = {torch.float32: 1e-3, torch.bfloat16: 0.06, torch.float16: 0.02}
+_SAME: dict[object, float] = {
+    torch.float32: 1e-3,
+    torch.bfloat16: 0.06,
+    torch.float16: 0.02,
+    "f32": 1e-3,
+    "f16": 0.02,
+    "q8_0": 0.08,
+}
 """Largest change of a logit, relative to the largest logit, that counts as the same: what is stored was rounded once more."""
 
 
@@ -78,22 +86,48 @@ def export_model(run: Run) -> Work[None]:
     answered = _answers(loaded, adapter, renderer_of(base, run.source), run.spec.seed)
     run.watch.check()
     run.journal.phase("exporting", "Writing the files.")
-    if wanted.format == "merged":
+    stored: object = dtype
+    if wanted.format == "adapter":
+        shutil.copytree(adapter, made)
+    else:
         cast(Any, _merged(loaded, adapter)).to(dtype).save_pretrained(made)
         export.copy_tokenizer(base, made)
-    else:
-        shutil.copytree(adapter, made)
     del loaded  # the check loads what was written, and memory may not hold both
+    if wanted.format == "gguf":
+        stored = _to_gguf(run, made, wanted)
     run.watch.check()
     run.journal.phase("checking", "Loading the files again.")
-    checks = _check(made, base, dtype, answered)
+    checks = _check(made, base, stored, answered)
     run.watch.check()
     run.journal.phase("saving", "Publishing the files.")
-    _publish(run, made, checks | {"precision": str(dtype).removeprefix("torch.")})
+    _publish(run, made, checks | {"precision": str(stored).removeprefix("torch.")})
+
+
+def _to_gguf(run: Run, made: Path, wanted: ExportSpec) -> str:
+    """Put one GGUF file and a Modelfile in the place of merged weights. Returns the precision of its matrices.
+
+    Raises: AttemptFailed for a model that the format, or our writer, has no place for.
+    """
+    from luthier.training import gguf_files
+
+    precision = cast(gguf_files.Precision, "f16" if wanted.precision == "base" else wanted.precision)
+    merged = made.with_name("merged")
+    made.rename(merged)
+    made.mkdir()
+    try:
+        gguf_files.write(merged, made / gguf_files.FILE, run.spec.model or "", precision)
+    except gguf_files.NotGguf as error:
+        raise AttemptFailed("bad_data", f"This model cannot become a GGUF file: {error}.", "Export it as `merged`.") from None
+    stops = gguf_files.texts_of(merged, renderer_of(merged, run.source).stop_ids)
+    (made / gguf_files.MODELFILE).write_text(gguf_files.modelfile(stops), "utf-8")
+    shutil.rmtree(merged)
+    return precision
 
 
 def _dtype_of(base: Path, wanted: ExportSpec) -> torch.dtype:
-    """Of the exported weights; as the base's files have them, unless another one was asked for."""
+    """Of the merged weights; as the base's files have them, unless another one was asked for."""
+    if wanted.format == "gguf":
+        return torch.float32  # rounded once, when the file is written
     if wanted.precision != "base":
         return torch.bfloat16 if wanted.precision == "bf16" else torch.float32
     config = json.loads((base / "config.json").read_text("utf-8"))
@@ -121,17 +155,17 @@ def _merged(base: LoadedBase, adapter: Path) -> nn.Module:
     return base.model
 
 
-def _check(folder: Path, base: Path, dtype: torch.dtype, answered: Sequence[Answered]) -> dict[str, Any]:
+def _check(folder: Path, base: Path, stored: object, answered: Sequence[Answered]) -> dict[str, Any]:
     """What was written, loaded as others would, on the same questions. Raises: AttemptFailed (`export_differs`)."""
     try:
-        model, loader = _loaded(folder, base, dtype)
+        model, loader = _loaded(folder, base, stored if isinstance(stored, torch.dtype) else torch.float32)
     except (OSError, ValueError, KeyError, RuntimeError) as error:
         raise _differs(f"The exported files do not load again ({type(error).__name__}).") from error
     gaps: list[float] = []
     for each in answered:
         with torch.no_grad():
             logits_TV = cast(Any, model)(input_ids=torch.tensor([list(each.ids)])).logits[0].float()[each.start - 1 :]
-        allowed = _SAME[dtype] * float(each.logits_TV.abs().max())
+        allowed = _SAME[stored] * float(each.logits_TV.abs().max())
         gap = float((logits_TV - each.logits_TV).abs().max())
         gaps.append(gap)
         if not gap <= allowed:  # written so that NaN does not pass
@@ -151,6 +185,8 @@ def _loaded(folder: Path, base: Path, dtype: torch.dtype) -> tuple[nn.Module, st
     load = cast(Any, AutoModelForCausalLM).from_pretrained
     options: dict[str, Any] = {"dtype": dtype, "local_files_only": True, "trust_remote_code": False, "use_safetensors": True}
     by = f"transformers {version('transformers')}"
+    if (folder / "model.gguf").exists():
+        return load(folder, gguf_file="model.gguf", dtype=dtype, local_files_only=True).eval(), by
     if not (folder / adapter_files.CONFIG).exists():
         check_config(folder)
         return load(folder, **options).eval(), by

@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from luthier.faces.sdk.answers import Job, Submitted
     from luthier.faces.sdk.client import Client
 
-FORMATS = ("merged", "adapter")
-PRECISIONS = ("base", "bf16", "fp32")
+FORMATS = ("merged", "adapter", "gguf")
+PRECISIONS = ("base", "bf16", "fp32", "f32", "f16", "q8_0")
 Dataset = Annotated[
     str | None, typer.Option("--dataset", help="Id of the rows to measure on; by default those that training measured on.")
 ]
@@ -28,7 +28,12 @@ Against = Annotated[str | None, typer.Option("--against", help="Another model on
 Rows = Annotated[int | None, typer.Option("--rows", min=0, help="Rows that are answered, for exact match; 200 by default.")]
 Hardware = Annotated[str | None, typer.Option("--hardware", help="Where to do it; `tune pricing` lists it.")]
 Format = Annotated[str, typer.Option("--format", help=f"One of {', '.join(FORMATS)}.")]
-Precision = Annotated[str, typer.Option("--precision", help=f"Of merged weights, one of {', '.join(PRECISIONS)}.")]
+Precision = Annotated[
+    str,
+    typer.Option(
+        "--precision", help=f"Of merged weights (base, bf16, fp32) or gguf (f32, f16, q8_0): one of {', '.join(PRECISIONS)}."
+    ),
+]
 Output = Annotated[Path | None, typer.Option("--output", "-o", help="Folder to write into; ./<name of the model> by default.")]
 Made = Annotated[str | None, typer.Option("--job-id", help="Fetch what this export made, instead of a new one.")]
 
