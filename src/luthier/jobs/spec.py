@@ -201,7 +201,7 @@ class ExportSpec(Frozen):
     )
     precision: Literal["base", "bf16", "fp32", "f32", "f16", "q8_0"] = Field(
         default="base",
-        description="Of merged weights `base` (as the base's own files have them), bf16 or fp32; of gguf f16 (`base`), f32 or q8_0.",
+        description="Of merged weights `base` (as the base's files have them), bf16 or fp32; of gguf f16 (`base`), f32 or q8_0.",
     )
 
     @model_validator(mode="after")
