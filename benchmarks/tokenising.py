@@ -1,6 +1,6 @@
 """How fast rows become tokens for training, beside the `tokenizers` library on the same texts; and what a second job saves.
 
-    python benchmarks/tokenising.py [--rows 20000] [--rounds 9] [--bases data/bases]
+    python benchmarks/tokenising.py [--rows 8000] [--rounds 9] [--bases data/bases]
 
 The first part takes turns in one process: our reading of a data file into the columns that training maps (parse, template, tokens
 and masks), and `Tokenizer.encode_batch` over the texts that the template makes, all at once and in groups of ours. The second
@@ -110,7 +110,8 @@ def first_steps(here: House, path: Path) -> dict[str, Any]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rows", type=int, default=20_000)
+    parser.add_argument("--rows", type=int, default=8_000)
+    parser.add_argument("--rows-of-jobs", type=int, default=20_000)
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--bases", type=Path)
     given = parser.parse_args()
@@ -121,7 +122,8 @@ def main() -> None:
         record["rates"] = rates(folder / "rows.jsonl", given.rounds)
         write_rows(folder / "few.jsonl", 64)
         with house(folder / "data", 0, folder / "few.jsonl", given.bases) as here:
-            record["jobs"] = first_steps(here, folder / "rows.jsonl")
+            write_rows(folder / "many.jsonl", given.rows_of_jobs)
+            record["jobs"] = {"rows": given.rows_of_jobs, **first_steps(here, folder / "many.jsonl")}
     print(json.dumps(record, indent=2))
     target = RESULTS / facts.machine_name()
     target.mkdir(parents=True, exist_ok=True)

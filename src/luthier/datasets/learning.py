@@ -16,7 +16,8 @@ from luthier.datasets.examples import Example, Pair, Prompt, Rated
 if TYPE_CHECKING:
     from luthier.datasets.rendering import Rendered, Renderer
 
-_ROWS_TOGETHER = 256
+_ROWS_TOGETHER, _CHARACTERS_TOGETHER = 2048, 1 << 20
+"""What is tokenised at once: enough for all processors, and few megabytes of results however long the rows are."""
 Unit = type[Example] | type[Pair] | type[Rated] | type[Prompt]
 READS: Mapping[str, Unit] = {"sft": Example, "dpo": Pair, "orpo": Pair, "kto": Rated, "grpo": Prompt}
 """What a row of the data is, by method."""
@@ -109,12 +110,23 @@ def _rendered(
     rows: Iterable[_T], renderer: Renderer, max_len: int | None, examples_of: Callable[[list[_T]], Sequence[Example]]
 ) -> Iterator[tuple[list[_T], list[Rendered]]]:
     """The rows in groups, each with its tokens."""
-    groups, known = tee(_groups(rows))
+    groups, known = tee(_groups(rows, lambda row: sum(map(_characters, examples_of([row])))))
     return zip(known, renderer.render_groups(map(examples_of, groups), max_len), strict=True)
 
 
-def _groups(rows: Iterable[_T]) -> Iterator[list[_T]]:
+def _groups(rows: Iterable[_T], characters_of: Callable[[_T], int]) -> Iterator[list[_T]]:
     """As many as are worth tokenising together."""
-    waiting = iter(rows)
-    while group := list(islice(waiting, _ROWS_TOGETHER)):
+    group: list[_T] = []
+    characters = 0
+    for row in rows:
+        group.append(row)
+        characters += characters_of(row)
+        if len(group) == _ROWS_TOGETHER or characters >= _CHARACTERS_TOGETHER:
+            yield group
+            group, characters = [], 0
+    if group:
         yield group
+
+
+def _characters(example: Example) -> int:
+    return len(example.prompt or "") + len(example.completion or "") + sum(len(each["content"]) for each in example.messages)

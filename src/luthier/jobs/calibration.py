@@ -55,24 +55,23 @@ def correction_of(past: Sequence[Past]) -> Correction:
     recent = past[:MOST_JOBS]
     return Correction(
         jobs=len(recent) if len(recent) >= LEAST_JOBS else 0,
-        memory=factor((job.took.memory_bytes, job.formula.memory_bytes, _MEMORY_BOUNDS) for job in recent),
+        memory=factor(((job.took.memory_bytes, job.formula.memory_bytes) for job in recent), _MEMORY_BOUNDS),
         assumed_time=_time_factor(recent, "assumed"),
         measured_time=_time_factor(recent, "measured"),
         error=error_of(recent),
     )
 
 
-def factor(pairs: Iterable[tuple[float | None, float | None, tuple[float, float]]]) -> float:
+def factor(pairs: Iterable[tuple[float | None, float | None]], bounds: tuple[float, float]) -> float:
     """The median of took / predicted, within bounds; 1 where too few are known.
 
-    >>> factor([(20, 10, (0.5, 3)), (30, 10, (0.5, 3)), (90, 10, (0.5, 3))]), factor([(20, 10, (0.5, 3))])
+    >>> factor([(20, 10), (30, 10), (90, 10)], (0.5, 8)), factor([(20, 10)], (0.5, 8))
     (3.0, 1.0)
     """
-    known = [(took / said, bounds) for took, said, bounds in pairs if took and said]
+    known = [took / said for took, said in pairs if took and said]
     if len(known) < LEAST_JOBS:
         return 1.0
-    least, most = known[0][1]
-    return min(most, max(least, median(ratio for ratio, _ in known)))
+    return min(bounds[1], max(bounds[0], median(known)))
 
 
 def error_of(past: Sequence[Past]) -> EarlierError | None:
@@ -128,4 +127,4 @@ def same_run(one: RunSpec, other: RunSpec) -> bool:
 
 
 def _time_factor(past: Sequence[Past], basis: Literal["assumed", "measured"]) -> float:
-    return factor((job.took.seconds, job.formula.seconds, _TIME_BOUNDS) for job in past if job.estimate.basis == basis)
+    return factor(((job.took.seconds, job.formula.seconds) for job in past if job.estimate.basis == basis), _TIME_BOUNDS)
