@@ -12,7 +12,7 @@ from starlette.requests import HTTPConnection
 from starlette.responses import Response
 
 from luthier.errors import LuthierError
-from luthier.faces.rest import features
+from luthier.faces.rest import features, oidc
 from luthier.faces.rest.auth import Lane
 from luthier.faces.rest.door import SIGNED, Door, open_paths
 from luthier.faces.rest.errors import ErrorBody, answer, on_luthier_error, on_routing_error
@@ -53,6 +53,7 @@ def create_app(platform: Platform, *, pace: Pace | None = None) -> FastAPI:
     open_ = open_paths(platform.settings.open_docs)
     app.add_middleware(Door, accounts=platform.accounts, limits=platform.limits, open_paths=open_)
     app.add_middleware(Trail, audit=platform.audit, access_log=platform.access_log)
+    oidc.add_to(app, platform)
     for routes in features.ROUTERS:
         app.include_router(routes)
     _describe_keys(app, open_paths(platform.settings.open_docs))
