@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import json
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -16,10 +16,11 @@ from sqlalchemy.orm import Session
 
 from luthier import ids
 from luthier.accounts.types import Actor
-from luthier.billing import budget_store, rules, store
+from luthier.billing import budget_store, reports, rules, store
 from luthier.billing.budgets import Budgets, PlatformBudget, Spender
 from luthier.billing.machine import Machine, this_machine
-from luthier.billing.types import Charge, HardwareUsage, Hold, JobCost, Price, Segment, UsageReport
+from luthier.billing.refunds import Refunds
+from luthier.billing.types import Charge, HardwareUsage, Hold, JobCost, MonthlyReport, Price, Refund, Segment, UsageReport
 from luthier.database import EVERY_TENANT, Database, page
 from luthier.errors import FieldInvalid, NotFound
 from luthier.seams import Clock
@@ -38,6 +39,7 @@ class Billing:
         self._database = database
         self._now = now
         self._machine = machine or this_machine()
+        self._refunds = Refunds(database, now)
         self.budgets = Budgets(database, now, platform or PlatformBudget())
 
     def first_start(self) -> None:
@@ -132,6 +134,22 @@ class Billing:
         with self._database.read(actor.tenant_id) as session:
             rows, cursor = page(session, select(store.LedgerRow), store.LedgerRow, after=after, limit=limit)
         return Page(data=[_charge(row) for row in rows], next_cursor=cursor)
+
+    def report(self, actor: Actor, period: str, names: Callable[[Iterable[str]], Mapping[str, str]]) -> MonthlyReport:
+        """A month of the ledger. `names` says what jobs are called. Raises: FieldInvalid for a month that has not begun."""
+        if period > rules.period_of(self._now()):
+            raise FieldInvalid("This month has not begun.", hint="A month is `YYYY-MM`, in UTC.", param="period")
+        with self._database.read(actor.tenant_id) as session:
+            rows = store.lines_in(session, period)
+        booked = [
+            reports.Booked(row.job_id, user_id or "", row.hardware, row.ms, row.micro_usd, row.refund_key is not None)
+            for row, user_id in rows
+        ]
+        return reports.report(period, booked, names({each.job_id for each in booked}))
+
+    def refund(self, wanted: Refund) -> Charge:
+        """Give back what a job was charged, once a key. Raises: NotFound, FieldInvalid, KeyReused."""
+        return _charge(self._refunds.add(wanted))
 
     def hold(self, session: Session, actor: Actor, hold: Hold) -> None:
         """Set money aside for a job, in the transaction that queues it. Raises: BudgetExceeded, and nothing is set aside."""
@@ -287,4 +305,5 @@ def _charge(row: store.LedgerRow) -> Charge:
         seconds=row.ms / 1000,
         amount_usd=rules.usd(row.micro_usd),
         at=row.at,
+        reason=row.reason,
     )

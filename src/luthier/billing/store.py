@@ -155,6 +155,21 @@ def segments_of_jobs_used_since(session: Session, moment: datetime) -> Sequence[
     return session.scalars(select(SegmentRow).where(SegmentRow.job_id.in_(recent))).all()
 
 
+def refund_with(session: Session, key: str) -> LedgerRow | None:
+    return session.scalar(select(LedgerRow).where(LedgerRow.refund_key == key))
+
+
+def lines_of(session: Session, job_id: str) -> Sequence[LedgerRow]:
+    return session.scalars(select(LedgerRow).where(LedgerRow.job_id == job_id).order_by(LedgerRow.id)).all()
+
+
+def lines_in(session: Session, period: str) -> Sequence[tuple[LedgerRow, str | None]]:
+    """A month of the ledger, each line with the user whose job it is."""
+    query = select(LedgerRow, HoldRow.user_id).outerjoin(HoldRow, HoldRow.job_id == LedgerRow.job_id)
+    found = session.execute(query.where(LedgerRow.period == period).order_by(LedgerRow.id)).all()
+    return [(row, user_id) for row, user_id in found]
+
+
 def add_lines(session: Session, rows: Iterable[LedgerRow]) -> None:
     """Add those lines of the ledger that are not there yet."""
     for row in rows:

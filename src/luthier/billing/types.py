@@ -69,6 +69,7 @@ class Charge(Frozen):
     seconds: float
     amount_usd: str = Field(description="Dollars; negative in a refund.")
     at: datetime
+    reason: str | None = Field(default=None, description="Why it was refunded.")
 
 
 class Budget(Frozen):
@@ -82,6 +83,45 @@ class Budget(Frozen):
     held_usd: Usd = Field(description="Set aside for jobs that are not settled yet.")
     left_usd: Usd
     alerts: tuple[int, ...] = Field(description="Percent of it that were told of in this month.")
+
+
+class ReportTotal(Frozen):
+    """Time and money of one month."""
+
+    seconds: float
+    amount_usd: Usd = Field(description="What was charged.")
+    refunded_usd: Usd
+
+
+class ReportLine(ReportTotal):
+    """One job on one kind of hardware."""
+
+    job_id: str
+    name: str | None
+    user_id: str
+    hardware: str
+
+
+class MonthlyReport(Frozen):
+    """A month of the ledger of one team."""
+
+    period: str = Field(description="`YYYY-MM` (UTC).")
+    charged_usd: Usd
+    refunded_usd: Usd
+    total_usd: str = Field(description="Charged less refunded; below 0 where more came back than was charged in this month.")
+    jobs: tuple[ReportLine, ...]
+    by_user: dict[str, ReportTotal]
+    by_hardware: dict[str, ReportTotal]
+
+
+@dataclass(frozen=True)
+class Refund:
+    """A part of a job's charges to give back; once a key."""
+
+    job_id: str
+    micro_usd: int
+    reason: str
+    key: str
 
 
 @dataclass(frozen=True)

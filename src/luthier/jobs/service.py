@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import BinaryIO
 
 from sqlalchemy.exc import OperationalError
@@ -96,6 +96,11 @@ class Jobs:
         """One job as it stands now. Raises: NotFound, Gone."""
         with self._database.read(actor.tenant_id) as session:
             return job_of(_found(session, job_id))
+
+    def names(self, actor: Actor, job_ids: Iterable[str]) -> dict[str, str]:
+        """What these jobs are called, also deleted ones."""
+        with self._database.read(actor.tenant_id) as session:
+            return store.names(session, job_ids)
 
     def submitted_estimate(self, actor: Actor, job_id: str) -> Estimate:
         """What was estimated when the job was submitted. Raises: NotFound, Gone."""

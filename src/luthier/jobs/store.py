@@ -195,6 +195,12 @@ def visible(state: JobState | None = None) -> Any:
     return query if state is None else query.where(JobRow.state == state)
 
 
+def names(session: Session, job_ids: Iterable[str]) -> dict[str, str]:
+    """What jobs are called, also deleted ones; those without a name are left out."""
+    query = select(JobRow.id, JobRow.name).where(JobRow.id.in_(list(job_ids)), JobRow.name.is_not(None))
+    return {job_id: str(name) for job_id, name in session.execute(query).all()}
+
+
 def history(session: Session, job_id: str) -> Sequence[TransitionRow]:
     return session.scalars(select(TransitionRow).where(TransitionRow.job_id == job_id).order_by(TransitionRow.id)).all()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -13,11 +14,18 @@ from luthier.faces.cli.shown import dollars, duration, moment, out, out_json, pa
 History = Annotated[bool, typer.Option("--history", help="Every charge, newest first.")]
 
 
+pricing_app = typer.Typer(help="The price book.")
+budget_app = typer.Typer(help="What may be spent in a month.")
+
+
 def add_to(app: typer.Typer) -> None:
     """Make the verbs of this file commands of `app`."""
     app.command()(cost)
     app.command()(billing)
-    app.command()(pricing)
+    app.command()(approve)
+    app.command()(reject)
+    app.add_typer(pricing_app, name="pricing")
+    app.add_typer(budget_app, name="budget")
 
 
 def cost(job: JobArgument = None, job_id: JobOption = None, as_json: AsJson = False) -> None:
@@ -32,8 +40,19 @@ def cost(job: JobArgument = None, job_id: JobOption = None, as_json: AsJson = Fa
     out(cost_text(found))
 
 
-def billing(history: History = False, limit: Limit = 50, after: After = None, as_json: AsJson = False) -> None:
-    """What your team used this month, or its charges."""
+def billing(
+    history: History = False,
+    report: Annotated[str | None, typer.Option(help="A month (UTC) of the ledger, by job: 2026-11.")] = None,
+    csv: Annotated[Path | None, typer.Option(help="With --report: write it to this file.")] = None,
+    *,
+    limit: Limit = 50,
+    after: After = None,
+    as_json: AsJson = False,
+) -> None:
+    """What your team used this month, its charges, or the report of a month."""
+    if report is not None:
+        _report(report, csv, as_json=as_json)
+        return
     if history:
         _charges(limit, after, as_json=as_json)
         return
@@ -48,8 +67,11 @@ def billing(history: History = False, limit: Limit = 50, after: After = None, as
         out("\n" + table(("HARDWARE", "TIME", "COST"), rows))
 
 
-def pricing(as_json: AsJson = False) -> None:
+@pricing_app.callback(invoke_without_command=True)
+def pricing(context: typer.Context, as_json: AsJson = False) -> None:
     """The price book."""
+    if context.invoked_subcommand is not None:
+        return
     with connect() as client:
         prices = client.billing.pricing()
     if as_json:
@@ -65,6 +87,88 @@ def pricing(as_json: AsJson = False) -> None:
         for price in prices
     ]
     out(table(("HARDWARE", "AN HOUR", "MEMORY", "DESCRIPTION"), rows))
+
+
+@pricing_app.command("set")
+def pricing_set(
+    hardware: Annotated[str, typer.Argument(help="As `tune pricing` names it.")],
+    hourly_usd: Annotated[str, typer.Argument(help="Dollars per hour, e.g. 1.50.")],
+    as_json: AsJson = False,
+) -> None:
+    """A new price from now on; what runs keeps its price to the end of its hour. For those who run the server."""
+    with connect() as client:
+        price = client.billing.set_price(hardware, hourly_usd)
+    if as_json:
+        out_json(price)
+    else:
+        out(f"{price.hardware} costs {dollars(price.hourly_usd)} an hour now.")
+
+
+@budget_app.callback(invoke_without_command=True)
+def budget(context: typer.Context, as_json: AsJson = False) -> None:
+    """What your team may spend this month, and how much of it is left."""
+    if context.invoked_subcommand is None:
+        _show_budgets(as_json=as_json)
+
+
+@budget_app.command("set")
+def budget_set(
+    limit_usd: Annotated[str, typer.Argument(help="Dollars a month (UTC); 0 stops everything, `none` ends the limit.")],
+    user: Annotated[str | None, typer.Option(help="Id of one user of the team; without it, for all of it.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Set, change or end a monthly budget. For admins."""
+    with connect() as client:
+        client.billing.set_budget(None if limit_usd == "none" else limit_usd, user_id=user)
+    _show_budgets(as_json=as_json)
+
+
+def _show_budgets(*, as_json: bool) -> None:
+    with connect() as client:
+        found = client.billing.budgets()
+    if as_json:
+        out_json({"data": [each.raw for each in found]})
+        return
+    rows = [
+        (each.user_id or each.of, *(dollars(each[name]) for name in ("limit_usd", "spent_usd", "held_usd", "left_usd")))
+        for each in found
+    ]
+    out(table(("BUDGET", "A MONTH", "SPENT", "HELD", "LEFT"), rows) if rows else "No budget is set: nothing is limited.")
+
+
+def _report(period: str, file: Path | None, *, as_json: bool) -> None:
+    with connect() as client:
+        if file is not None:
+            file.write_text(client.billing.report_csv(period), "utf-8", newline="")
+            talk(f"Written to {file}.")
+            return
+        found = client.billing.report(period)
+    if as_json:
+        out_json(found)
+        return
+    names = ("name", "user_id", "hardware", "amount_usd", "refunded_usd")
+    rows = [(each["job_id"], *(each[name] for name in names)) for each in found.raw["jobs"]]
+    out(table(("JOB", "NAME", "USER", "HARDWARE", "CHARGED", "REFUNDED"), rows))
+    out(f"Total {dollars(found.total_usd)}: charged {dollars(found.charged_usd)}, refunded {dollars(found.refunded_usd)}.")
+
+
+def approve(job: JobArgument = None, job_id: JobOption = None, as_json: AsJson = False) -> None:
+    """Let a costly job that waits for approval stand in line. For admins."""
+    with connect() as client:
+        found = client.jobs.approve(the_job(job, job_id))
+    out_json(found) if as_json else out(f"{found.id} is {found.state}.")
+
+
+def reject(
+    job: JobArgument = None,
+    job_id: JobOption = None,
+    reason: Annotated[str, typer.Option(help="Why.")] = "",
+    as_json: AsJson = False,
+) -> None:
+    """End a costly job that waits for approval. For admins."""
+    with connect() as client:
+        found = client.jobs.reject(the_job(job, job_id), reason)
+    out_json(found) if as_json else out(f"{found.id} is {found.state}.")
 
 
 def _charges(limit: int, after: str | None, *, as_json: bool) -> None:

@@ -2,21 +2,50 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from functools import partial
+from typing import Annotated, Any, Literal
 
-from fastapi import Body
+from fastapi import Body, Query
 from pydantic import Field
+from starlette.responses import HTMLResponse, PlainTextResponse, Response
 
 from luthier import ids
-from luthier.billing.types import Budget, Charge, JobCost, Price, UsageReport
-from luthier.errors import CursorInvalid, FieldInvalid, NotFound
+from luthier.billing.reports import as_csv, as_html
+from luthier.billing.types import Budget, Charge, JobCost, MonthlyReport, Price, Refund, UsageReport
+from luthier.errors import CursorInvalid, FieldInvalid, Forbidden, IdempotencyKeyInvalid, KeyReused, NotFound
 from luthier.faces.rest.access import AdminOnly
 from luthier.faces.rest.body import Json
 from luthier.faces.rest.errors import problems
-from luthier.faces.rest.wire import After, CurrentActor, CurrentPlatform, JobId, Limit, router
-from luthier.values import Frozen, Page, Usd, micro_usd
+from luthier.faces.rest.wire import After, CurrentActor, CurrentPlatform, IdempotencyKey, JobId, Limit, router
+from luthier.values import Frozen, Page, Text, Usd, micro_usd
 
 routes = router("/api", "billing")
+
+_REFUSED = (FieldInvalid, NotFound, Forbidden, KeyReused, IdempotencyKeyInvalid)
+_FORMS: dict[int | str, dict[str, Any]] = {
+    200: {"content": {"text/csv": {"schema": {"type": "string"}}, "text/html": {"schema": {"type": "string"}}}}
+}
+
+
+class PriceWish(Frozen):
+    """A new price."""
+
+    hourly_usd: Usd = Field(examples=["1.50"])
+
+
+class RefundWish(Frozen):
+    """What to give back."""
+
+    job_id: str = Field(max_length=64)
+    amount_usd: Usd = Field(examples=["1.50"])
+    reason: Annotated[Text, Field(min_length=1, max_length=500)] = Field(examples=["The GPU was broken."])
+
+
+_PRICES = {"price": {"summary": "Dollars an hour", "value": {"hourly_usd": "1.50"}}}
+_REFUND = {"job_id": "job_01kagz3vqdfyxtqn4w5b9zn8r2", "amount_usd": "1.50", "reason": "The GPU was broken."}
+_REFUNDS = {"part": {"summary": "A part", "value": _REFUND}}
+NewPrice = Annotated[Json[PriceWish], Body(openapi_examples=_PRICES)]  # pyright: ignore[reportArgumentType]  # plain dicts
+NewRefund = Annotated[Json[RefundWish], Body(openapi_examples=_REFUNDS)]  # pyright: ignore[reportArgumentType]  # plain dicts
 
 
 class BudgetWish(Frozen):
@@ -55,6 +84,38 @@ def history(actor: CurrentActor, platform: CurrentPlatform, limit: Limit = 50, a
 def job_cost(job_id: JobId, actor: CurrentActor, platform: CurrentPlatform) -> JobCost:
     """What one run has cost so far."""
     return platform.billing.job_cost(actor, job_id)
+
+
+@routes.get("/billing/report", response_model=MonthlyReport, responses={**problems(FieldInvalid), **_FORMS})
+def report(
+    actor: CurrentActor,
+    platform: CurrentPlatform,
+    period: Annotated[str, Query(pattern=r"^20[0-9]{2}-(0[1-9]|1[0-2])$", description="`YYYY-MM` (UTC).", examples=["2026-11"])],
+    form: Annotated[Literal["json", "csv", "html"], Query(alias="format", description="Numbers, or a page to print.")] = "json",
+) -> Response:
+    """A month of your team's ledger, by job, user and hardware."""
+    found = platform.billing.report(actor, period, partial(platform.jobs.names, actor))
+    if form == "csv":
+        headers = {"content-disposition": f'attachment; filename="luthier-{period}.csv"'}
+        return PlainTextResponse(as_csv(found), media_type="text/csv", headers=headers)
+    if form == "html":
+        return HTMLResponse(as_html(found), headers={"content-security-policy": "default-src 'none'; style-src 'unsafe-inline'"})
+    return Response(found.model_dump_json(), media_type="application/json")
+
+
+@routes.put("/billing/pricing/{hardware}", dependencies=[AdminOnly], responses=problems(FieldInvalid, Forbidden))
+def set_price(hardware: str, wanted: NewPrice, actor: CurrentActor, platform: CurrentPlatform) -> Price:
+    """What an hour costs from now on; what runs keeps its price to the end of its hour. For those who run the server."""
+    platform.accounts.check_operates(actor)
+    return platform.billing.set_price(hardware, wanted.hourly_usd)
+
+
+@routes.post("/billing/refunds", status_code=201, dependencies=[AdminOnly], responses=problems(*_REFUSED))
+def refund(wanted: NewRefund, key: IdempotencyKey, actor: CurrentActor, platform: CurrentPlatform) -> Charge:
+    """Give back what a job was charged, as a line of the ledger below 0. For those who run the server."""
+    platform.accounts.check_operates(actor)
+    amount = micro_usd(wanted.amount_usd)
+    return platform.billing.refund(Refund(wanted.job_id, amount, wanted.reason, key or ids.new(ids.REQUEST)))
 
 
 @routes.get("/budgets")

@@ -210,6 +210,18 @@ class Price(Answer):
     memory_bytes: int | None
 
 
+class Budget(Answer):
+    """What may be spent in a month."""
+
+    of: str
+    user_id: str | None
+    period: str
+    limit_usd: str
+    spent_usd: str
+    held_usd: str
+    left_usd: str
+
+
 class Charge(Answer):
     """An entry of the ledger."""
 

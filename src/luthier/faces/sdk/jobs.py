@@ -66,6 +66,14 @@ class AsyncJobs:
         """Remove a finished job and its files."""
         await self._transport.json(Call("DELETE", _path(job_id)))
 
+    async def approve(self, job_id: str) -> Job:
+        """Let a job that waits for approval stand in line. For admins."""
+        return Job(await self._transport.json(Call("POST", f"{_path(job_id)}/approve")))
+
+    async def reject(self, job_id: str, reason: str = "") -> Job:
+        """End a job that waits for approval. For admins."""
+        return Job(await self._transport.json(Call("POST", f"{_path(job_id)}/reject", body={"reason": reason})))
+
     async def stop(self, job_id: str) -> Job:
         """Save a checkpoint and end; `resume` goes on from there."""
         return await self._post(job_id, "stop", again=True)
@@ -168,6 +176,8 @@ class Jobs(Face):
     each = iterating(AsyncJobs.each)
     get = blocking(AsyncJobs.get)
     delete = blocking(AsyncJobs.delete)
+    approve = blocking(AsyncJobs.approve)
+    reject = blocking(AsyncJobs.reject)
     stop = blocking(AsyncJobs.stop)
     cancel = blocking(AsyncJobs.cancel)
     resume = blocking(AsyncJobs.resume)

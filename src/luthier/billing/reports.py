@@ -1,0 +1,115 @@
+"""A month of the ledger: as numbers, as CSV, as a page to print. Its totals are the ledger's, to the micro-dollar."""
+
+from __future__ import annotations
+
+import csv
+import html
+import io
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from luthier.billing import rules
+from luthier.billing.types import MonthlyReport, ReportLine, ReportTotal
+
+_FORMULA = ("=", "+", "-", "@", "\t", "\r")
+_COLUMNS = ("job_id", "name", "user_id", "hardware", "seconds", "amount_usd", "refunded_usd")
+
+
+@dataclass(frozen=True)
+class Booked:
+    """One line of the ledger, and whose job it is."""
+
+    job_id: str
+    user_id: str
+    hardware: str
+    ms: int
+    micro_usd: int
+    is_refund: bool
+
+
+@dataclass
+class _Sum:
+    ms: int = 0
+    charged: int = 0
+    refunded: int = 0
+
+    def add(self, line: Booked) -> None:
+        self.ms += line.ms
+        if line.is_refund:
+            self.refunded -= line.micro_usd
+        else:
+            self.charged += line.micro_usd
+
+
+def report(period: str, lines: Iterable[Booked], names: Mapping[str, str]) -> MonthlyReport:
+    """The lines of one month, summed by job, by user and by hardware."""
+    jobs: dict[tuple[str, str, str], _Sum] = defaultdict(_Sum)
+    users: dict[str, _Sum] = defaultdict(_Sum)
+    hardware: dict[str, _Sum] = defaultdict(_Sum)
+    whole = _Sum()
+    for line in lines:
+        for each in (jobs[line.job_id, line.user_id, line.hardware], users[line.user_id], hardware[line.hardware], whole):
+            each.add(line)
+    return MonthlyReport(
+        period=period,
+        charged_usd=rules.usd(whole.charged),
+        refunded_usd=rules.usd(whole.refunded),
+        total_usd=rules.usd(whole.charged - whole.refunded),
+        jobs=tuple(
+            ReportLine(job_id=job, name=names.get(job), user_id=user, hardware=kind, **_amounts(found))
+            for (job, user, kind), found in sorted(jobs.items())
+        ),
+        by_user={user: ReportTotal(**_amounts(found)) for user, found in sorted(users.items())},
+        by_hardware={kind: ReportTotal(**_amounts(found)) for kind, found in sorted(hardware.items())},
+    )
+
+
+def as_csv(found: MonthlyReport) -> str:
+    """One line a job. A text that a spreadsheet would compute is shown as text."""
+    out = io.StringIO()
+    writer = csv.writer(out)
+    writer.writerow(_COLUMNS)
+    for job in found.jobs:
+        texts = (job.job_id, job.name or "", job.user_id, job.hardware)
+        writer.writerow((*map(plain_cell, texts), job.seconds, job.amount_usd, job.refunded_usd))
+    return out.getvalue()
+
+
+def plain_cell(text: str) -> str:
+    """A cell that no spreadsheet takes for a formula.
+
+    >>> plain_cell('=HYPERLINK("x")'), plain_cell("intents")
+    ('\\'=HYPERLINK("x")', 'intents')
+    """
+    return f"'{text}" if text.lstrip().startswith(_FORMULA) or text.startswith(_FORMULA) else text
+
+
+def as_html(found: MonthlyReport) -> str:
+    """A page without scripts, to be read or printed."""
+    head = "".join(f"<th>{html.escape(name)}</th>" for name in ("Job", "Name", "User", "Hardware", "Seconds", "USD", "Refunded"))
+    body = "".join(
+        "<tr>" + "".join(f"<td>{html.escape(str(cell))}</td>" for cell in _cells(job)) + "</tr>\n" for job in found.jobs
+    )
+    title = f"Luthier: {html.escape(found.period)}"
+    total = f"Charged ${found.charged_usd}, refunded ${found.refunded_usd}, total ${found.total_usd}."
+    return (
+        f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{title}</title>{_STYLE}</head>\n'
+        f"<body><h1>{title}</h1>\n<p>{total}</p>\n<table><thead><tr>{head}</tr></thead><tbody>\n{body}</tbody></table>\n"
+        "</body></html>\n"
+    )
+
+
+_STYLE = (
+    "<style>body{font:14px sans-serif;margin:2em}table{border-collapse:collapse}"
+    "td,th{border-bottom:1px solid #999;padding:.3em .8em;text-align:left}</style>"
+)
+
+
+def _cells(job: ReportLine) -> tuple[object, ...]:
+    return (job.job_id, job.name or "", job.user_id, job.hardware, job.seconds, job.amount_usd, job.refunded_usd)
+
+
+def _amounts(found: _Sum) -> dict[str, Any]:
+    return {"seconds": found.ms / 1000, "amount_usd": rules.usd(found.charged), "refunded_usd": rules.usd(found.refunded)}
