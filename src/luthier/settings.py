@@ -69,6 +69,10 @@ class Settings(BaseSettings):
     redis_url: SecretStr | None = Field(
         default=None, description="Where several servers count requests together; without it each counts for itself."
     )
+    quota_storage_bytes: int = Field(default=0, ge=0, description="Bytes of datasets that a team may keep; 0: no limit.")
+    quota_queued_jobs: int = Field(default=20_000, ge=0, description="Jobs of a team that wait or run at a time; 0: no limit.")
+    quota_running_jobs: int = Field(default=0, ge=0, description="Jobs of a team that run at a time; 0: no limit.")
+    quota_tokens_a_month: int = Field(default=0, ge=0, description="Tokens that a team may train in a month; 0: no limit.")
     access_log_bytes: int = Field(
         default=16 * _MIB,
         ge=0,

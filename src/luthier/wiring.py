@@ -10,6 +10,7 @@ from luthier import migrations
 from luthier.accounts.access_log import AccessLog
 from luthier.accounts.audit import Audit
 from luthier.accounts.passwords import Passwords
+from luthier.accounts.quotas import Quota, Quotas
 from luthier.accounts.request_limits import RequestLimits
 from luthier.accounts.service import Accounts
 from luthier.accounts.signing import SigningKeys
@@ -37,6 +38,7 @@ from luthier.datasets.sources import Sources
 from luthier.datasets.types import Room
 from luthier.datasets.uploads import Uploads
 from luthier.hooks.service import Hooks
+from luthier.jobs import measures
 from luthier.jobs.approvals import ApprovalRule
 from luthier.jobs.service import Jobs, JobServices
 from luthier.notifications.courier import Courier
@@ -62,6 +64,7 @@ class Platform:
     audit: Audit
     access_log: AccessLog
     limits: RequestLimits
+    quotas: Quotas
     means: Means
     notifications: Notifications
     billing: Billing
@@ -110,7 +113,7 @@ def build(  # noqa: PLR0913  # what tests put in the place of the real thing
     migrations.upgrade(database)
     storage = LocalStorage(settings.data)
     bases = Bases(settings.data / "bases", settings.bases, settings.model_aliases)
-    audit = audit_of(database, settings, now)
+    audit = audit_of(database, settings, now).watching()
     accounts = Accounts(database, now, signing=_signing(settings, now), passwords=passwords)
     means = Means(notifiers or notifiers_of(settings), SecretBox(settings.data / "secrets.key"))
     notifications = Notifications(database, means, now)
@@ -119,12 +122,13 @@ def build(  # noqa: PLR0913  # what tests put in the place of the real thing
     billing.first_start()
     rule = ApprovalRule(micro_usd(settings.approval_above_usd), settings.approval_by_another)
     fetcher = fetcher or _fetcher(settings)
-    room = Room(settings.data / "scratch", settings.max_upload_bytes, settings.inline_upload_bytes)
+    quotas = _quotas(settings, database, now)
+    room = Room(settings.data / "scratch", settings.max_upload_bytes, settings.inline_upload_bytes, quotas)
     datasets = Datasets(database, storage, bases, room, now)
     sources = Sources(fetcher, settings.hub_url, prefixes_of(settings.import_from))
     deliveries = Deliveries(database, storage, room, now, datasets.check_later)
     registry = Registry(database, storage, bases, settings.data / "cache", now)
-    jobs = Jobs(database, storage, JobServices(accounts, billing, bases, datasets, registry, rule), now)
+    jobs = Jobs(database, storage, JobServices(accounts, billing, bases, datasets, registry, rule, quotas), now)
     engine = engine or EngineProcess(
         settings.data / "run", child_environment(settings), idle_s=settings.engine_idle_s, start_s=settings.engine_start_s
     )
@@ -135,6 +139,7 @@ def build(  # noqa: PLR0913  # what tests put in the place of the real thing
         accounts=accounts,
         audit=audit,
         limits=_limits(settings),
+        quotas=quotas,
         access_log=AccessLog(settings.data / "access.log", settings.access_log_bytes),
         means=means,
         notifications=notifications,
@@ -163,8 +168,14 @@ def _signing(settings: Settings, now: Clock) -> SigningKeys:
 
 
 def audit_of(database: Database, settings: Settings, now: Clock = utc_now) -> Audit:
-    """The audit log of this database; from here on it sees what is committed through it."""
+    """The audit log of this database."""
     return Audit(database, now, settings.data / "audit.head")
+
+
+def _quotas(settings: Settings, database: Database, now: Clock) -> Quotas:
+    quotas = Quotas(database, {quota: getattr(settings, f"quota_{quota}") for quota in Quota})
+    measures.add_to(quotas, now)
+    return quotas
 
 
 def _limits(settings: Settings) -> RequestLimits:

@@ -13,7 +13,7 @@ from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from sqlalchemy.orm import Session
 
@@ -42,9 +42,13 @@ class Audit:
         self._now = now
         self._head_path = head_path
         self._refusals = Refusals()
-        database.witness = self._witness
 
     # -- recording ---------------------------------------------------------------------------------------------------
+
+    def watching(self) -> Self:
+        """From here on, whatever is committed through the database has its row."""
+        self._database.witness = self._witness
+        return self
 
     def _witness(self, session: Session, changes: Changes) -> Callable[[], None]:
         deed = deeds.current()
@@ -87,10 +91,11 @@ class Audit:
 
     def keep(self, *, everything: bool = False) -> int:
         """Write the refusals that are due, and seal all rows. Returns how many were sealed. Raises: DatabaseBusy, StorageFull."""
-        self._write_refusals(everything=everything)
         count = 0
-        while self._any_unsealed() and (more := self._seal()):
-            count += more
+        with deeds.by_nobody():
+            self._write_refusals(everything=everything)
+            while self._any_unsealed() and (more := self._seal()):
+                count += more
         return count
 
     def _write_refusals(self, *, everything: bool) -> None:

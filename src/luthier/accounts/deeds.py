@@ -7,9 +7,10 @@ upload) starts without one and leaves no row: the request that asked for it has 
 from __future__ import annotations
 
 from collections.abc import Callable, Generator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
+from typing import TypeVar
 
 PLATFORM = "platform"
 """Whose chain holds what belongs to no tenant."""
@@ -42,6 +43,7 @@ class Deed:
     recorded: bool = False
 
 
+T = TypeVar("T", Deed, None)
 _CURRENT: ContextVar[Deed | None] = ContextVar("deed", default=None)
 
 
@@ -50,8 +52,13 @@ def current() -> Deed | None:
     return _CURRENT.get()
 
 
+def by_nobody() -> AbstractContextManager[None]:
+    """Inside the block, changes leave no row: those of the log itself."""
+    return doing(None)
+
+
 @contextmanager
-def doing(deed: Deed) -> Generator[Deed]:
+def doing(deed: T) -> Generator[T]:
     """Inside the block, changes are this deed's."""
     token = _CURRENT.set(deed)
     try:
@@ -67,6 +74,6 @@ def by_system(action: str) -> Generator[None]:
         yield
 
 
-def by_console(command: str) -> None:
-    """From now on this process does what an admin asked for at the data folder."""
-    _CURRENT.set(Deed(lambda: Act(f"console.{command}", CONSOLE)))
+def by_console(command: str) -> AbstractContextManager[Deed]:
+    """Inside the block, changes are what an admin asked for at the data folder."""
+    return doing(Deed(lambda: Act(f"console.{command}", CONSOLE)))

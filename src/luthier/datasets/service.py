@@ -11,6 +11,7 @@ from typing import BinaryIO, Literal
 from sqlalchemy.orm import Session
 
 from luthier import ids
+from luthier.accounts.quotas import Quota
 from luthier.accounts.types import Actor
 from luthier.bases.service import Bases
 from luthier.bases.types import TINY, Base
@@ -55,6 +56,8 @@ class Datasets:
         self._storage = storage
         self._bases = bases
         self._room = room
+        if room.quotas is not None:
+            room.quotas.measure(Quota.STORAGE_BYTES, store.stored_bytes)
         self._now = now
         self._sandbox = Sandbox()
         self._renderers = Renderers()
@@ -395,6 +398,8 @@ class Datasets:
             for name, path in files.items():
                 self._storage.put_file(home_of(row) + name, path)
             with self._database.write(row.tenant_id) as session:
+                if self._room.quotas is not None:
+                    self._room.quotas.check(session, row.tenant_id, Quota.STORAGE_BYTES, row.bytes)
                 row.version = store.next_version(session, row.tenant_id, row.name)
                 session.add(row)
         except BaseException:  # whatever went wrong, also a shutdown: no files without a row

@@ -53,6 +53,12 @@ def by_id(session: Session, dataset_id: str) -> DatasetRow | None:
     return session.scalar(select(DatasetRow).where(DatasetRow.id == dataset_id))
 
 
+def stored_bytes(session: Session, tenant_id: str) -> int:
+    """How much of the disk a tenant's datasets take, as they came."""
+    query = select(func.sum(DatasetRow.bytes)).where(DatasetRow.tenant_id == tenant_id, DatasetRow.deleted_at.is_(None))
+    return session.scalar(query) or 0
+
+
 def next_version(session: Session, tenant_id: str, name: str) -> int:
     """The next number of a name. Deleted and rejected ones keep theirs: a number never means two things."""
     query = select(func.max(DatasetRow.version)).where(DatasetRow.tenant_id == tenant_id, DatasetRow.name == name)

@@ -6,11 +6,14 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Any, BinaryIO, Literal
+from typing import TYPE_CHECKING, Any, BinaryIO, Literal
 
 from pydantic import Field
 
 from luthier.values import Frozen
+
+if TYPE_CHECKING:  # trainers read these types too, and know no accounts
+    from luthier.accounts.quotas import Quotas
 
 DatasetState = Literal["validating", "ready", "rejected"]
 Severity = Literal["error", "warning"]
@@ -276,3 +279,5 @@ class Room:
     """On the file system of the data folder, so that a finished upload is moved, not copied."""
     max_upload_bytes: int
     inline_upload_bytes: int
+    quotas: Quotas | None = None
+    """What a team may keep altogether; None: all that there is room for."""

@@ -19,6 +19,7 @@ from pathlib import Path
 from pydantic import Field, ValidationError
 
 from luthier import ids
+from luthier.accounts.quotas import Quota
 from luthier.accounts.types import Actor
 from luthier.datasets.arrivals import full_is_told, too_large
 from luthier.datasets.refusals import expected_sha256, name_of
@@ -112,7 +113,7 @@ class Uploads:
     def begin(self, actor: Actor, announced: Announced) -> Partial:
         """A place for a file, or the one that the same person has for the same file already.
 
-        Raises: FieldInvalid (name, sha256), TooLarge and StorageFull before the first byte, TooMany.
+        Raises: FieldInvalid (name, sha256), TooLarge, QuotaExceeded and StorageFull before the first byte, TooMany.
         """
         self.sweep()
         name_of(announced.upload())
@@ -120,6 +121,8 @@ class Uploads:
             raise FieldInvalid("An upload in parts needs the file's sha256.", hint="64 hexadecimal digits.", param="sha256")
         if announced.length > self._room.max_upload_bytes:
             raise too_large(self._room.max_upload_bytes)
+        if self._room.quotas is not None:
+            self._room.quotas.room_for(actor.tenant_id, Quota.STORAGE_BYTES, announced.length)
         kept, folder = _Kept(by=actor.user_id, announced=announced), self._root / actor.tenant_id
         with self._lock, full_is_told():
             there = {path: found for path in folder.glob("*/") if (found := _read(path)) and found.dataset_id is None}

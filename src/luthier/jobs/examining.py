@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from decimal import Decimal
 
+from luthier.accounts.quotas import Quotas
 from luthier.accounts.service import Accounts
 from luthier.accounts.types import Actor
 from luthier.bases.service import Bases
@@ -37,6 +38,7 @@ class JobServices:
     datasets: Datasets
     models: Models
     rule: ApprovalRule = field(default_factory=ApprovalRule)
+    quotas: Quotas | None = None
 
 
 class Examiner:

@@ -10,6 +10,7 @@ from typing import Any
 from sqlalchemy.orm import Session
 
 from luthier.accounts.deeds import by_system
+from luthier.accounts.quotas import Quota, Quotas
 from luthier.billing.service import Billing
 from luthier.billing.types import Segment
 from luthier.database import EVERY_TENANT, Database
@@ -83,11 +84,21 @@ class Ending:
 class JobQueue:
     """Used by supervisors only; what users may do is in `Jobs`."""
 
-    def __init__(self, database: Database, storage: Storage, billing: Billing, used: Sequence[Releases], now: Clock) -> None:
+    def __init__(  # noqa: PLR0913  # what it stands on, by name
+        self,
+        database: Database,
+        storage: Storage,
+        billing: Billing,
+        used: Sequence[Releases],
+        now: Clock,
+        *,
+        quotas: Quotas | None = None,
+    ) -> None:
         self._database = database
         self._storage = storage
         self._billing = billing
         self._used = used
+        self._quotas = quotas
         self._now = now
 
     @by_system("jobs.claim")
@@ -97,7 +108,8 @@ class JobQueue:
         Nothing where nobody waits; None where the next job of a sweep is awaited for a moment.
         """
         with self._database.write(EVERY_TENANT) as session:
-            rows = store.in_line(session, line, self._now(), _LOOK_AHEAD if allowed.most > 1 else 1)
+            full = self._at_their_quota(session)
+            rows = store.in_line(session, line, self._now(), _LOOK_AHEAD if allowed.most > 1 else 1, without=full)
             if not rows:
                 return ()
             gang = sharing.gang_of([_waiting(row) for row in rows], allowed)
@@ -107,6 +119,15 @@ class JobQueue:
             return tuple(
                 self._held(session, row, owner) for row in (by_id[job.job_id] for job in gang) if self._take(session, row, owner)
             )
+
+    def _at_their_quota(self, session: Session) -> list[str]:
+        """The teams of which no more jobs may run now. A gang that starts at once may go beyond by its own size."""
+        if self._quotas is None:
+            return []
+        quotas = self._quotas
+        counts = store.running_by_tenant(session)
+        limits = {tenant_id: quotas.limit(session, tenant_id, Quota.RUNNING_JOBS) for tenant_id in counts}
+        return [tenant_id for tenant_id, limit in limits.items() if limit is not None and counts[tenant_id] >= limit]
 
     def _take(self, session: Session, row: store.JobRow, owner: str) -> bool:
         step = store.Step(JobState.STARTING, self._now(), "claimed")

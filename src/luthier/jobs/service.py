@@ -15,7 +15,7 @@ from luthier.billing import rules as money
 from luthier.billing.types import Hold
 from luthier.database import EVERY_TENANT, Database, page
 from luthier.errors import CursorInvalid, Gone, NotFound, WrongState
-from luthier.jobs import approvals, artifacts, of_models, projection, rules, store
+from luthier.jobs import approvals, artifacts, measures, of_models, projection, rules, store
 from luthier.jobs.approvals import Approvals, Unstarted
 from luthier.jobs.directory import CheckpointRef, Event
 from luthier.jobs.examining import Examiner, JobServices
@@ -43,6 +43,7 @@ class Jobs:
         self._storage = storage
         self._accounts = services.accounts
         self._billing = services.billing
+        self._quotas = services.quotas
         self._datasets = services.datasets
         self._models = services.models
         self._examiner = Examiner(database, services, served)
@@ -62,7 +63,7 @@ class Jobs:
         """Freeze the request, hold its estimated cost, queue it, and return at once.
 
         Raises: NotFound, Gone, DatasetNotReady, ModelNotReady, ModelNotAllowed, FieldInvalid, ForbiddenField, WillNotFit,
-        BudgetExceeded, KeyReused; nothing is left behind then.
+        BudgetExceeded, QuotaExceeded, KeyReused; nothing is left behind then.
         """
         earlier = self._earlier(actor, idempotency)
         if earlier is not None:
@@ -77,7 +78,7 @@ class Jobs:
             # a row without a directory is a job that can never run.
             row.spec_sha256 = here.write_spec(frozen.model_dump(mode="json"))
             projection.write(here, projection_of(row, 0))
-            made = self._queue(actor, row, idempotency)
+            made = self._queue(actor, row, estimate.tokens, idempotency)
         except OperationalError:
             made = row.id  # perhaps: a commit whose flush failed can be there after a crash, and then needs its directory
             raise
@@ -254,7 +255,7 @@ class Jobs:
             updated_at=now,
         )
 
-    def _queue(self, actor: Actor, row: store.JobRow, idempotency: Idempotency | None) -> str:
+    def _queue(self, actor: Actor, row: store.JobRow, tokens: int, idempotency: Idempotency | None) -> str:
         """The one transaction: key, hold, job, uses. Returns the id of the job that the key stands for."""
         with self._database.write(actor.tenant_id) as session:
             if idempotency is not None:
@@ -262,6 +263,8 @@ class Jobs:
                 if earlier is not None:
                     return earlier
                 self._accounts.remember(session, actor, idempotency, row.id)
+            if self._quotas is not None:
+                measures.check(self._quotas, session, actor.tenant_id, tokens=tokens)
             self._billing.hold(session, actor, Hold(row.id, row.hardware, row.estimated_micro_usd))
             self._use(session, actor, row)
             store.add(session, row, "submitted")

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import BigInteger, Index, case, or_, select, update
+from sqlalchemy import JSON, BigInteger, Index, case, func, or_, select, type_coerce, update
 from sqlalchemy.orm import Mapped, Session, mapped_column
 
 from luthier.database import Row, TenantOwned, UtcTime
@@ -160,7 +160,7 @@ def adopt(session: Session, seen: JobRow, owner: str) -> bool:
     return session.execute(query.values(owner=owner, beat_seq=seen.beat_seq + 1).returning(JobRow.id)).first() is not None
 
 
-def in_line(session: Session, line: Line, now: datetime, most: int) -> Sequence[JobRow]:
+def in_line(session: Session, line: Line, now: datetime, most: int, *, without: Sequence[str] = ()) -> Sequence[JobRow]:
     """The jobs that may start, the one that has waited longest first. A moment far ahead means that the clock was put back:
     it counts as past."""
     waits = or_(
@@ -169,6 +169,7 @@ def in_line(session: Session, line: Line, now: datetime, most: int) -> Sequence[
         JobRow.not_before > now + timedelta(seconds=2 * rules.LONGEST_RETRY_S),
     )
     query = select(JobRow).where(JobRow.state == JobState.QUEUED, JobRow.hardware.in_(line.hardware), waits)
+    query = query.where(JobRow.tenant_id.not_in(without))
     query = query.where(JobRow.kind.in_(SHORT_KINDS) if line.short else JobRow.kind.not_in(SHORT_KINDS))
     return session.scalars(query.order_by(JobRow.queued_at, JobRow.id).limit(most)).all()
 
@@ -177,6 +178,31 @@ def awaiting(session: Session, since: datetime) -> Sequence[JobRow]:
     """The jobs that have waited for approval since before this moment."""
     query = select(JobRow).where(JobRow.state == JobState.AWAITING_APPROVAL, JobRow.created_at < since)
     return session.scalars(query.execution_options(populate_existing=True)).all()
+
+
+def unfinished(session: Session, tenant_id: str) -> int:
+    """How many jobs of a tenant wait or run."""
+    query = select(func.count()).select_from(JobRow).where(JobRow.tenant_id == tenant_id, JobRow.deleted_at.is_(None))
+    return session.scalar(query.where(JobRow.state.not_in(FINISHED))) or 0
+
+
+def running_by_tenant(session: Session) -> dict[str, int]:
+    """How many jobs run, of each tenant that has one."""
+    query = select(JobRow.tenant_id, func.count()).where(JobRow.state.in_(_OWNED)).group_by(JobRow.tenant_id)
+    return {row[0]: row[1] for row in session.execute(query)}
+
+
+def running(session: Session, tenant_id: str) -> int:
+    """How many jobs of a tenant run."""
+    query = select(func.count()).select_from(JobRow).where(JobRow.tenant_id == tenant_id, JobRow.state.in_(_OWNED))
+    return session.scalar(query) or 0
+
+
+def tokens_since(session: Session, tenant_id: str, moment: datetime) -> int:
+    """The estimated tokens of a tenant's jobs since then, without those that ended before they began."""
+    began = or_(JobRow.attempt > 0, JobRow.state.not_in(FINISHED))
+    tokens = func.sum(type_coerce(JobRow.estimate, JSON)["tokens"].as_integer())
+    return session.scalar(select(tokens).where(JobRow.tenant_id == tenant_id, JobRow.created_at >= moment, began)) or 0
 
 
 def owned(session: Session) -> Sequence[JobRow]:

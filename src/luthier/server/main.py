@@ -14,6 +14,7 @@ import typer
 from luthier.errors import LuthierError, SetupError
 from luthier.server.audit import app as audit_app
 from luthier.server.options import AsJson, Data
+from luthier.server.quotas import app as quotas_app
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -23,6 +24,7 @@ app = typer.Typer(
 bases_app = typer.Typer(no_args_is_help=True, help="Base models on this machine.")
 app.add_typer(bases_app, name="bases")
 app.add_typer(audit_app, name="audit")
+app.add_typer(quotas_app, name="quotas")
 
 
 @app.callback()
@@ -31,7 +33,7 @@ def _root(context: typer.Context) -> None:  # pyright: ignore[reportUnusedFuncti
     if context.invoked_subcommand not in {None, "up", "supervise"}:
         from luthier.accounts.deeds import by_console
 
-        by_console(str(context.invoked_subcommand))
+        context.with_resource(by_console(context.invoked_subcommand or ""))
 
 
 @app.command()

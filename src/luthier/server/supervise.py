@@ -83,7 +83,12 @@ def build_supervisor(platform: Platform) -> Supervisor:
     settings = platform.settings
     parts = Parts(
         queue=JobQueue(
-            platform.database, platform.storage, platform.billing, (platform.datasets, platform.registry), platform.now
+            platform.database,
+            platform.storage,
+            platform.billing,
+            (platform.datasets, platform.registry),
+            platform.now,
+            quotas=platform.quotas,
         ),
         storage=platform.storage,
         registry=platform.registry,

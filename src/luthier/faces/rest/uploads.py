@@ -12,6 +12,7 @@ import anyio.to_thread
 from fastapi import Request
 from starlette.requests import ClientDisconnect
 
+from luthier.accounts.quotas import Quota
 from luthier.accounts.types import Actor
 from luthier.datasets.types import Upload
 from luthier.errors import BadRequest, LuthierError, TooLarge, UnsupportedType
@@ -53,6 +54,7 @@ class Receiver:
         expected = _declared(request)
 
         def work() -> Taken:
+            self._platform.quotas.room_for(actor.tenant_id, Quota.STORAGE_BYTES, expected or 0)
             body = _pulled(chunks, expected)
             upload = Form(str(boundary), body, checks).upload(query) if boundary else replace(query, chunks=body)
             return take_once(self._platform, actor, key, upload)

@@ -246,6 +246,14 @@ class AuditEntry(Answer):
     count: int
 
 
+class QuotaStanding(Answer):
+    """One quota of a team: no `limit` is as much as there is."""
+
+    quota: str
+    limit: int | None
+    used: int
+
+
 class UsageReport(Answer):
     """What this month has cost so far."""
 

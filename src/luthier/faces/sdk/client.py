@@ -18,6 +18,7 @@ from luthier.faces.sdk.jobs import AsyncJobs, Jobs
 from luthier.faces.sdk.keys import AsyncKeys, Keys
 from luthier.faces.sdk.logins import AsyncLogins, Logins
 from luthier.faces.sdk.models import AsyncModels, Models
+from luthier.faces.sdk.quotas import AsyncQuotas, Quotas
 from luthier.faces.sdk.teams import AsyncTeams, Teams
 from luthier.faces.sdk.transport import Call, Retry, Transport
 from luthier.faces.sdk.webhooks import AsyncWebhooks, Webhooks
@@ -41,6 +42,7 @@ class AsyncClient:
         self.bases = AsyncBases(self._transport)
         self.billing = AsyncBilling(self._transport)
         self.audit = AsyncAudit(self._transport)
+        self.quotas = AsyncQuotas(self._transport)
         self.chat = AsyncChat(self._transport)
         self.logins = AsyncLogins(self._transport)
         self.keys = AsyncKeys(self._transport)
@@ -81,6 +83,7 @@ class Client:
         self.bases = Bases(self._inner.bases, self._loop)
         self.billing = Billing(self._inner.billing, self._loop)
         self.audit = Audit(self._inner.audit, self._loop)
+        self.quotas = Quotas(self._inner.quotas, self._loop)
         self.chat = Chat(self._inner.chat, self._loop)
         self.logins = Logins(self._inner.logins, self._loop)
         self.keys = Keys(self._inner.keys, self._loop)

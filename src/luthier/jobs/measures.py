@@ -1,0 +1,26 @@
+"""How many jobs and tokens a team has: what its quotas are held against."""
+
+from __future__ import annotations
+
+from sqlalchemy.orm import Session
+
+from luthier.accounts.quotas import Quota, Quotas
+from luthier.jobs import store
+from luthier.seams import Clock
+
+
+def add_to(quotas: Quotas, now: Clock) -> None:
+    """Tell how jobs are measured."""
+
+    def tokens_this_month(session: Session, tenant_id: str) -> int:
+        return store.tokens_since(session, tenant_id, now().replace(day=1, hour=0, minute=0, second=0, microsecond=0))
+
+    quotas.measure(Quota.QUEUED_JOBS, store.unfinished)
+    quotas.measure(Quota.RUNNING_JOBS, store.running)
+    quotas.measure(Quota.TOKENS_A_MONTH, tokens_this_month)
+
+
+def check(quotas: Quotas, session: Session, tenant_id: str, *, tokens: int) -> None:
+    """Raises: QuotaExceeded, where one more job of so many tokens is too much."""
+    quotas.check(session, tenant_id, Quota.QUEUED_JOBS, 1)
+    quotas.check(session, tenant_id, Quota.TOKENS_A_MONTH, tokens)
