@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncGenerator, Iterator
-from contextlib import aclosing
+from contextlib import AsyncExitStack, aclosing
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
@@ -116,14 +116,12 @@ async def create(
 ) -> Response | Completion:
     """Answer a conversation. A reader who hangs up ends it."""
     answers: list[_Answer] = []
-    try:
+    async with AsyncExitStack() as begun:
         for number in range(asked.answers):
             deltas = await anyio.to_thread.run_sync(platform.serving.chat, actor, asked.question(number))
+            begun.push_async_callback(close_in_thread, deltas)
             answers.append(_Answer(number, deltas, await anyio.to_thread.run_sync(next, deltas)))
-    except BaseException:
-        for answer in answers:
-            await close_in_thread(answer.deltas)
-        raise
+        begun.pop_all()  # all have begun: from here on whoever reads them closes them
     head = {"id": f"chatcmpl-{request_id(request)}", "created": int(platform.now().timestamp()), "model": asked.model}
     if asked.stream:
         return Stream(_events(asked, head, answers, request), media_type="text/event-stream")
