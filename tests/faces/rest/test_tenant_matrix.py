@@ -71,15 +71,15 @@ PLAIN = set(
     re.findall(
         r"\S+",
         """
-    action audience base base_model batch_size by channel classifier current description dpo drop_bad_rows email enabled
-    epochs evaluate expires_in_days export file format frequency_penalty grader grpo hardware hidden_size hyperparameters
-    Idempotency-Key include_usage invitation item json_schema keep_old_hours kind kinds kto last-event-id Last-Event-ID
-    learning_rate limit limit_usd limits line logit_bias logprobs lora map max_completion_tokens max_seq_len max_tokens
-    messages metadata method model_sample n name new order orpo outcome overrides packing parallel_tool_calls password
-    presence_penalty purpose reason refresh_token response_format revision role rows scopes secret seed sha256 since
-    source sources spend_cap_usd stage state stop stream stream_options suffix tail_bytes temperature token tool_choice
-    tools top_logprobs top_p train until Upload-Checksum Upload-Length Upload-Metadata Upload-Offset url user version
-    webhook-id webhook-signature webhook-timestamp x-filename X-Filename
+    action amount_usd audience base base_model batch_size by channel classifier code current description dpo drop_bad_rows
+    email enabled epochs evaluate expires_in_days export file format frequency_penalty grader grpo hardware hidden_size
+    hourly_usd hyperparameters Idempotency-Key include_usage invitation item json_schema keep_old_hours kind kinds kto
+    last-event-id Last-Event-ID learning_rate limit limit_usd limits line logit_bias logprobs lora map
+    max_completion_tokens max_seq_len max_tokens messages metadata method model_sample n name new order orpo outcome
+    overrides packing parallel_tool_calls password period presence_penalty purpose reason refresh_token response_format
+    revision role rows scopes secret seed sha256 since source sources spend_cap_usd stage state stop stream stream_options
+    suffix tail_bytes temperature token tool_choice tools top_logprobs top_p train until Upload-Checksum Upload-Length
+    Upload-Metadata Upload-Offset url user version webhook-id webhook-signature webhook-timestamp x-filename X-Filename
     """,
     )
 )

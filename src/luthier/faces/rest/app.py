@@ -68,6 +68,14 @@ async def _on_validation_error(request: HTTPConnection, error: Exception) -> Res
     return answer(request, refused(findings))
 
 
+def _refuse_in_json(responses: dict[str, dict[str, Any]]) -> None:
+    """A refusal is JSON, also where what is served is text; FastAPI takes it for text too."""
+    for status, response in responses.items():
+        content = response.get("content", {})
+        if (status == "default" or status >= "400") and content and "application/json" not in content:
+            response["content"] = {"application/json": next(iter(content.values()))}
+
+
 def _describe_keys(app: FastAPI, keyless: frozenset[str]) -> None:
     """Tell in /openapi.json which key a route takes; the door itself asks for it."""
     generate = app.openapi
@@ -80,6 +88,7 @@ def _describe_keys(app: FastAPI, keyless: frozenset[str]) -> None:
             schema.setdefault("components", {})["securitySchemes"] = schemes
             for path, operations in schema["paths"].items():
                 for operation in operations.values():
+                    _refuse_in_json(operation["responses"])
                     operation["security"] = [] if path in keyless or path.startswith(SIGNED) else [{"bearer": []}, {"header": []}]
         return app.openapi_schema or generate()
 
