@@ -135,6 +135,35 @@ def test_a_stop_saves_and_a_resume_goes_on_from_there(bench, fake, alice):
     assert bench.get(job).state == "succeeded"
 
 
+def test_a_pause_saves_and_rests_until_it_is_resumed_or_cancelled(bench, fake, alice):
+    bench.trainer.attempts = [fake.runs(checkpoint=25), fake.runs(checkpoint=30)]
+    job = bench.submit()
+    bench.supervisor.tick()
+    bench.until_started(job)
+    assert bench.jobs.pause(alice, job.id).wish == "pause"
+    bench.settle()
+    assert (bench.get(job).state, bench.get(job).wish) == ("paused", None)
+    assert bench.jobs.stop(alice, job.id).state == "paused"
+    assert bench.jobs.resume(alice, job.id).state == "queued"
+    bench.supervisor.tick()
+    bench.until_started(job)
+    bench.jobs.pause(alice, job.id)
+    bench.settle()
+    assert bench.trainer.resumed == [None, 25]
+    assert bench.jobs.cancel(alice, job.id).state == "cancelled"
+    with pytest.raises(WrongState):
+        bench.jobs.resume(alice, job.id)
+
+
+def test_what_waits_in_the_queue_is_paused_at_once(bench, alice):
+    job = bench.submit()
+    assert bench.jobs.pause(alice, job.id).state == "paused"
+    assert bench.billing.usage(alice).held_usd == "0.00"
+    assert bench.jobs.resume(alice, job.id).state == "queued"
+    bench.settle()
+    assert bench.get(job).state == "succeeded"
+
+
 def test_a_cancel_ends_the_trainer_and_nothing_is_registered(bench, fake, alice):
     bench.trainer.attempts = [fake.runs()]
     job = bench.submit()

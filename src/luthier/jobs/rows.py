@@ -28,7 +28,7 @@ def job_of(row: store.JobRow) -> Job:
         **progress,
         state=JobState(row.state),
         # A limit that ends a job shows in its error, once it has ended.
-        wish="stop" if row.wish == "stop" else "cancel" if row.wish == "cancel" else None,
+        wish=next((wish for wish in ("pause", "stop", "cancel") if wish == row.wish), None),
         kind=spec.kind,
         method=spec.method,
         dataset=row.dataset_id or None,

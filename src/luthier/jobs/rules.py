@@ -11,13 +11,14 @@ from luthier.jobs.directory import EXIT_SETUP, LAST_WORDS, WORTH_RETRYING, Attem
 from luthier.jobs.types import JobState
 
 _Q, _RUN = JobState.QUEUED, JobState.RUNNING
-_ENDS = frozenset({JobState.FAILED, JobState.STOPPED, JobState.CANCELLED})
+_ENDS = frozenset({JobState.FAILED, JobState.PAUSED, JobState.STOPPED, JobState.CANCELLED})
 
 TRANSITIONS: Mapping[JobState, frozenset[JobState]] = {
     JobState.AWAITING_APPROVAL: frozenset({_Q, JobState.CANCELLED}),
-    JobState.QUEUED: frozenset({JobState.STARTING, JobState.STOPPED, JobState.CANCELLED}),
+    JobState.QUEUED: frozenset({JobState.STARTING, JobState.PAUSED, JobState.STOPPED, JobState.CANCELLED}),
     JobState.STARTING: frozenset({_RUN, _Q}) | _ENDS,
     JobState.RUNNING: frozenset({JobState.SUCCEEDED, _Q}) | _ENDS,
+    JobState.PAUSED: frozenset({_Q, JobState.CANCELLED}),
     JobState.STOPPED: frozenset({_Q}),
     JobState.FAILED: frozenset({_Q}),
     JobState.SUCCEEDED: frozenset(),
@@ -25,9 +26,9 @@ TRANSITIONS: Mapping[JobState, frozenset[JobState]] = {
 }
 """The whole state machine. `store.move` knows no other steps."""
 
-Wish = Literal["stop", "cancel", "budget", "time", "cap"]
-"""How a running job is asked to end: by its owner (the first two), by its own limits, or by a budget that is used up."""
-WISHES: tuple[Wish, ...] = ("stop", "cancel", "budget", "time", "cap")
+Wish = Literal["pause", "stop", "cancel", "budget", "time", "cap"]
+"""How a running job is asked to end: by its owner (the first three), by its own limits, or by a budget that is used up."""
+WISHES: tuple[Wish, ...] = ("pause", "stop", "cancel", "budget", "time", "cap")
 
 FIRST_RETRY_S = 5
 LONGEST_RETRY_S = 300
@@ -157,6 +158,8 @@ def _failed(failure: Failure, attempt: Attempt) -> Outcome:
 def _ended_as_asked(wish: Wish) -> Outcome:
     if wish == "cancel":
         return Outcome(JobState.CANCELLED, "cancelled by its owner")
+    if wish == "pause":
+        return Outcome(JobState.PAUSED, "paused by its owner")
     if wish == "stop":
         return Outcome(JobState.STOPPED, "stopped by its owner")
     if wish == "cap":

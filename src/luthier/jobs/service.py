@@ -164,6 +164,10 @@ class Jobs:
                 for row in store.history(session, job_id)
             ]
 
+    def pause(self, actor: Actor, job_id: str) -> Job:
+        """Save and rest until it is resumed or cancelled. A finished job stays as it is. Raises: NotFound, Gone."""
+        return self._end(actor, job_id, "pause", JobState.PAUSED)
+
     def stop(self, actor: Actor, job_id: str) -> Job:
         """Save and end; it can be resumed. A finished job stays as it is. Raises: NotFound, Gone."""
         return self._end(actor, job_id, "stop", JobState.STOPPED)
@@ -173,14 +177,14 @@ class Jobs:
         return self._end(actor, job_id, "cancel", JobState.CANCELLED)
 
     def resume(self, actor: Actor, job_id: str) -> Job:
-        """Queue a stopped or failed job again; it goes on from its last checkpoint.
+        """Queue a paused, stopped or failed job again; it goes on from its last checkpoint.
 
         Raises: NotFound, Gone, WrongState, DatasetNotReady, BudgetExceeded.
         """
         with self._database.write(actor.tenant_id) as session:
             row = _found(session, job_id)
-            if not rules.may(JobState(row.state), JobState.QUEUED) or row.state not in (JobState.STOPPED, JobState.FAILED):
-                raise rules.refusal("resumed", JobState(row.state), "Only a stopped or failed job can be resumed.")
+            if row.state not in (JobState.PAUSED, JobState.STOPPED, JobState.FAILED):
+                raise rules.refusal("resumed", JobState(row.state), "Only a paused, stopped or failed job can be resumed.")
             self._within_limits(session, row)
             self._use(session, actor, row)
             left = 1 - row.step / row.total_steps if row.total_steps else 1.0
@@ -296,11 +300,12 @@ class Jobs:
     def _end(self, actor: Actor, job_id: str, wish: rules.Wish, state: JobState) -> Job:
         with self._database.write(actor.tenant_id) as session:
             row = _found(session, job_id)
-            if job_of(row).finished:
+            if job_of(row).finished and not (row.state == JobState.PAUSED and wish == "cancel"):
                 return job_of(row)
             # Nobody runs it, so there is nobody to ask: it ends here.
-            if row.state == JobState.QUEUED:
-                self._unstarted.end(session, row, store.Step(state, self._now(), f"{state} in the queue"))
+            if row.state in (JobState.QUEUED, JobState.PAUSED):
+                where = "in the queue" if row.state == JobState.QUEUED else "while it was paused"
+                self._unstarted.end(session, row, store.Step(state, self._now(), f"{state} {where}"))
             elif row.state == JobState.AWAITING_APPROVAL:  # a stop, too: what was stopped could be resumed without approval
                 self._unstarted.end(session, row, store.Step(JobState.CANCELLED, self._now(), "withdrawn by its owner"))
             else:

@@ -23,6 +23,7 @@ class JobState(StrEnum):
     RUNNING = "running"
     SUCCEEDED = "succeeded"
     FAILED = "failed"
+    PAUSED = "paused"
     STOPPED = "stopped"
     CANCELLED = "cancelled"
 
@@ -120,7 +121,7 @@ class Job(Frozen):
     id: str
     name: str | None = Field(description="Name of the model that comes out.")
     state: JobState
-    wish: Literal["stop", "cancel"] | None = Field(default=None, description="Asked for and under way.")
+    wish: Literal["pause", "stop", "cancel"] | None = Field(default=None, description="Asked for and under way.")
     kind: str
     method: str
     base_model: str
@@ -155,7 +156,7 @@ class Job(Frozen):
         return self.state in FINISHED
 
 
-FINISHED = frozenset({JobState.SUCCEEDED, JobState.FAILED, JobState.STOPPED, JobState.CANCELLED})
+FINISHED = frozenset({JobState.SUCCEEDED, JobState.FAILED, JobState.PAUSED, JobState.STOPPED, JobState.CANCELLED})
 
 
 @dataclass(frozen=True)

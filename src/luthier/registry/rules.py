@@ -93,9 +93,9 @@ def check_made(job: Job) -> None:
         case JobState.FAILED:
             code = f" ({job.error.code})" if job.error else ""
             raise ModelNotReady(f"There is no such model: its job failed{code}.", hint=job.error.hint if job.error else follow)
-        case JobState.STOPPED:
+        case JobState.STOPPED | JobState.PAUSED:
             raise ModelNotReady(
-                "There is no such model yet: its job was stopped before its end.",
+                f"There is no such model yet: its job was {job.state.value} before its end.",
                 hint=f"Go on with `tune resume --job-id {job.id}`.",
             )
         case JobState.CANCELLED:

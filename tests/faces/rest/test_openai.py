@@ -147,6 +147,16 @@ def test_a_supervised_job_with_the_fields_of_the_sdk(sdk):
     assert sdk.fine_tuning.jobs.cancel(job.id).status == "cancelled"
 
 
+def test_a_job_is_paused_resumed_and_cancelled(sdk):
+    job = sdk.fine_tuning.jobs.create(model="tiny", training_file=uploaded(sdk).id)
+    assert (sdk.fine_tuning.jobs.pause(job.id).status, sdk.fine_tuning.jobs.retrieve(job.id).finished_at) == ("queued", None)
+    assert sdk.fine_tuning.jobs.resume(job.id).status == "queued"
+    sdk.fine_tuning.jobs.pause(job.id)
+    assert sdk.fine_tuning.jobs.cancel(job.id).status == "cancelled"
+    with pytest.raises(openai.ConflictError):
+        sdk.fine_tuning.jobs.resume(job.id)
+
+
 def test_hyperparameters_at_their_older_place(sdk):
     job = sdk.fine_tuning.jobs.create(model="tiny", training_file=uploaded(sdk).id, hyperparameters={"n_epochs": 4})
     assert (job.model, job.hyperparameters.n_epochs) == ("luthier/tiny", 4)

@@ -95,6 +95,13 @@ def status(job: JobArgument = None, job_id: JobOption = None, as_json: AsJson = 
 
 
 @app.command()
+def pause(job: JobArgument = None, job_id: JobOption = None, as_json: AsJson = False) -> None:
+    """Save a checkpoint and rest, until it is resumed or cancelled."""
+    with connect() as client:
+        _told(client.jobs.pause(the_job(job, job_id)), "It saves, then rests. Go on later with: tune resume {}", as_json=as_json)
+
+
+@app.command()
 def stop(job: JobArgument = None, job_id: JobOption = None, as_json: AsJson = False) -> None:
     """Save a checkpoint and end; `tune resume` goes on from there."""
     with connect() as client:
@@ -110,7 +117,7 @@ def cancel(job: JobArgument = None, job_id: JobOption = None, as_json: AsJson = 
 
 @app.command()
 def resume(job: JobArgument = None, job_id: JobOption = None, follow: Follow = False, as_json: AsJson = False) -> None:
-    """Queue a stopped or failed job again; it goes on from its last checkpoint."""
+    """Queue a paused, stopped or failed job again; it goes on from its last checkpoint."""
     with connect() as client:
         found = client.jobs.resume(the_job(job, job_id))
         if not follow:

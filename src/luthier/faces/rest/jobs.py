@@ -156,6 +156,12 @@ def delete(job_id: JobId, actor: CurrentActor, platform: CurrentPlatform) -> Non
     platform.jobs.delete(actor, job_id)
 
 
+@routes.post("/{job_id}/pause", responses=_ONE)
+def pause(job_id: JobId, actor: CurrentActor, platform: CurrentPlatform) -> Job:
+    """Save a checkpoint and rest, until it is resumed or cancelled. A finished run stays as it is."""
+    return platform.jobs.pause(actor, job_id)
+
+
 @routes.post("/{job_id}/stop", responses=_ONE)
 def stop(job_id: JobId, actor: CurrentActor, platform: CurrentPlatform) -> Job:
     """Save a checkpoint and end; it can be resumed. A finished run stays as it is."""
@@ -170,7 +176,7 @@ def cancel(job_id: JobId, actor: CurrentActor, platform: CurrentPlatform) -> Job
 
 @routes.post("/{job_id}/resume", responses=problems(NotFound, Gone, WrongState, BudgetExceeded))
 def resume(job_id: JobId, actor: CurrentActor, platform: CurrentPlatform) -> Job:
-    """Queue a stopped or failed run again; it goes on from its last checkpoint."""
+    """Queue a paused, stopped or failed run again; it goes on from its last checkpoint."""
     return platform.jobs.resume(actor, job_id)
 
 

@@ -127,7 +127,7 @@ class Job(Answer):
     @property
     def finished(self) -> bool:
         """Whether it will not move by itself any more."""
-        return self.state in {"succeeded", "failed", "stopped", "cancelled"}
+        return self.state in {"succeeded", "failed", "paused", "stopped", "cancelled"}
 
 
 class Submitted(Answer):

@@ -74,6 +74,10 @@ class AsyncJobs:
         """End a job that waits for approval. For admins."""
         return Job(await self._transport.json(Call("POST", f"{_path(job_id)}/reject", body={"reason": reason})))
 
+    async def pause(self, job_id: str) -> Job:
+        """Save a checkpoint and rest; `resume` goes on from there, `cancel` ends it."""
+        return await self._post(job_id, "pause", again=True)
+
     async def stop(self, job_id: str) -> Job:
         """Save a checkpoint and end; `resume` goes on from there."""
         return await self._post(job_id, "stop", again=True)
@@ -83,7 +87,7 @@ class AsyncJobs:
         return await self._post(job_id, "cancel", again=True)
 
     async def resume(self, job_id: str) -> Job:
-        """Queue a stopped or failed job again, from its last checkpoint."""
+        """Queue a paused, stopped or failed job again, from its last checkpoint."""
         return await self._post(job_id, "resume", again=False)
 
     async def logs(self, job_id: str, *, tail_bytes: int = 65_536) -> LogTail:

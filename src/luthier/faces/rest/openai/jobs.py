@@ -21,6 +21,7 @@ from luthier.errors import (
     NotFound,
     StorageFull,
     WillNotFit,
+    WrongState,
 )
 from luthier.faces.rest.body import Json
 from luthier.faces.rest.openai.requests import JobCreate, run_of
@@ -75,6 +76,18 @@ def retrieve(job_id: JobId, actor: CurrentActor, platform: CurrentPlatform) -> F
 def cancel(job_id: JobId, actor: CurrentActor, platform: CurrentPlatform) -> FineTuningJob:
     """End a run for good. A finished one stays as it is."""
     return job_of(platform.jobs.cancel(actor, job_id), actor.tenant_id, platform.now())
+
+
+@routes.post("/fine_tuning/jobs/{job_id}/pause", responses=_ONE)
+def pause(job_id: JobId, actor: CurrentActor, platform: CurrentPlatform) -> FineTuningJob:
+    """Save a checkpoint and rest. A finished one stays as it is."""
+    return job_of(platform.jobs.pause(actor, job_id), actor.tenant_id, platform.now())
+
+
+@routes.post("/fine_tuning/jobs/{job_id}/resume", responses=refusals(NotFound, Gone, WrongState, BudgetExceeded, DatasetNotReady))
+def resume(job_id: JobId, actor: CurrentActor, platform: CurrentPlatform) -> FineTuningJob:
+    """Go on from the last checkpoint."""
+    return job_of(platform.jobs.resume(actor, job_id), actor.tenant_id, platform.now())
 
 
 @routes.get("/fine_tuning/jobs/{job_id}/events", responses=refusals(NotFound, Gone, CursorInvalid))

@@ -161,7 +161,7 @@ def job_of(job: Job, tenant_id: str, now: datetime) -> FineTuningJob:
         error=JobError(code=error.code, message=f"{error.message} {error.hint}", param=_param(error.code)) if error else None,
         estimated_finish=seconds(now) + int(job.eta_seconds or 0) if running else None,
         fine_tuned_model=tuned_name(job.base_model, tenant_id, job.name, job.model_id) if job.model_id else None,
-        finished_at=seconds(job.finished_at) if job.finished_at else None,
+        finished_at=seconds(job.finished_at) if job.finished_at and job.state != JobState.PAUSED else None,
         hyperparameters=_hyperparameters(job.spec),
         metadata=job.spec.metadata,
         method=_method(job.spec),
