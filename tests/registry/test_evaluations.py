@@ -102,3 +102,26 @@ def test_a_pin_names_every_file_and_the_base_that_it_was_trained_on(world, regis
     folder = world.folder / f"users/team_alice/models/{model.id}/weights"
     assert pin.url == f"{world.storage.url}/users/team_alice/models/{model.id}/weights"
     assert {path.name for path in folder.iterdir()} == {file.name for file in pin.files}
+
+
+@pytest.mark.parametrize("same", ["dataset", "rows under another id"])
+def test_what_was_measured_on_the_rows_of_its_training_does_not_pass_the_gate(world, registry, measured, alice, same):
+    model = registry.register(world.finished(alice))
+    finished, lineage = measured(alice, model), model.card.lineage
+    own = {"id": lineage.dataset} if same == "dataset" else {"sha256": lineage.dataset_sha256}
+    source = finished.spec.sources.dataset.model_copy(update=own)
+    sources = finished.spec.sources.model_copy(update={"dataset": source})
+    registry.attach(replace(finished, spec=finished.spec.model_copy(update={"sources": sources})))
+    with pytest.raises(EvaluationNeeded, match="only on the rows it was trained on") as refused:
+        registry.transition(alice, model.id, Stage.PRODUCTION)
+    assert "model evaluate" in refused.value.hint
+    registry.attach(measured(alice, model))
+    assert registry.transition(alice, model.id, Stage.PRODUCTION).stage is Stage.PRODUCTION
+
+
+def test_a_model_validated_on_the_rows_of_its_training_does_not_pass_the_gate(world, registry, alice):
+    finished = world.finished(alice, scores=world.scores())
+    sources = finished.spec.sources.model_copy(update={"validation_dataset": finished.spec.sources.dataset})
+    model = registry.register(replace(finished, spec=finished.spec.model_copy(update={"sources": sources})))
+    with pytest.raises(EvaluationNeeded, match="that proves memory"):
+        registry.transition(alice, model.id, Stage.PRODUCTION)

@@ -4,10 +4,12 @@ import json
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+from sqlalchemy import select
 
 from luthier.errors import EvaluationNeeded, Gone, InUse, ModelNotReady, NotFound
 from luthier.jobs.spec import RunSpec
 from luthier.jobs.types import Job, JobError, JobState
+from luthier.notifications.outbox import EventRow
 from luthier.registry.rules import check_made
 from luthier.registry.types import Stage
 
@@ -188,3 +190,26 @@ def test_a_model_that_no_job_has_made_yet_is_named_with_its_jobs_state(job_in, s
 
 def test_of_a_job_that_succeeded_the_registry_alone_knows(job_in):
     check_made(job_in("succeeded"))
+
+
+def test_each_change_of_a_stage_is_told_once(world, registry, alice):
+    first, second = world.model(alice), world.model(alice)
+    for model in (first, second, second):
+        registry.transition(alice, model.id, Stage.PRODUCTION)
+    with world.database.read(alice.tenant_id) as session:
+        events = list(session.scalars(select(EventRow).order_by(EventRow.created_at, EventRow.id)))
+    assert {event.kind for event in events} == {"model.stage_changed"}
+    told = [json.loads(event.data) for event in events]
+    assert [(news["version"], news["from_stage"], news["stage"], news["by"]) for news in told] == [
+        ("1", "None", "Production", alice.user_id),
+        ("1", "Production", "Archived", alice.user_id),
+        ("2", "None", "Production", alice.user_id),
+    ]
+
+
+def test_a_refused_promotion_tells_nothing(world, registry, alice):
+    model = registry.register(world.finished(alice))
+    with pytest.raises(EvaluationNeeded):
+        registry.transition(alice, model.id, Stage.PRODUCTION)
+    with world.database.read(alice.tenant_id) as session:
+        assert session.scalar(select(EventRow)) is None

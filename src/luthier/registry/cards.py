@@ -87,11 +87,6 @@ def with_record(card: ModelCard, record: EvaluationRecord) -> ModelCard:
     return card.model_copy(update={"evaluations": (record, *before)[:_MOST_RECORDS]})
 
 
-def latest(card: ModelCard) -> Evaluation | None:
-    """What was measured last, by an evaluation or else by training."""
-    return card.evaluations[0].evaluation if card.evaluations else card.evaluation
-
-
 def config_of(spec: RunSpec) -> dict[str, Any]:
     """`config.json` of a model's folder: the base it needs, and how it was trained."""
     kept = spec.model_dump(mode="json", include={"base_model", "method", "seed", "train", *_form_of(spec)})

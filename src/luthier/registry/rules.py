@@ -11,7 +11,7 @@ from luthier import ids
 from luthier.errors import EvaluationNeeded, ModelNotReady
 from luthier.jobs.spec import RunSpec
 from luthier.jobs.types import Job, JobState
-from luthier.registry.types import Evaluation, Lineage
+from luthier.registry.types import Evaluation, Lineage, ModelCard
 from luthier.values import ModelFile
 
 ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors")
@@ -106,11 +106,31 @@ def check_made(job: Job) -> None:
             )
 
 
-def check_gate(evaluation: Evaluation | None) -> None:
-    """Let pass what was measured and is no worse than its base. Raises: EvaluationNeeded, with the numbers."""
+def trained_on(lineage: Lineage, dataset: str, sha256: str | None) -> bool:
+    """Whether these are the rows that the model learned from: the same version, or other rows byte for byte the same."""
+    return dataset == lineage.dataset or (sha256 is not None and sha256 == lineage.dataset_sha256)
+
+
+def held_out(card: ModelCard) -> Evaluation | None:
+    """What was measured last on rows that the model did not learn from, by an evaluation or else by training."""
+    made = card.lineage
+    for record in card.evaluations:
+        if not trained_on(made, record.dataset, record.dataset_sha256):
+            return record.evaluation
+    own = made.validation_dataset is not None and trained_on(made, made.validation_dataset, made.validation_sha256)
+    return None if own else card.evaluation
+
+
+def check_gate(card: ModelCard) -> None:
+    """Let pass what was measured on held-out rows and is no worse than its base. Raises: EvaluationNeeded, with the numbers."""
+    evaluation = held_out(card)
     if evaluation is None:
+        measured = card.evaluation is not None or card.evaluations
+        rows = f"the rows it was trained on ({card.lineage.dataset}): that proves memory, not skill"
         raise EvaluationNeeded(
-            "This model was not measured against its base, so it cannot go to Production.",
+            f"This model was measured only on {rows}."
+            if measured
+            else "This model was not measured against its base, so it cannot go to Production.",
             hint="Measure it on held-out rows: `model evaluate <model> --dataset <dataset>`.",
         )
     base, tuned = evaluation.base, evaluation.tuned
@@ -192,13 +212,14 @@ def lineage(job_id: str, spec: RunSpec, files: Iterable[ModelFile]) -> Lineage:
     """From what the model was made. Raises: ValueError for a spec that was never submitted."""
     if spec.sources is None or spec.sources.dataset is None:
         raise ValueError("a job that trained has its sources")
-    held_out = spec.sources.validation_dataset
+    beside = spec.sources.validation_dataset
     return Lineage(
         job_id=job_id,
         base_revision=spec.sources.base.revision,
         dataset=spec.sources.dataset.id,
         dataset_sha256=spec.sources.dataset.sha256,
-        validation_dataset=held_out.id if held_out else None,
+        validation_dataset=beside.id if beside else None,
+        validation_sha256=beside.sha256 if beside else None,
         method=spec.method,
         seed=spec.seed,
         tokenizer_sha256={file.name: file.sha256 for file in files if file.name in _TOKENIZER_FILES},

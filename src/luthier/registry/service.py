@@ -16,8 +16,9 @@ from luthier.bases.types import Base
 from luthier.database import EVERY_TENANT, Database, from_ms, to_ms
 from luthier.errors import DatabaseBusy, Gone, InUse, ModelNotAllowed, NotFound, Unavailable
 from luthier.jobs.rows import job_behind
+from luthier.notifications import outbox
 from luthier.registry import rules, store
-from luthier.registry.cards import Results, card_of, config_of, latest, record_of, with_record
+from luthier.registry.cards import Results, card_of, config_of, record_of, with_record
 from luthier.registry.files import ModelFiles, root_of
 from luthier.registry.rows import files_of, model_of, row_of, stored_of
 from luthier.registry.types import Archive, Finished, Model, Stage, StoredModel
@@ -146,15 +147,12 @@ class Registry:
         with self._database.write(actor.tenant_id) as session:
             row = _meant(session, ref)
             if stage == Stage.PRODUCTION and row.stage != Stage.PRODUCTION:
-                rules.check_gate(latest(model_of(row).card))
+                rules.check_gate(model_of(row).card)
                 before = store.in_production(session, row.name)
                 if before is not None:
-                    before.stage, before.updated_at = Stage.ARCHIVED, self._now()
-                    session.flush()  # the index allows one Production a name, at every moment
-                    changed.append(stored_of(before))
+                    changed.append(self._moved(session, actor, before, Stage.ARCHIVED))
             if row.stage != stage:
-                row.stage, row.updated_at = stage, self._now()
-                changed.append(stored_of(row))
+                changed.append(self._moved(session, actor, row, stage))
         for stored in changed:
             self._files.write(stored, {})
         return model_of(row)
@@ -217,6 +215,14 @@ class Registry:
                 session.add(row)
                 made += 1
         return made
+
+    def _moved(self, session: Session, actor: Actor, row: store.ModelRow, stage: Stage) -> StoredModel:
+        """The version in its new stage, and the news of it, both in the caller's transaction."""
+        news = {"model_id": row.id, "name": row.name, "version": str(row.number), "from_stage": row.stage, "stage": stage.value}
+        row.stage, row.updated_at = stage, self._now()
+        session.flush()  # the index allows one Production a name, at every moment
+        outbox.publish(session, row.tenant_id, "model.stage_changed", {**news, "by": actor.user_id}, at=row.updated_at)
+        return stored_of(row)
 
     def _described(self, finished: Finished, results: Results) -> StoredModel:
         """The model as it is about to be registered, under the next number of its name."""

@@ -95,6 +95,7 @@ class Lineage(Frozen):
     dataset: str
     dataset_sha256: str
     validation_dataset: str | None = None
+    validation_sha256: str | None = None
     method: str
     seed: int
     rendering_sha256: str | None = Field(

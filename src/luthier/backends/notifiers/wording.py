@@ -11,6 +11,7 @@ _MOST_LINES = 24
 _MOST_LINE = 300
 _LEFT_OUT = frozenset({"from_state", "kind", "created_by"})
 _TITLES = {
+    "model.stage_changed": "{name}@{version}: from {from_stage} to {stage}",
     "budget.alert": "{threshold} % of the budget for {period} are used",
     "spending.unusual": "Unusual spending on {day}: ${spent_usd}",
 }
