@@ -105,3 +105,15 @@ def test_health_sees_the_supervisors_lock(world):
     assert world.client.get("/health").json()["supervisor"] == "works"
     lock.release()
     assert world.client.get("/health").json()["supervisor"] == "absent"
+
+
+def test_every_route_asks_what_the_caller_may_do(world):
+    """`StrictRoute` is where it is asked; a route of another class would let a viewer change things."""
+    from fastapi.routing import APIRoute
+
+    from luthier.faces.rest import features
+    from luthier.faces.rest.body import StrictRoute
+
+    found = [route for routes in features.ROUTERS for route in routes.routes]
+    assert len(found) > 60
+    assert [route for route in found if not isinstance(route, StrictRoute) or not isinstance(route, APIRoute)] == []
