@@ -99,6 +99,19 @@ class Keys:
             old.expires_at = until if old.expires_at is None else min(old.expires_at, until)
             return NewKey(secret=made.secret, key=_key(row))
 
+    def every(self) -> list[Key]:
+        """For those who run the server: all keys of all teams, oldest first."""
+        with self._database.read(EVERY_TENANT) as session:
+            return [_key(row) for row in session.scalars(store.keys_of(None).order_by(store.KeyRow.id))]
+
+    def owner(self, key_id: str) -> Actor:
+        """For those who run the server: the holder of this key, in its team. Raises: NotFound."""
+        with self._database.read(EVERY_TENANT) as session:
+            row = session.get(store.KeyRow, key_id)
+        if row is None:
+            raise NotFound("key", hint="List them with `luthier keys list`.")
+        return Actor(tenant_id=row.tenant_id, user_id=row.user_id, role=Role.MEMBER)
+
     def holder(self, secret: str, audience: Audience = Audience.API) -> Actor:
         """Who holds this key. Looked up anew on each request, so that what was revoked is refused at once.
 

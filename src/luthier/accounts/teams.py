@@ -10,7 +10,7 @@ from luthier import ids
 from luthier.accounts import store
 from luthier.accounts.opaque import digest, fresh
 from luthier.accounts.passwords import Passwords
-from luthier.accounts.types import Actor, Invitation, Member, NewInvitation, Role, Team
+from luthier.accounts.types import Actor, AnyTeam, Invitation, Member, NewInvitation, Role, Team
 from luthier.accounts.users import Users
 from luthier.database import EVERY_TENANT, Database
 from luthier.errors import Conflict, Forbidden, Gone, LastAdmin, NotFound
@@ -171,10 +171,31 @@ class Teams:
         session.flush()
         return place
 
-    def every(self) -> list[tuple[str, str, bool]]:
-        """For those who run the server: id, name and whether it is suspended, of all teams."""
+    def every(self) -> list[AnyTeam]:
+        """For those who run the server: all teams, oldest first."""
         with self._database.read(EVERY_TENANT) as session:
-            return [(row.id, row.name, row.suspended_at is not None) for row in store.teams(session)]
+            return [
+                AnyTeam(id=row.id, name=row.name, members=members, suspended_at=row.suspended_at)
+                for row, members in store.teams(session)
+            ]
+
+    def put(self, tenant_id: str, email: str, role: Role) -> Member:
+        """For those who run the server: a new member, or another role. Raises: NotFound; LastAdmin."""
+        with self._database.write(EVERY_TENANT) as session:
+            user = store.by_email(session, email)
+            if user is None:
+                raise NotFound("user", hint="List them with `luthier users list`.")
+            if session.get(store.TenantRow, tenant_id) is None:
+                raise NotFound("team", hint="List them with `luthier teams list`.")
+        with self._database.write(tenant_id) as session:
+            place = next((place for place, other in store.members(session) if other.id == user.id), None)
+            if place is None:
+                place = store.MembershipRow(tenant_id=tenant_id, user_id=user.id, role=role)
+                session.add(place)
+            else:
+                _keep_an_admin(session, place, role)
+                place.role = role
+            return _member(place, user)
 
     def suspend(self, tenant_id: str, *, on: bool = True) -> None:
         """Nobody acts for this team from the next request on; `on=False` ends that. Raises: NotFound."""

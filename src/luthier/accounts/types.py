@@ -169,6 +169,15 @@ class Team(Frozen):
     created_at: datetime
 
 
+class AnyTeam(Frozen):
+    """A team, as those who run the server see it."""
+
+    id: str
+    name: str
+    members: int
+    suspended_at: datetime | None
+
+
 class Member(Frozen):
     """Somebody's place in a team."""
 

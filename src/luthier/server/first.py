@@ -17,12 +17,16 @@ def first_start(platform: Platform) -> None:
     teams = _teams(platform.settings.data)
     key = platform.accounts.first_start(tenant_id=teams[0] if len(teams) == 1 else None)
     if key is not None:
-        # Written beside and renamed: a moment in which others could read it, or half of it, would be one too many.
-        path = platform.settings.key_path
-        arriving = path.with_name(f".{path.name}.{os.getpid()}")
-        with os.fdopen(os.open(arriving, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600), "w") as file:
-            file.write(key + "\n")
-        arriving.replace(path)
+        write_key(platform.settings.key_path, key)
+
+
+def write_key(path: Path, key: str) -> None:
+    """A key into a file that nobody else can read, in place of what was there."""
+    # Written beside and renamed: a moment in which others could read it, or half of it, would be one too many.
+    arriving = path.with_name(f".{path.name}.{os.getpid()}")
+    with os.fdopen(os.open(arriving, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600), "w") as file:
+        file.write(key + "\n")
+    arriving.replace(path)
 
 
 def _teams(data: Path) -> list[str]:

@@ -13,8 +13,12 @@ import typer
 
 from luthier.errors import LuthierError, SetupError
 from luthier.server.audit import app as audit_app
+from luthier.server.billing import app as billing_app
+from luthier.server.keys import app as keys_app
 from luthier.server.options import AsJson, Data
 from luthier.server.quotas import app as quotas_app
+from luthier.server.teams import app as teams_app
+from luthier.server.users import app as users_app
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -24,7 +28,11 @@ app = typer.Typer(
 bases_app = typer.Typer(no_args_is_help=True, help="Base models on this machine.")
 app.add_typer(bases_app, name="bases")
 app.add_typer(audit_app, name="audit")
+app.add_typer(billing_app, name="billing")
 app.add_typer(quotas_app, name="quotas")
+app.add_typer(users_app, name="users")
+app.add_typer(teams_app, name="teams")
+app.add_typer(keys_app, name="keys")
 
 
 @app.callback()

@@ -67,6 +67,7 @@ class Terminal:
 def terminal(monkeypatch, capsys, tmp_path) -> Terminal:
     for name in [name for name in os.environ if name.startswith("LUTHIER_")]:
         monkeypatch.delenv(name)
+    monkeypatch.setenv("LUTHIER_LOGIN_PATH", str(tmp_path / "login.json"))
     monkeypatch.chdir(tmp_path)
     return Terminal(monkeypatch, capsys, tmp_path)
 

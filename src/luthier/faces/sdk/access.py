@@ -1,4 +1,4 @@
-"""Where the server is and with which key: what was given, else the settings, else the key file of a local start."""
+"""Where the server is and who asks: the key that was given, else the login that was kept, else the key of a local start."""
 
 from __future__ import annotations
 
@@ -11,9 +11,11 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from luthier.errors import ClientError
+from luthier.faces.sdk.login_file import Login, LoginFile
 from luthier.faces.sdk.refusals import unauthenticated
 
 _KEY = re.compile(r"[\x21-\x7e]{1,256}")
+_TOKEN = re.compile(r"[\x21-\x7e]{1,2048}")
 _GET_ONE = "Start the server once with `luthier up`: it writes one. Or set LUTHIER_API_KEY."
 
 
@@ -26,12 +28,37 @@ class Access:
     """Whether the server is on this machine: no proxy is asked then."""
     given: str | None = field(repr=False)
     key_path: Path | None = None
+    logins: LoginFile | None = None
+    login: Login | None = None
+    kept: bool = False
+    """Whether the login lies in the file, where other processes exchange its tokens too."""
+
+    def current_login(self) -> Login | None:
+        """The login of this client, or the one that `tune login` has kept, where no key was given.
+
+        Raises: Unauthenticated for a file that cannot be trusted.
+        """
+        if self.login is None and self.given is None:
+            self.reread()
+        return self.login
+
+    def reread(self) -> None:
+        """What the file holds by now."""
+        if self.logins is not None:
+            self.login = self.logins.read(self.base_url)
+            self.kept = self.login is not None
+
+    def take(self, login: Login | None, *, keep: bool) -> None:
+        """Use this login from now on; `keep` it for those who come later."""
+        self.login, self.kept = login, keep
+        if keep and self.logins is not None:
+            self.logins.write(self.base_url, login)
 
     def api_key(self) -> str:
         """The key. Raises: Unauthenticated where there is none that can be used."""
         if self.given is None:
             self.given = _key_of_a_local_start(self.key_path, local=self.local)
-        if not _KEY.fullmatch(self.given):
+        if not _TOKEN.fullmatch(self.given):
             raise unauthenticated("The API key holds characters that no key has.", "Check for quotes, blanks or a line break.")
         return self.given
 
@@ -45,7 +72,8 @@ def find_access(base_url: str | None = None, api_key: str | None = None) -> Acce
 
     settings = Settings.load()
     root = (settings.api_url if base_url is None else base_url).rstrip("/")
-    return Access(root, _is_local(root), settings.api_key if api_key is None else api_key, settings.key_path)
+    given = settings.api_key if api_key is None else api_key
+    return Access(root, _is_local(root), given, settings.key_path, LoginFile(settings.login_path.expanduser()))
 
 
 def _is_local(root: str) -> bool:
@@ -67,7 +95,7 @@ def _is_local(root: str) -> bool:
 def _key_of_a_local_start(path: Path | None, *, local: bool) -> str:
     # The key of this machine's server is not for whoever else LUTHIER_API_URL points to.
     if not local or path is None:
-        raise unauthenticated("There is no API key for this server.", "Set LUTHIER_API_KEY to a key that its admin gave you.")
+        raise unauthenticated("There is no API key for this server.", "Log in (`tune login`), or set LUTHIER_API_KEY.")
     try:
         handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK)  # a FIFO in its place must not hang
     except FileNotFoundError:

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import random
 import ssl
+import time
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from luthier.errors import BaseUnavailable, ClientError, KeyInFlight, LuthierError, TooMany, Unavailable
+from luthier.errors import BaseUnavailable, ClientError, KeyInFlight, LuthierError, TooMany, Unauthenticated, Unavailable
 from luthier.faces.sdk.access import Access
 from luthier.faces.sdk.answers import Answer, Page
-from luthier.faces.sdk.refusals import read_object, read_page, refusal
+from luthier.faces.sdk.login_file import Login, LoginFile, login_of
+from luthier.faces.sdk.refusals import read_object, read_page, refusal, unauthenticated
 
 if TYPE_CHECKING:
     import httpx
@@ -80,6 +83,7 @@ class Transport:
         self._timeout_s = timeout_s
         self._http: httpx.AsyncClient | None = None
         self._access: Access | None = None
+        self._renewing = asyncio.Lock()
         self.retry = retry or Retry()
 
     async def close(self) -> None:
@@ -149,7 +153,7 @@ class Transport:
                 call.method,
                 call.path,
                 params={name: value for name, value in call.query.items() if value is not None},
-                headers={**call.headers, **self._key(call)},
+                headers={**call.headers, **await self._key(call)},
                 json=call.body,
                 content=call.content() if call.content else None,
                 timeout=httpx.Timeout(self._patience_s(call), connect=10.0),
@@ -168,16 +172,47 @@ class Transport:
     def _patience_s(self, call: Call) -> float:
         return max(self._timeout_s, call.work_s, _SILENCE_S if call.live else 0)
 
-    def _key(self, call: Call) -> dict[str, str]:
-        if call.keyless or self._access is None:
+    def access(self) -> Access:
+        """Where the server is, and who asks."""
+        if self._access is None:
+            self._access = self._find()
+        return self._access
+
+    async def _key(self, call: Call) -> dict[str, str]:
+        if call.keyless:
             return {}
-        return {"authorization": f"Bearer {self._access.api_key()}"}
+        access = self.access()
+        login = access.current_login()
+        if login is None:
+            return {"authorization": f"Bearer {access.api_key()}"}
+        if not login.lives(time.time()):
+            login = await self._renewed(access)
+        return {"authorization": f"Bearer {login.access_token}"}
+
+    async def _renewed(self, access: Access) -> Login:
+        """The login with its tokens exchanged. One exchange at a time, here and in other processes: two would end it."""
+        async with self._renewing, _alone(access.logins if access.kept else None):
+            if access.kept:
+                access.reread()
+            login = access.login
+            if login is not None and login.lives(time.time()):
+                return login
+            try:
+                if login is None:
+                    raise Unauthenticated
+                body = {"refresh_token": login.refresh_token}
+                answer = await self.once(Call("POST", "/auth/refresh", body=body, keyless=True))
+            except Unauthenticated:
+                raise unauthenticated("The login has ended.", "Log in again: `tune login`.") from None
+            login = login_of(answer, login.email, time.time())
+            access.take(login, keep=access.kept)
+            return login
 
     def _client(self) -> httpx.AsyncClient:
         if self._http is None:
             import httpx
 
-            access = self._access = self._find()
+            access = self.access()
             self._http = httpx.AsyncClient(
                 base_url=access.base_url,
                 headers={"accept": "application/json"},
@@ -185,6 +220,16 @@ class Transport:
                 follow_redirects=False,
             )
         return self._http
+
+
+@asynccontextmanager
+async def _alone(file: LoginFile | None) -> AsyncGenerator[None]:
+    if file is None:
+        yield
+        return
+    with contextlib.ExitStack() as stack:
+        await asyncio.to_thread(stack.enter_context, file.alone())
+        yield
 
 
 def lost(error: httpx.HTTPError | httpx.InvalidURL) -> Lost:
