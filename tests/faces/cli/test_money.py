@@ -1,0 +1,24 @@
+"""The verbs about money that admins use."""
+
+
+def test_a_budget_is_set_shown_and_ended(world, terminal):
+    assert "No budget" in terminal("tune", "budget").out
+    assert "$100.00" in terminal("tune", "budget", "set", "100").out
+    assert terminal("tune", "budget", "--json").json["data"][0]["limit_usd"] == "100.00"
+    assert terminal("tune", "budget", "set", "1e3").code != 0
+    assert "No budget" in terminal("tune", "budget", "set", "none").out
+
+
+def test_a_price_is_set_and_a_month_is_reported(world, terminal, tmp_path):
+    assert "$1.50" in terminal("tune", "pricing", "set", "local-gpu", "1.50").out
+    month = terminal("tune", "billing", "--json").json["period"]
+    assert "Total $0.00" in terminal("tune", "billing", "--report", month).out
+    file = tmp_path / "bill.csv"
+    terminal("tune", "billing", "--report", month, "--csv", str(file))
+    assert file.read_text("utf-8").startswith("job_id,name")
+    assert terminal("tune", "billing", "--report", "2026-13").code != 0
+
+
+def test_a_job_that_does_not_wait_cannot_be_approved(world, terminal):
+    for verb in ("approve", "reject"):
+        assert terminal("tune", verb, "job_01kagz3vqdfyxtqn4w5b9zn8r2").code != 0
