@@ -103,7 +103,7 @@ def test_prices_and_refunds_are_for_the_admins_of_the_platforms_own_team(world, 
     assert world.ask("PUT", path, json={"hourly_usd": "1.50"}).json()["hourly_usd"] == "1.50"
     for wrong in ("-1", "0.0000001", "NaN", 1.5):
         assert world.ask("PUT", path, json={"hourly_usd": wrong}).status_code == 422
-    assert world.ask("PUT", "/api/billing/pricing/none", json={"hourly_usd": "1.50"}).status_code == 422
+    assert world.ask("PUT", "/api/billing/pricing/none", json={"hourly_usd": "1.50"}).status_code == 404
     other = world.platform.accounts.teams.create(replace(world.actor, key_id=None), "Other")
     elsewhere = replace(world.actor, tenant_id=other.id, key_id=None)
     key = world.platform.accounts.keys.create(elsewhere, KeyWish(name="other")).secret

@@ -103,10 +103,12 @@ def report(
     return Response(found.model_dump_json(), media_type="application/json")
 
 
-@routes.put("/billing/pricing/{hardware}", dependencies=[AdminOnly], responses=problems(FieldInvalid, Forbidden))
+@routes.put("/billing/pricing/{hardware}", dependencies=[AdminOnly], responses=problems(FieldInvalid, Forbidden, NotFound))
 def set_price(hardware: str, wanted: NewPrice, actor: CurrentActor, platform: CurrentPlatform) -> Price:
     """What an hour costs from now on; what runs keeps its price to the end of its hour. For those who run the server."""
     platform.accounts.check_operates(actor)
+    if hardware not in {price.hardware for price in platform.billing.prices()}:
+        raise NotFound("hardware", hint="`tune pricing` lists all of it.")
     return platform.billing.set_price(hardware, wanted.hourly_usd)
 
 
