@@ -3,10 +3,13 @@
 import hashlib
 import json
 import shutil
+import socket
+import threading
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+import uvicorn
 from pwdlib.hashers.argon2 import Argon2Hasher
 from starlette.testclient import TestClient
 
@@ -145,6 +148,18 @@ class World:
         platform.storage.write(here.name("results", "export.json"), json.dumps({"files": known}).encode())
         queue.finish(held.fence, Ending(Outcome(JobState.SUCCEEDED, "exported")))
         return here.name("results", "export")
+
+
+@contextmanager
+def listening(world):
+    """The address of the app behind a real socket."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        server = uvicorn.Server(uvicorn.Config(world.app, log_level="warning", lifespan="off"))
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
+        thread.start()
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+        server.should_exit = True
+        thread.join(10)
 
 
 @pytest.fixture

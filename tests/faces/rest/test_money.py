@@ -1,14 +1,12 @@
 """Money over HTTP: budgets that bite, jobs that wait for approval, who may see and set what."""
 
-import socket
-import threading
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 
 import httpx
 import pytest
-import uvicorn
 from sqlalchemy import select
+from tests.faces.rest.conftest import listening
 
 from luthier.billing import rules
 from luthier.billing.budget_store import AlertRow
@@ -55,9 +53,12 @@ def test_j28_a_hundred_at_once_cannot_share_the_last_dollar(world):
     job = costs(world)
     assert budget(world, 3 * job).status_code == 200
     spec = world.spec()
-    with serving(world) as url, httpx.Client(base_url=url, headers={"x-api-key": world.key}, timeout=120) as client:
-        with ThreadPoolExecutor(20) as pool:
-            answers = list(pool.map(lambda _: patiently(client, spec), range(100)))
+    with (
+        listening(world) as url,
+        httpx.Client(base_url=url, headers={"x-api-key": world.key}, timeout=120) as client,
+        ThreadPoolExecutor(20) as pool,
+    ):
+        answers = list(pool.map(lambda _: patiently(client, spec), range(100)))
     assert Counter(answer.status_code for answer in answers) == {201: 3, 402: 97}
     assert len(rows(world, JobRow)) == 3
     (team,) = world.ask("GET", "/api/budgets").json()["data"]
@@ -70,23 +71,6 @@ def patiently(client, spec):
         answer = client.post("/api/jobs", json=spec)
         if answer.status_code != 503:
             return answer
-
-
-class serving:
-    """The app behind a real socket."""
-
-    def __init__(self, world):
-        self.socket = socket.create_server(("127.0.0.1", 0))
-        self.server = uvicorn.Server(uvicorn.Config(world.app, log_level="warning", lifespan="off"))
-        self.thread = threading.Thread(target=self.server.run, kwargs={"sockets": [self.socket]})
-
-    def __enter__(self):
-        self.thread.start()
-        return "http://127.0.0.1:%d" % self.socket.getsockname()[1]
-
-    def __exit__(self, *_):
-        self.server.should_exit = True
-        self.thread.join()
 
 
 def test_a_user_has_a_budget_of_its_own_and_zero_stops_even_what_is_free(world):

@@ -1,15 +1,12 @@
 """The official SDK against the platform behind a real socket; its own types read every answer."""
 
 import json
-import threading
-import time
 from contextlib import contextmanager
 from pathlib import Path
 
 import openai
 import pytest
-import uvicorn
-from tests.faces.rest.conftest import World
+from tests.faces.rest.conftest import World, listening
 
 import luthier
 from luthier.datasets.rendering import Renderer
@@ -45,17 +42,11 @@ class Scripted:
 @contextmanager
 def client_of(world):
     """The official client, strict about what it reads, over a real socket."""
-    server = uvicorn.Server(uvicorn.Config(world.app, port=0, log_level="warning", lifespan="off"))
-    thread = threading.Thread(target=server.run, daemon=True)
-    thread.start()
-    while not server.started:
-        time.sleep(0.005)
-    port = server.servers[0].sockets[0].getsockname()[1]
-    url = f"http://127.0.0.1:{port}/v1"
-    with openai.OpenAI(base_url=url, api_key=world.key, max_retries=0, _strict_response_validation=True) as client:
+    with (
+        listening(world) as url,
+        openai.OpenAI(base_url=f"{url}/v1", api_key=world.key, max_retries=0, _strict_response_validation=True) as client,
+    ):
         yield client
-    server.should_exit = True
-    thread.join(5)
 
 
 @contextmanager

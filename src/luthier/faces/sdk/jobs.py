@@ -181,6 +181,7 @@ class Jobs(Face):
     get = blocking(AsyncJobs.get)
     delete = blocking(AsyncJobs.delete)
     approve = blocking(AsyncJobs.approve)
+    pause = blocking(AsyncJobs.pause)
     reject = blocking(AsyncJobs.reject)
     stop = blocking(AsyncJobs.stop)
     cancel = blocking(AsyncJobs.cancel)
