@@ -9,11 +9,12 @@ from dataclasses import dataclass
 
 from limits import RateLimitItem, parse
 from limits.errors import ConfigurationError, StorageError
-from limits.storage import MemoryStorage, Storage, storage_from_string
+from limits.storage import Storage, storage_from_string
 from limits.strategies import MovingWindowRateLimiter
 
 from luthier.accounts.rules import LOOKING
 from luthier.accounts.types import Actor
+from luthier.accounts.windows import Windows
 from luthier.errors import RateLimited, SetupError
 
 _AGAIN_S = 10.0
@@ -38,7 +39,7 @@ class RequestLimits:
 
     def __init__(self, *, requests: str, changes: str, address: str, redis_url: str = "") -> None:
         self._requests, self._changes, self._address = _rule(requests), _rule(changes), _rule(address)
-        self._near = MovingWindowRateLimiter(MemoryStorage())
+        self._near = Windows()
         self._far = MovingWindowRateLimiter(_redis(redis_url)) if redis_url else None
         self._far_after = 0.0
 
@@ -79,7 +80,8 @@ class RequestLimits:
                 return _counted(self._far, item, name, who)
             except StorageError:
                 self._far_after = time.monotonic() + _AGAIN_S
-        return _counted(self._near, item, name, who)
+        allowed, remaining, reset_s = self._near.hit((str(item), name, who), item.amount, item.get_expiry())
+        return Standing(item.amount, remaining, max(1, math.ceil(reset_s)), allowed)
 
 
 def _counted(window: MovingWindowRateLimiter, item: RateLimitItem, name: str, who: str) -> Standing:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import datetime
 
-from sqlalchemy import BigInteger, ForeignKey, Select, UniqueConstraint, delete, func, select, update
+from sqlalchemy import BigInteger, ForeignKey, Select, UniqueConstraint, bindparam, delete, func, select, update
 from sqlalchemy.orm import Mapped, Session, mapped_column
 
 from luthier.database import Row, TenantOwned, UtcTime
@@ -125,15 +125,19 @@ def anyone(session: Session) -> bool:
     return session.scalar(select(UserRow.id).limit(1)) is not None
 
 
+# Made once: building it takes longer than running it, and every request runs it.
+_BY_KEY = (
+    select(KeyRow, MembershipRow.role)
+    .join(MembershipRow, (MembershipRow.user_id == KeyRow.user_id) & (MembershipRow.tenant_id == KeyRow.tenant_id))
+    .join(UserRow, UserRow.id == KeyRow.user_id)
+    .join(TenantRow, TenantRow.id == KeyRow.tenant_id)
+    .where(KeyRow.sha256 == bindparam("sha256"), UserRow.disabled_at.is_(None), TenantRow.suspended_at.is_(None))
+)
+
+
 def by_key(session: Session, sha256: str) -> tuple[KeyRow, str] | None:
     """The key with this hash, and its user's role in the key's team today; None where user or team may not enter."""
-    found = session.execute(
-        select(KeyRow, MembershipRow.role)
-        .join(MembershipRow, (MembershipRow.user_id == KeyRow.user_id) & (MembershipRow.tenant_id == KeyRow.tenant_id))
-        .join(UserRow, UserRow.id == KeyRow.user_id)
-        .join(TenantRow, TenantRow.id == KeyRow.tenant_id)
-        .where(KeyRow.sha256 == sha256, UserRow.disabled_at.is_(None), TenantRow.suspended_at.is_(None))
-    ).first()
+    found = session.execute(_BY_KEY, {"sha256": sha256}).first()
     return None if found is None else (found[0], found[1])
 
 

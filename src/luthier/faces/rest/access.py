@@ -15,11 +15,11 @@ from luthier.accounts import rules
 from luthier.accounts.types import Actor
 
 
-def _admin_only() -> None:
+async def _admin_only() -> None:
     """A mark: `check` looks for it."""
 
 
-def _viewers_too() -> None:
+async def _viewers_too() -> None:
     """A mark: `check` looks for it."""
 
 

@@ -55,11 +55,11 @@ class Lane:
         return await asyncio.wrap_future(future)
 
 
-def _lane(request: Request) -> Lane:
+async def _lane(request: Request) -> Lane:
     return request.app.state.lane
 
 
-def _address(request: Request) -> str | None:
+async def _address(request: Request) -> str | None:
     return None if request.client is None else request.client.host
 
 

@@ -26,11 +26,12 @@ def router(prefix: str, tag: str, *, route: type[StrictRoute] = StrictRoute) -> 
     return APIRouter(prefix=prefix, tags=[tag], route_class=route)
 
 
-def _actor(request: Request) -> Actor:
+# Asynchronous, though they wait for nothing: FastAPI takes a plain function to a thread, and that costs more than what it does.
+async def _actor(request: Request) -> Actor:
     return request.scope["luthier.actor"]
 
 
-def _platform(request: Request) -> Any:
+async def _platform(request: Request) -> Any:
     return request.app.state.platform
 
 
@@ -92,7 +93,7 @@ After = Annotated[
 ]
 
 
-def _idempotency_key(
+async def _idempotency_key(
     key: Annotated[
         str | None,
         Header(alias="Idempotency-Key", description="1 to 255 visible ASCII characters. The same key gives the same answer."),
