@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import JSON, BigInteger, Index, case, func, or_, select, type_coerce, update
+from sqlalchemy import JSON, BigInteger, Index, bindparam, case, func, or_, select, type_coerce, update
 from sqlalchemy.orm import Mapped, Session, mapped_column
 
 from luthier.database import Row, TenantOwned, UtcTime
@@ -112,8 +112,12 @@ def add(session: Session, row: JobRow, reason: str) -> None:
     _record(session, row, None, Step(JobState(row.state), row.created_at, reason))
 
 
+# Made once: building it takes longer than running it, and every poll runs it.
+_BY_ID = select(JobRow).where(JobRow.id == bindparam("job_id")).execution_options(populate_existing=True)
+
+
 def get(session: Session, job_id: str) -> JobRow | None:
-    return session.scalar(select(JobRow).where(JobRow.id == job_id).execution_options(populate_existing=True))
+    return session.scalar(_BY_ID, {"job_id": job_id})
 
 
 def move(session: Session, row: JobRow, step: Step, /, **values: Any) -> bool:
