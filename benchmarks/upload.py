@@ -51,7 +51,7 @@ def write_rows(path: Path, size: int) -> None:
 def server(data: Path) -> Iterator[psutil.Process]:
     """A platform on an empty folder, when it answers."""
     command = [sys.executable, "-m", "luthier.server.main", "up", "--port", "0", "--data", str(data)]
-    data.mkdir()
+    data.mkdir(exist_ok=True)
     with (data / "server.log").open("wb") as log:
         process = subprocess.Popen(command, stdout=log, stderr=log)
     try:
