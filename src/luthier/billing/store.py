@@ -74,6 +74,7 @@ class LedgerRow(TenantOwned, Row):
     __table_args__ = (
         UniqueConstraint("job_id", "attempt", "seq", "period"),
         Index("one_refund_a_key", "refund_key", unique=True),
+        Index("ledger_of_team", "tenant_id", "id"),
     )
     id: Mapped[str] = mapped_column(primary_key=True)
     job_id: Mapped[str]

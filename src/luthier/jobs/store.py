@@ -25,7 +25,13 @@ class JobRow(TenantOwned, Row):
     """A job: who wants it, where it stands, who runs it."""
 
     __tablename__ = "jobs"
-    __table_args__ = (Index("jobs_in_line", "state", "queued_at"),)
+    __table_args__ = (
+        Index("jobs_in_line", "state", "queued_at"),
+        Index("jobs_of_team", "tenant_id", "id"),  # a page: by the team alone all of its jobs would be read and sorted
+        # For every estimate. The order is that of `measured` and `calibrating`; what they compare follows, so that no row is
+        # read in vain: of 100,000 jobs, none of which had ended, they read 400 MB for each submit.
+        Index("jobs_alike", "base_model", "hardware", "id", "kind", "state", "error_code", "measured_tokens_per_second"),
+    )
     id: Mapped[str] = mapped_column(primary_key=True)
     created_by: Mapped[str]
     name: Mapped[str | None]
