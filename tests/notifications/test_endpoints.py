@@ -26,6 +26,8 @@ def test_people_are_told_what_concerns_them(desk):
     made = desk.add("ops@example.com", channel=Channel.EMAIL)
     assert (made.kinds, made.secret) == (FOR_PEOPLE, None)
     assert "job.starting" not in FOR_PEOPLE
+    of_approvals = [kind for kind in FOR_PEOPLE if "approval" in kind]
+    assert of_approvals == ["approval.asked"], "once is enough"
 
 
 def test_secrets_are_in_no_dump_of_the_database_and_in_no_answer(desk):

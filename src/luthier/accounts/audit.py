@@ -153,6 +153,11 @@ class Audit:
             rows, cursor = page(session, query, store.AuditRow, after=after, limit=limit)
             return Page(data=[entry_of(row) for row in rows], next_cursor=cursor)
 
+    def teams_since(self, since: datetime) -> set[str]:
+        """Where somebody did something from that time on, give or take a millisecond."""
+        with self._database.read(EVERY_TENANT) as session:
+            return store.tenants_since(session, since)
+
     @contextmanager
     def export(self, since: datetime | None = None, until: datetime | None = None) -> Generator[Iterator[AuditEntry]]:
         """The rows of all chains from that time on, oldest first, inside the block."""

@@ -9,7 +9,8 @@ from typing import Any
 from sqlalchemy import ColumnElement, Index, Select, bindparam, func, select, text, update
 from sqlalchemy.orm import Mapped, Session, mapped_column
 
-from luthier.database import Row, TenantOwned, UtcTime
+from luthier import ids
+from luthier.database import Row, TenantOwned, UtcTime, to_ms
 
 
 class AuditRow(TenantOwned, Row):
@@ -63,6 +64,12 @@ def seal(session: Session, seals: list[dict[str, Any]]) -> None:
 
 def tenants(session: Session) -> list[str]:
     return list(session.scalars(select(AuditRow.tenant_id).distinct().order_by(AuditRow.tenant_id)))
+
+
+def tenants_since(session: Session, since: datetime) -> set[str]:
+    """Whose rows there are from that time on, by their ids, which are in the order of time."""
+    first = ids.new(ids.AUDIT, at_ms=to_ms(since))
+    return set(session.scalars(select(AuditRow.tenant_id).where(AuditRow.id >= first).distinct()))
 
 
 def chain(session: Session, tenant_id: str) -> Iterator[AuditRow]:

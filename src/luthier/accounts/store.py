@@ -235,6 +235,12 @@ def users(session: Session) -> list[UserRow]:
     return list(session.scalars(select(UserRow).order_by(UserRow.id)))
 
 
+def last_logins(session: Session) -> dict[str, datetime]:
+    """By user."""
+    rows = session.execute(select(LoginRow.user_id, func.max(LoginRow.created_at)).group_by(LoginRow.user_id))
+    return {row[0]: row[1] for row in rows}
+
+
 def teams(session: Session) -> list[tuple[TenantRow, int]]:
     """All teams of this server, with how many members each has."""
     query = select(TenantRow, func.count(MembershipRow.id)).outerjoin(MembershipRow, MembershipRow.tenant_id == TenantRow.id)

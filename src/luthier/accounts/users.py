@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from datetime import datetime
+
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
@@ -52,6 +54,11 @@ class Users:
         """Everybody, oldest first."""
         with self._database.read(EVERY_TENANT) as session:
             return [_user(row) for row in store.users(session)]
+
+    def last_logins(self) -> dict[str, datetime]:
+        """When each user last logged in, as far back as logins are kept."""
+        with self._database.read(EVERY_TENANT) as session:
+            return store.last_logins(session)
 
     def set_password(self, email: str, password: str) -> User:
         """A new password for somebody; all their logins end. Raises: NotFound."""

@@ -7,10 +7,11 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
+from sqlalchemy import select
 from sqlalchemy.orm import Mapped, Session, mapped_column
 
 from luthier import ids
-from luthier.database import Row, TenantOwned, UtcTime
+from luthier.database import Row, TenantOwned, UtcTime, to_ms
 
 
 class EventRow(TenantOwned, Row):
@@ -31,6 +32,12 @@ def publish(session: Session, tenant_id: str, kind: str, data: Mapping[str, Any]
     """
     session.add(row := event(tenant_id, kind, data, at=at))
     return row.id
+
+
+def tenants_since(session: Session, since: datetime) -> set[str]:
+    """Whom something happened to from that time on, by the ids of events, which are in the order of time."""
+    first = ids.new(ids.EVENT, at_ms=to_ms(since))
+    return set(session.scalars(select(EventRow.tenant_id).where(EventRow.id >= first).distinct()))
 
 
 def event(tenant_id: str, kind: str, data: Mapping[str, Any], *, at: datetime) -> EventRow:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
 from sqlalchemy.orm import Session
 
 from luthier import ids, signatures
 from luthier.accounts.types import Actor
-from luthier.database import Database, page
+from luthier.database import EVERY_TENANT, Database, page
 from luthier.errors import EndpointConflict, FieldInvalid, NotFound
 from luthier.notifications import outbox, rules, store
 from luthier.notifications.rows import Sealed, address_hash, delivery_of, endpoint_of, lock
@@ -49,6 +50,11 @@ class Notifications:
     def publish(self, session: Session, tenant_id: str, kind: str, data: Mapping[str, Any]) -> str:
         """Write an event into the caller's transaction: it is told if that commits, and never otherwise. Returns its id."""
         return outbox.publish(session, tenant_id, kind, data, at=self._now())
+
+    def teams_since(self, since: datetime) -> set[str]:
+        """Whom something happened to from that time on, give or take a millisecond."""
+        with self._database.read(EVERY_TENANT) as session:
+            return outbox.tenants_since(session, since)
 
     def add(self, actor: Actor, wanted: NewEndpoint) -> CreatedEndpoint:
         """A new endpoint; a webhook comes with the secret that signs it. Raises: FieldInvalid, EndpointConflict."""

@@ -21,7 +21,7 @@ KINDS = (
 )
 """Everything that can happen. `endpoint.test` goes to the endpoint that is tested, whatever it asked for."""
 
-FOR_PEOPLE = ("job.succeeded", "job.failed", "job.awaiting_approval", *(kind for kind in KINDS if not kind.startswith("job.")))
+FOR_PEOPLE = ("job.succeeded", "job.failed", *(kind for kind in KINDS if not kind.startswith("job.")))
 """What people want to read where nobody said otherwise; a program is told everything."""
 
 

@@ -90,9 +90,10 @@ def doctor(data: Data = None, as_json: AsJson = False) -> None:
 
 @app.command()
 def reindex(data: Data = None, as_json: AsJson = False) -> None:
-    """Rebuild the index of jobs and models from their directories, after the database was lost or restored."""
+    """Rebuild the index of jobs and models from their directories, and the teams' metadata files from the index."""
     from luthier.server.first import first_start
     from luthier.server.locks import FolderLock
+    from luthier.server.metadata_keeper import MetadataKeeper
     from luthier.settings import Settings
     from luthier.wiring import build
 
@@ -104,6 +105,7 @@ def reindex(data: Data = None, as_json: AsJson = False) -> None:
     try:
         first_start(platform)
         counts = {"jobs": platform.jobs.reindex(), "models": platform.registry.reindex()}
+        MetadataKeeper(platform).rebuild()
     finally:
         platform.close()
         lock.release()

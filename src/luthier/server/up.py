@@ -20,6 +20,7 @@ from luthier.faces.rest.app import create_app
 from luthier.server.first import first_start
 from luthier.server.keeper import SupervisorKeeper
 from luthier.server.locks import FolderLock
+from luthier.server.metadata_keeper import describing
 from luthier.server.sealer import sealing
 from luthier.server.sweeper import sweeping
 from luthier.settings import Settings
@@ -122,7 +123,7 @@ def _platform(settings: Settings) -> Generator[Platform]:
         platform.datasets.recover()
         platform.imports.recover()
         platform.uploads.sweep()
-        with sealing(platform.audit), sweeping(platform):
+        with sealing(platform.audit), sweeping(platform), describing(platform):
             yield platform
     finally:
         platform.close()

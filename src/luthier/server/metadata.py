@@ -1,0 +1,122 @@
+"""The files of `users/<tenant_id>/metadata/`, in the seed's schema: pure functions of what the services say.
+
+They are for people and their scripts. The platform never reads them; exact amounts are in the database and in the API.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from luthier.accounts.types import Member, User
+from luthier.billing.types import MonthlyReport, Price, ReportTotal
+from luthier.datasets.types import Dataset
+from luthier.jobs.types import Job
+from luthier.registry.types import Model
+from luthier.values import micro_usd, usd
+
+
+@dataclass(frozen=True)
+class Team:
+    """All that the files of one team are made of."""
+
+    members: Sequence[tuple[Member, User]]
+    """In the order in which they joined."""
+    last_logins: Mapping[str, datetime]
+    suspended: bool
+    report: MonthlyReport
+    prices: Sequence[Price]
+    jobs: Sequence[Job]
+    datasets: Sequence[Dataset]
+    models: Sequence[Model]
+
+
+def files(team: Team) -> dict[str, bytes]:
+    """The content of each file by its name."""
+    documents = {
+        "user_info.json": user_info(team),
+        "jobs.json": {"jobs": [_job(job) for job in team.jobs]},
+        "datasets.json": {"datasets": [_dataset(dataset) for dataset in team.datasets]},
+        "models.json": {"models": [_model(model) for model in team.models]},
+        "billing.json": billing(team.report, team.prices),
+        "gpu_pricing.json": gpu_pricing(team.prices),
+    }
+    return {name: json.dumps(document, indent=2, ensure_ascii=False).encode() + b"\n" for name, document in documents.items()}
+
+
+def gpu_pricing(prices: Iterable[Price]) -> dict[str, Any]:
+    """What an hour of each hardware costs."""
+    return {price.hardware: {"cost_per_hour": float(price.hourly_usd)} for price in prices}
+
+
+def billing(report: MonthlyReport, prices: Iterable[Price]) -> dict[str, Any]:
+    """The ledger of a month: final charges less refunds. Jobs that still run are in it once they have ended."""
+    hourly = {price.hardware: float(price.hourly_usd) for price in prices}
+    breakdown = {
+        hardware: {"seconds": total.seconds, "cost_per_hour": hourly.get(hardware), "total_cost": _net(total)}
+        for hardware, total in report.by_hardware.items()
+    }
+    jobs = [
+        {"job_id": line.job_id, "gpu_type": line.hardware, "duration_seconds": line.seconds, "cost": _net(line)}
+        for line in report.jobs
+    ]
+    current = {"start_date": f"{report.period}-01", "total_cost": float(report.total_usd)}
+    return {"current_period": {**current, "usage_breakdown": breakdown, "jobs": jobs}}
+
+
+def user_info(team: Team) -> dict[str, Any]:
+    """Who the team is: the fields of its first member, whose team it is where it has one member only, then all of them."""
+    people = [_person(member, user, team.last_logins.get(user.id)) for member, user in team.members]
+    first = {name: people[0][name] for name in ("email", "created_at", "last_login")} if people else {}
+    status = "suspended" if team.suspended else people[0]["status"] if people else "empty"
+    return {**first, "status": status, "members": people}
+
+
+def _person(member: Member, user: User, last_login: datetime | None) -> dict[str, Any]:
+    return {
+        "user_id": user.id,
+        "email": user.email,
+        "role": member.role,
+        "created_at": user.created_at.isoformat(),
+        "status": "disabled" if user.disabled_at else "active",
+        "last_login": last_login.isoformat() if last_login else None,
+    }
+
+
+def _job(job: Job) -> dict[str, Any]:
+    return {
+        "job_id": job.id,
+        "model_id": job.model_id,
+        "dataset_id": job.dataset,
+        "status": job.state,
+        "created_at": job.created_at.isoformat(),
+        "updated_at": job.updated_at.isoformat(),
+    }
+
+
+def _dataset(dataset: Dataset) -> dict[str, Any]:
+    return {
+        "dataset_id": dataset.id,
+        "name": dataset.name,
+        "version": dataset.version,
+        "status": dataset.state,
+        "created_at": dataset.created_at.isoformat(),
+    }
+
+
+def _model(model: Model) -> dict[str, Any]:
+    return {
+        "model_id": model.id,
+        "name": model.name,
+        "version": model.version,
+        "stage": model.stage,
+        "job_id": model.job_id,
+        "created_at": model.created_at.isoformat(),
+    }
+
+
+def _net(total: ReportTotal) -> float:
+    return float(usd(micro_usd(total.amount_usd) - micro_usd(total.refunded_usd)))
