@@ -25,7 +25,7 @@ from luthier.errors import (
     Unauthenticated,
 )
 from luthier.faces.rest.access import ViewersToo
-from luthier.faces.rest.body import Json
+from luthier.faces.rest.body import Json, such_as
 from luthier.faces.rest.errors import problems
 from luthier.faces.rest.wire import CurrentActor, CurrentPlatform, router
 from luthier.values import Frozen
@@ -99,15 +99,23 @@ class PasswordRequest(Frozen):
     new: Password
 
 
+_WHO = {"email": "ada@example.com", "password": "correct horse battery staple"}
+_CHANGE = {"current": "correct horse battery staple", "new": "a longer one, with more to it"}
+Login = Annotated[Json[LoginRequest], such_as(**_WHO)]
+Signup = Annotated[Json[SignupRequest], such_as(**_WHO, invitation="the token of the invitation")]
+Refresh = Annotated[Json[RefreshRequest], such_as(refresh_token="the one of the answer before")]  # noqa: S106  # no password
+Change = Annotated[Json[PasswordRequest], such_as(**_CHANGE)]
+
+
 @routes.post("/login", responses=problems(LoginRefused, FieldInvalid, TooMany))
-async def login(asked: Json[LoginRequest], lane: HashingLane, address: Address, platform: CurrentPlatform) -> Tokens:
+async def login(asked: Login, lane: HashingLane, address: Address, platform: CurrentPlatform) -> Tokens:
     """Tokens for a password: an access token for ten minutes, and a refresh token for the next one."""
     logins = platform.accounts.logins
     return await lane.run(partial(logins.log_in, asked.email, asked.password, team=asked.team, address=address))
 
 
 @routes.post("/signup", status_code=201, responses=problems(Forbidden, NotFound, Gone, AccountExists, FieldInvalid, TooMany))
-async def signup(asked: Json[SignupRequest], lane: HashingLane, address: Address, platform: CurrentPlatform) -> Tokens:
+async def signup(asked: Signup, lane: HashingLane, address: Address, platform: CurrentPlatform) -> Tokens:
     """Make an account with a team of its own, join the team that invited it, and log in."""
     accounts = platform.accounts
     if asked.invitation is None and not platform.settings.open_signup:
@@ -117,7 +125,7 @@ async def signup(asked: Json[SignupRequest], lane: HashingLane, address: Address
 
 
 @routes.post("/refresh", responses=problems(Unauthenticated, NotFound, FieldInvalid))
-def refresh(asked: Json[RefreshRequest], platform: CurrentPlatform) -> Tokens:
+def refresh(asked: Refresh, platform: CurrentPlatform) -> Tokens:
     """The next two tokens. A refresh token is good for one exchange: one that comes twice ends the whole login."""
     return platform.accounts.logins.refresh(asked.refresh_token, team=asked.team)
 
@@ -134,6 +142,6 @@ def logout(actor: CurrentActor, platform: CurrentPlatform) -> None:
     dependencies=[ViewersToo],
     responses=problems(LoginRefused, Forbidden, FieldInvalid, TooMany),
 )
-async def password(asked: Json[PasswordRequest], lane: HashingLane, actor: CurrentActor, platform: CurrentPlatform) -> None:
+async def password(asked: Change, lane: HashingLane, actor: CurrentActor, platform: CurrentPlatform) -> None:
     """Set a new password. Every login of yours ends, this one too; keys stay as they are."""
     await lane.run(partial(platform.accounts.logins.change_password, actor, asked.current, asked.new))

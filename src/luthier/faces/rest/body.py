@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Annotated, Any, TypeVar
 
 import orjson
-from fastapi import Request, Response
+from fastapi import Body, Request, Response
 from fastapi.dependencies.models import Dependant
 from fastapi.routing import APIRoute
 from pydantic import BaseModel, GetCoreSchemaHandler, TypeAdapter, ValidationError
@@ -57,6 +57,11 @@ class _FromJson:
 
 Json = Annotated[T, _FromJson()]
 """`spec: Json[RunSpec]`: the route's body."""
+
+
+def such_as(**example: object) -> Any:
+    """How a body may look, for the API's page: `Annotated[Json[RunSpec], such_as(base_model="luthier/tiny")]`."""
+    return Body(openapi_examples={"example": {"value": example}})
 
 
 def strict_json(data: bytes) -> RawJson:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 from pydantic import Field
 
 from luthier.accounts.types import Key, KeyWish, NewKey
 from luthier.errors import Conflict, CursorInvalid, FieldInvalid, Forbidden, NotFound
-from luthier.faces.rest.body import Json
+from luthier.faces.rest.body import Json, such_as
 from luthier.faces.rest.errors import problems
 from luthier.faces.rest.wire import After, CurrentActor, CurrentPlatform, KeyId, Limit, router
 from luthier.values import Frozen, Page
@@ -20,8 +22,12 @@ class Rotation(Frozen):
     keep_old_hours: int = Field(default=24, ge=0, le=24 * 30, description="How long the old one still works; 0 ends it now.")
 
 
+Wish = Annotated[Json[KeyWish], such_as(name="nightly runs")]
+Renewal = Annotated[Json[Rotation], such_as(keep_old_hours=24)]
+
+
 @routes.post("", status_code=201, responses=problems(Forbidden, Conflict, FieldInvalid))
-def create(wish: Json[KeyWish], actor: CurrentActor, platform: CurrentPlatform) -> NewKey:
+def create(wish: Wish, actor: CurrentActor, platform: CurrentPlatform) -> NewKey:
     """Make a key for yourself and the team that you act for. The answer shows its secret, this once."""
     return platform.accounts.keys.create(actor, wish)
 
@@ -39,6 +45,6 @@ def revoke(key_id: KeyId, actor: CurrentActor, platform: CurrentPlatform) -> Non
 
 
 @routes.post("/{key_id}/rotate", status_code=201, responses=problems(NotFound, Conflict, Forbidden, FieldInvalid))
-def rotate(key_id: KeyId, rotation: Json[Rotation], actor: CurrentActor, platform: CurrentPlatform) -> NewKey:
+def rotate(key_id: KeyId, rotation: Renewal, actor: CurrentActor, platform: CurrentPlatform) -> NewKey:
     """A new secret for a key of yours; the old one still works for a while, so that nothing stands still."""
     return platform.accounts.keys.rotate(actor, key_id, keep_old_hours=rotation.keep_old_hours)

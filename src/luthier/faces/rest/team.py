@@ -9,7 +9,7 @@ from pydantic import Field
 from luthier.accounts.types import Email, Invitation, Member, NewInvitation, Role, Team
 from luthier.errors import Conflict, FieldInvalid, Forbidden, Gone, LastAdmin, NotFound
 from luthier.faces.rest.access import AdminOnly, ViewersToo
-from luthier.faces.rest.body import Json
+from luthier.faces.rest.body import Json, such_as
 from luthier.faces.rest.errors import problems
 from luthier.faces.rest.wire import CurrentActor, CurrentPlatform, InvitationId, UserId, router
 from luthier.values import Frozen, Name, Page
@@ -42,6 +42,12 @@ class AcceptRequest(Frozen):
     token: Annotated[str, Field(max_length=200)]
 
 
+Wish = Annotated[Json[TeamRequest], such_as(name="Research")]
+NewRole = Annotated[Json[RoleRequest], such_as(role="admin")]
+Invitee = Annotated[Json[InvitationRequest], such_as(email="ada@example.com", role="member")]
+Token = Annotated[Json[AcceptRequest], such_as(token="the token of the invitation")]  # noqa: S106  # no password
+
+
 @routes.get("/teams")
 def list_teams(actor: CurrentActor, platform: CurrentPlatform) -> Page[Team]:
     """The teams that you are in. `X-Luthier-Team: <id>` makes a login act for another one than its first."""
@@ -49,7 +55,7 @@ def list_teams(actor: CurrentActor, platform: CurrentPlatform) -> Page[Team]:
 
 
 @routes.post("/teams", status_code=201, dependencies=[ViewersToo], responses=problems(Forbidden, Conflict, FieldInvalid))
-def create_team(asked: Json[TeamRequest], actor: CurrentActor, platform: CurrentPlatform) -> Team:
+def create_team(asked: Wish, actor: CurrentActor, platform: CurrentPlatform) -> Team:
     """Make a team, with you as its admin."""
     return platform.accounts.teams.create(actor, asked.name)
 
@@ -61,7 +67,7 @@ def members(actor: CurrentActor, platform: CurrentPlatform) -> Page[Member]:
 
 
 @routes.patch("/users/{user_id}", dependencies=[AdminOnly], responses=problems(NotFound, LastAdmin, FieldInvalid))
-def set_role(user_id: UserId, asked: Json[RoleRequest], actor: CurrentActor, platform: CurrentPlatform) -> Member:
+def set_role(user_id: UserId, asked: NewRole, actor: CurrentActor, platform: CurrentPlatform) -> Member:
     """Give somebody of your team another role. It is in force on their next request."""
     return platform.accounts.teams.set_role(actor, user_id, asked.role)
 
@@ -73,7 +79,7 @@ def remove(user_id: UserId, actor: CurrentActor, platform: CurrentPlatform) -> N
 
 
 @routes.post("/invitations", status_code=201, dependencies=[AdminOnly], responses=problems(Conflict, FieldInvalid))
-def invite(asked: Json[InvitationRequest], actor: CurrentActor, platform: CurrentPlatform) -> NewInvitation:
+def invite(asked: Invitee, actor: CurrentActor, platform: CurrentPlatform) -> NewInvitation:
     """Invite an e-mail address. The answer shows the token, this once: give it to the person."""
     return platform.accounts.teams.invite(actor, asked.email, asked.role)
 
@@ -95,6 +101,6 @@ def withdraw(invitation_id: InvitationId, actor: CurrentActor, platform: Current
     dependencies=[ViewersToo],
     responses=problems(NotFound, Gone, Conflict, Forbidden, FieldInvalid),
 )
-def accept(asked: Json[AcceptRequest], actor: CurrentActor, platform: CurrentPlatform) -> Team:
+def accept(asked: Token, actor: CurrentActor, platform: CurrentPlatform) -> Team:
     """Join the team that invited your e-mail address."""
     return platform.accounts.teams.accept(actor, asked.token)

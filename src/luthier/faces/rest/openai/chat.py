@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 
 import anyio
 import anyio.to_thread
-from fastapi import Body, Request, Response
+from fastapi import Request, Response
 from pydantic import BaseModel, Field
 
 from luthier.errors import (
@@ -28,7 +28,7 @@ from luthier.errors import (
     TooMany,
 )
 from luthier.faces.rest.access import ViewersToo
-from luthier.faces.rest.body import Json
+from luthier.faces.rest.body import Json, such_as
 from luthier.faces.rest.errors import facts_of, on_bug, request_id
 from luthier.faces.rest.openai.chat_requests import ChatCreate
 from luthier.faces.rest.openai.routes import refusals, router
@@ -110,10 +110,12 @@ class _Answer:
         self.last = delta
 
 
+_QUESTION = {"role": "user", "content": "Where is my order?"}
+Asked = Annotated[Json[ChatCreate], such_as(model="luthier/tiny", messages=[_QUESTION], max_tokens=64)]
+
+
 @routes.post("/chat/completions", response_model=Completion, responses={**_REFUSALS, **_SSE}, dependencies=[ViewersToo])
-async def create(
-    asked: Annotated[Json[ChatCreate], Body()], actor: CurrentActor, platform: CurrentPlatform, request: Request
-) -> Response | Completion:
+async def create(asked: Asked, actor: CurrentActor, platform: CurrentPlatform, request: Request) -> Response | Completion:
     """Answer a conversation. A reader who hangs up ends it."""
     answers: list[_Answer] = []
     async with AsyncExitStack() as begun:

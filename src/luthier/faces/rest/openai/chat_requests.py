@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, ValidationError
 
 from luthier.errors import FieldInvalid
 from luthier.faces.rest.openai.routes import Lenient
+from luthier.faces.rest.validation import refused
 from luthier.serving.types import ChatMessage, ChatRequest
 from luthier.values import Text, Whole
 
@@ -105,14 +106,19 @@ class ChatCreate(Sampling):
 
     def question(self, number: int = 0) -> ChatRequest:
         """The question behind answer `number`. Raises: FieldInvalid."""
-        return ChatRequest(
-            **self._chosen(number),
-            messages=tuple(_message(message) for message in self.messages),
-            tools=None if self.tool_choice == "none" or not self.tools else tuple(self.tools),
-            max_tokens=self.max_completion_tokens or self.max_tokens or _DEFAULT_MOST,
-            logprobs=(self.top_logprobs or 0) if self.logprobs else None,
-            json_schema=self.response_format.schema_text if self.response_format else None,
-        )
+        try:
+            return ChatRequest(
+                **self._chosen(number),
+                messages=tuple(_message(message) for message in self.messages),
+                tools=None if self.tool_choice == "none" or not self.tools else tuple(self.tools),
+                max_tokens=self.max_completion_tokens or self.max_tokens or _DEFAULT_MOST,
+                logprobs=(self.top_logprobs or 0) if self.logprobs else None,
+                json_schema=self.response_format.schema_text if self.response_format else None,
+            )
+        except ValidationError as error:
+            raise refused(
+                error.errors(include_url=False, include_context=False, include_input=False), model=ChatRequest
+            ) from None
 
 
 def _message(message: Message) -> ChatMessage:

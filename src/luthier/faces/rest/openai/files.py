@@ -28,6 +28,8 @@ routes = router("files (OpenAI)")
 
 _FIELDS = {"purpose": {"type": "string", "enum": ["fine-tune"]}, "file": {"type": "string", "format": "binary"}}
 _FORM: dict[str, Any] = {"schema": {"type": "object", "required": ["file", "purpose"], "properties": _FIELDS}}
+_ROWS = '{"messages": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello"}]}\n'
+_FORM["example"] = {"purpose": "fine-tune", "file": _ROWS}
 _BODY: dict[str, Any] = {"requestBody": {"required": True, "content": {"multipart/form-data": _FORM}}}
 
 

@@ -6,12 +6,11 @@ import json
 import time
 from typing import Annotated, Any
 
-from fastapi import Body
 from pydantic import BaseModel, ConfigDict, Field
 
 from luthier.errors import FieldInvalid
 from luthier.faces.rest.access import ViewersToo
-from luthier.faces.rest.body import Json
+from luthier.faces.rest.body import Json, such_as
 from luthier.faces.rest.openai.routes import Lenient, refusals, router
 from luthier.graders import Grader, grade
 from luthier.values import Text
@@ -77,14 +76,25 @@ class RunResult(BaseModel):
     model_grader_token_usage_per_model: dict[str, int] = {}
 
 
+_GRADER = {
+    "type": "string_check",
+    "name": "exact",
+    "input": "{{sample.output_text}}",
+    "operation": "eq",
+    "reference": "{{item.answer}}",
+}
+Candidate = Annotated[Json[Validate], such_as(grader=_GRADER)]
+Trial = Annotated[Json[Run], such_as(grader=_GRADER, model_sample="4", item={"answer": "4"})]
+
+
 @routes.post("/fine_tuning/alpha/graders/validate", responses=refusals(FieldInvalid), dependencies=[ViewersToo])
-def validate(asked: Annotated[Json[Validate], Body()]) -> Validated:
+def validate(asked: Candidate) -> Validated:
     """Whether a grader can be used, and how it was read."""
     return Validated(grader=asked.grader.model_dump(mode="json"))
 
 
 @routes.post("/fine_tuning/alpha/graders/run", responses=refusals(FieldInvalid), dependencies=[ViewersToo])
-def run(asked: Annotated[Json[Run], Body()]) -> RunResult:
+def run(asked: Trial) -> RunResult:
     """What one answer would be worth."""
     began = time.perf_counter()
     score = grade(asked.grader, asked.model_sample, asked.item)

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Annotated
 
-from fastapi import Body, Request
+from fastapi import Request
 
 from luthier.accounts.types import Actor
 from luthier.errors import (
@@ -23,7 +23,7 @@ from luthier.errors import (
     WillNotFit,
     WrongState,
 )
-from luthier.faces.rest.body import Json
+from luthier.faces.rest.body import Json, such_as
 from luthier.faces.rest.openai.requests import JobCreate, run_of
 from luthier.faces.rest.openai.routes import AfterId, Listing, PageLimit, listing, refusals, router
 from luthier.faces.rest.openai.shapes import Checkpoint, FineTuningJob, JobEvent, checkpoint_of, event_id, event_of, job_of
@@ -39,6 +39,12 @@ _MOST_LOOKED_AT = 5000
 """Runs that a filter goes through for one page."""
 
 
+Wanted = Annotated[
+    Json[JobCreate],
+    such_as(model="luthier/tiny", training_file="ds_" + "0" * 26, suffix="support", hyperparameters={"n_epochs": 3}),
+]
+
+
 @routes.post(
     "/fine_tuning/jobs",
     responses=refusals(
@@ -46,9 +52,7 @@ _MOST_LOOKED_AT = 5000
         *(KeyReused, KeyInFlight, StorageFull),
     ),
 )
-def create(
-    asked: Annotated[Json[JobCreate], Body()], key: IdempotencyKey, actor: CurrentActor, platform: CurrentPlatform
-) -> FineTuningJob:
+def create(asked: Wanted, key: IdempotencyKey, actor: CurrentActor, platform: CurrentPlatform) -> FineTuningJob:
     """Queue a run and answer at once."""
     with platform.accounts.in_flight(actor, key):
         submitted = platform.jobs.submit(actor, run_of(asked), idempotency(key, asked))
