@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import datetime
@@ -184,6 +184,28 @@ class Piece:
     finish_reason: str | None = None
     likely: tuple[Likely, ...] = ()
     """Of these tokens, where it was asked for."""
+
+
+class NotEmbedded(Exception):
+    """Texts could not be made into vectors, e.g. because weights are broken. For callers of `Embedder`."""
+
+
+class Embedder(Protocol):
+    """Makes texts into vectors of length 1: what means the same lies near."""
+
+    @property
+    def name(self) -> str:
+        """Vectors of embedders of different names are not compared."""
+        ...
+
+    @property
+    def dimensions(self) -> int:
+        """Numbers of a vector."""
+        ...
+
+    def embed(self, texts: Sequence[str]) -> Sequence[Sequence[float]]:
+        """One vector for each text, in its order. Raises: NotEmbedded."""
+        ...
 
 
 class InferenceEngine(Protocol):

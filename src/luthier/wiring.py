@@ -14,6 +14,7 @@ from luthier.accounts.quotas import Quota, Quotas
 from luthier.accounts.request_limits import RequestLimits
 from luthier.accounts.service import Accounts
 from luthier.accounts.signing import SigningKeys
+from luthier.backends.embedders import minilm
 from luthier.backends.engines.process import EngineProcess
 from luthier.backends.executors.local import LocalExecutor
 from luthier.backends.executors.warm import Keep, WarmExecutor
@@ -45,8 +46,10 @@ from luthier.notifications.courier import Courier
 from luthier.notifications.queue import DeliveryQueue
 from luthier.notifications.service import Means, Notifications
 from luthier.notifications.types import Channel
+from luthier.registry.catalogue import Catalogue
+from luthier.registry.files import ModelFiles
 from luthier.registry.service import Registry
-from luthier.seams import Clock, Executor, Fetcher, InferenceEngine, Notifier, Storage
+from luthier.seams import Clock, Embedder, Executor, Fetcher, InferenceEngine, Notifier, Storage
 from luthier.secret_box import SecretBox
 from luthier.serving.service import Serving
 from luthier.settings import Settings, child_environment
@@ -75,6 +78,7 @@ class Platform:
     jobs: Jobs
     hooks: Hooks
     registry: Registry
+    catalogue: Catalogue
     serving: Serving
     engine: InferenceEngine
     now: Clock
@@ -99,6 +103,7 @@ def build(  # noqa: PLR0913  # what tests put in the place of the real thing
     settings: Settings,
     *,
     engine: InferenceEngine | None = None,
+    embedder: Embedder | None = None,
     fetcher: Fetcher | None = None,
     notifiers: Mapping[Channel, Notifier] | None = None,
     passwords: Passwords | None = None,
@@ -127,7 +132,9 @@ def build(  # noqa: PLR0913  # what tests put in the place of the real thing
     datasets = Datasets(database, storage, bases, room, now)
     sources = Sources(fetcher, settings.hub_url, prefixes_of(settings.import_from))
     deliveries = Deliveries(database, storage, room, now, datasets.check_later)
-    registry = Registry(database, storage, bases, settings.data / "cache", now)
+    files = ModelFiles(storage, settings.data / "cache")
+    catalogue = Catalogue(database, files, embedder or _embedder())
+    registry = Registry(database, files, bases, catalogue, now)
     jobs = Jobs(database, storage, JobServices(accounts, billing, bases, datasets, registry, rule, quotas), now)
     engine = engine or EngineProcess(
         settings.data / "run", child_environment(settings), idle_s=settings.engine_idle_s, start_s=settings.engine_start_s
@@ -151,10 +158,17 @@ def build(  # noqa: PLR0913  # what tests put in the place of the real thing
         jobs=jobs,
         hooks=Hooks(database, accounts, jobs, means.box, now),
         registry=registry,
+        catalogue=catalogue,
         serving=Serving(registry, bases, engine),
         engine=engine,
         now=now,
     )
+
+
+def _embedder() -> Embedder | None:
+    """Where its weights are installed. They are loaded at the first text."""
+    folder = minilm.weights()
+    return None if folder is None else minilm.MiniLm(folder)
 
 
 def _signing(settings: Settings, now: Clock) -> SigningKeys:

@@ -32,6 +32,8 @@ from luthier.jobs.queue import JobQueue
 from luthier.jobs.service import Jobs, JobServices
 from luthier.jobs.sharing import ALONE
 from luthier.jobs.spec import RunSpec
+from luthier.registry.catalogue import Catalogue
+from luthier.registry.files import ModelFiles
 from luthier.registry.service import Registry
 from luthier.seams import Launch
 from luthier.supervisor import Parts, Supervisor
@@ -246,7 +248,8 @@ class Bench:
         self.billing.first_start()
         self.bases = Bases(folder / "bases")
         self.datasets = datasets_at(folder, self.database, self.storage, self.bases, self.times.now)
-        self.models = Registry(self.database, self.storage, self.bases, folder / "cache", self.times.now)
+        files = ModelFiles(self.storage, folder / "cache")
+        self.models = Registry(self.database, files, self.bases, Catalogue(self.database, files), self.times.now)
         services = JobServices(self.accounts, self.billing, self.bases, self.datasets, self.models)
         self.jobs = Jobs(self.database, self.storage, services, self.times.now)
         self.queue = BreakingQueue(self.database, self.storage, self.billing, (self.datasets, self.models), self.times.now)

@@ -14,6 +14,8 @@ from luthier.backends.storage.local import LocalStorage
 from luthier.bases.service import Bases
 from luthier.database import Database, Row
 from luthier.jobs.spec import RunSpec, Sources
+from luthier.registry.catalogue import Catalogue
+from luthier.registry.files import ModelFiles
 from luthier.registry.service import Registry
 from luthier.registry.types import Finished, Model
 from luthier.values import BaseSource, Source
@@ -49,7 +51,8 @@ class World:
     def open(self) -> None:
         self.database = Database(self.folder / "luthier.db")
         Row.metadata.create_all(self.database.engine)
-        self.registry = Registry(self.database, self.storage, self.bases, self.folder / "cache", self.now)
+        files = ModelFiles(self.storage, self.folder / "cache")
+        self.registry = Registry(self.database, files, self.bases, Catalogue(self.database, files), self.now)
 
     def lose_the_database(self) -> None:
         self.database.close()

@@ -8,6 +8,8 @@ from dataclasses import replace
 import pytest
 
 from luthier.errors import ArtifactCorrupt, StorageFull
+from luthier.registry.catalogue import Catalogue
+from luthier.registry.files import ModelFiles
 from luthier.registry.types import Stage
 
 
@@ -109,7 +111,8 @@ def test_a_registration_that_is_cut_off_is_completed_by_the_next_one(world, regi
             super().write(name, data)
 
     finished = world.finished(alice)
-    broken = type(registry)(world.database, Full(world.folder), world.bases, world.folder / "cache", world.now)
+    files = ModelFiles(Full(world.folder), world.folder / "cache")
+    broken = type(registry)(world.database, files, world.bases, Catalogue(world.database, files), world.now)
     with pytest.raises(StorageFull):
         broken.register(finished)
     assert registry.list(alice).data == []

@@ -26,6 +26,8 @@ from luthier.errors import (
     RenderingDiffers,
 )
 from luthier.jobs.spec import RunSpec, Sources
+from luthier.registry.catalogue import Catalogue
+from luthier.registry.files import ModelFiles
 from luthier.registry.service import Registry
 from luthier.registry.types import Finished, Stage
 from luthier.seams import Piece
@@ -74,7 +76,8 @@ class World:
         Row.metadata.create_all(self.database.engine)
         self.storage = LocalStorage(folder)
         self.bases = Bases(folder / "bases")
-        self.registry = Registry(self.database, self.storage, self.bases, folder / "cache", lambda: datetime.now(UTC))
+        files = ModelFiles(self.storage, folder / "cache")
+        self.registry = Registry(self.database, files, self.bases, Catalogue(self.database, files), lambda: datetime.now(UTC))
         self.engine = ScriptedEngine()
         self.serving = Serving(self.registry, self.bases, self.engine)
 

@@ -14,6 +14,7 @@ from typing import Any, BinaryIO
 from luthier.errors import ArtifactCorrupt
 from luthier.jobs.artifacts import hashed, verified
 from luthier.registry import rules
+from luthier.registry.markdown import markdown
 from luthier.registry.types import Archive, StoredModel
 from luthier.seams import NotStored, Storage
 from luthier.values import ModelFile
@@ -72,10 +73,11 @@ class ModelFiles:
         return tuple(taken)
 
     def write(self, stored: StoredModel, config: dict[str, Any]) -> None:
-        """Write `config.json`, `metadata.json` and the card. Metadata last: it is what makes the folder a model."""
+        """Write `config.json`, `README.md`, `metadata.json` and the card. Metadata last: it is what makes the folder a model."""
         root = root_of(stored.tenant_id, stored.id)
         card = {**stored.card.model_dump(mode="json"), "stage": stored.stage}
         self._storage.write(card_name(stored.id), _json(card))
+        self._storage.write(f"{root}/README.md", markdown(stored.card, stored.stage).encode())
         if config:
             self._storage.write(f"{root}/config.json", _json(config))
         self._storage.write(f"{root}/metadata.json", _json(stored.model_dump(mode="json")))

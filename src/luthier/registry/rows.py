@@ -35,6 +35,12 @@ def model_of(row: store.ModelRow) -> Model:
     )
 
 
+def listed(row: store.ModelRow) -> Model:
+    """What faces show of one among many: without its vector, which is longer than all the rest."""
+    model = model_of(row)
+    return model.model_copy(update={"card": model.card.model_copy(update={"embedding": None})})
+
+
 def stored_of(row: store.ModelRow) -> StoredModel:
     """What `metadata.json` says."""
     return StoredModel(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from functools import partial
 from pathlib import Path
 from typing import BinaryIO
@@ -14,26 +15,29 @@ from luthier.accounts.types import Actor
 from luthier.bases.service import Bases
 from luthier.bases.types import Base
 from luthier.database import EVERY_TENANT, Database, from_ms, to_ms
-from luthier.errors import DatabaseBusy, Gone, InUse, ModelNotAllowed, NotFound, Unavailable
+from luthier.errors import DatabaseBusy, Gone, InUse, ModelNotAllowed, NotFound, StorageFull, Unavailable
 from luthier.jobs.rows import job_behind
 from luthier.notifications import outbox
-from luthier.registry import rules, store
+from luthier.registry import index_store, rules, store
 from luthier.registry.cards import Results, card_of, config_of, record_of, with_record
+from luthier.registry.catalogue import Catalogue
 from luthier.registry.files import ModelFiles, root_of
-from luthier.registry.rows import files_of, model_of, row_of, stored_of
+from luthier.registry.rows import files_of, listed, model_of, row_of, stored_of
 from luthier.registry.types import Archive, Finished, Model, Stage, StoredModel
-from luthier.seams import Clock, Storage
+from luthier.seams import Clock
 from luthier.values import BaseSource, ModelFile, ModelSource, Page
 
+_LOG = logging.getLogger("luthier.registry")
 _TRIES = 5
 
 
 class Registry:
-    """Model versions of each tenant. `cache` is a local folder for weights that an engine loads."""
+    """Model versions of each tenant."""
 
-    def __init__(self, database: Database, storage: Storage, bases: Bases, cache: Path, now: Clock) -> None:
+    def __init__(self, database: Database, files: ModelFiles, bases: Bases, catalogue: Catalogue, now: Clock) -> None:
         self._database = database
-        self._files = ModelFiles(storage, cache)
+        self._files = files
+        self._catalogue = catalogue
         self._bases = bases
         # Whole milliseconds, as the database keeps them: a model reads the same before and after it was stored.
         self._now: Clock = lambda: from_ms(to_ms(now()))
@@ -60,6 +64,7 @@ class Registry:
                 if earlier is not None:
                     return earlier
                 continue
+            self._made_findable(stored)
             return model_of(row_of(stored))
         raise DatabaseBusy
 
@@ -91,7 +96,7 @@ class Registry:
         """The tenant's models, newest first. Raises: CursorInvalid."""
         with self._database.read(actor.tenant_id) as session:
             rows, cursor = store.standing(session, name=name, stage=stage, after=after, limit=limit)
-            return Page(data=[model_of(row) for row in rows], next_cursor=cursor)
+            return Page(data=[listed(row) for row in rows], next_cursor=cursor)
 
     def get(self, actor: Actor, model_id: str) -> Model:
         """One version, by its id alone. Raises: NotFound, Gone."""
@@ -134,6 +139,7 @@ class Registry:
             if users:
                 raise InUse(f"Still used by {', '.join(users)}.", hint="End what uses it first.")
             row.deleted_at = row.updated_at = self._now()
+            index_store.forget(session, row.id)
         # Row before files: what is left of them after a crash is litter, not a model.
         self._files.remove(row.tenant_id, row.id)
 
@@ -223,6 +229,13 @@ class Registry:
         session.flush()  # the index allows one Production a name, at every moment
         outbox.publish(session, row.tenant_id, "model.stage_changed", {**news, "by": actor.user_id}, at=row.updated_at)
         return stored_of(row)
+
+    def _made_findable(self, stored: StoredModel) -> None:
+        """A model that cannot be found by its words now is a model all the same: the next search sees to it."""
+        try:
+            self._catalogue.catch_up(stored.tenant_id)
+        except (DatabaseBusy, StorageFull) as error:
+            _LOG.warning("%s is not in the catalogue yet: %s", stored.id, error)
 
     def _described(self, finished: Finished, results: Results) -> StoredModel:
         """The model as it is about to be registered, under the next number of its name."""

@@ -122,6 +122,7 @@ class ModelCard(Frozen):
     evaluation: Evaluation | None = Field(default=None, description="What training measured at its end.")
     evaluations: tuple[EvaluationRecord, ...] = Field(default=(), description="What was measured since, newest first.")
     warnings: tuple[str, ...] = Field(default=(), description="What to know before it is used, e.g. worse than its base.")
+    embedding: tuple[float, ...] | None = Field(default=None, description="What it says, as a vector; in lists it is left out.")
     created_at: datetime
 
 

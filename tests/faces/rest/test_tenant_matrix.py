@@ -52,6 +52,8 @@ IDS_HERE = {
     ("GET /datasets/{user_id}/list", "after"): "dataset",
     ("GET /api/models", "after"): "model",
     ("GET /models/{user_id}/list", "after"): "model",
+    ("GET /api/models/search", "after"): "model",
+    ("GET /models/search", "after"): "model",
     ("GET /api/keys", "after"): "key",
     ("GET /api/audit", "after"): "audit",
     ("GET /api/billing/history", "after"): "charge",
@@ -79,7 +81,8 @@ PLAIN = set(
     overrides packing parallel_tool_calls password period presence_penalty purpose reason refresh_token response_format
     revision role rows scopes secret seed sha256 since source sources spend_cap_usd stage state stop stream stream_options
     suffix tail_bytes temperature token tool_choice tools top_logprobs top_p train until Upload-Checksum Upload-Length
-    Upload-Metadata Upload-Offset url user version webhook-id webhook-signature webhook-timestamp x-filename X-Filename
+    Upload-Metadata Upload-Offset url user version embedding language q tags task text
+    webhook-id webhook-signature webhook-timestamp x-filename X-Filename
     """,
     )
 )
@@ -156,6 +159,8 @@ def body_for(name, field, own):
         "/train": {"dataset": own["dataset"]},
         "/api/models/transition": {"model": own["model"], "stage": "Staging"},
         "/models/transition": {"model": own["model"], "stage": "Staging"},
+        "/api/models/recommend": {"text": "x"},
+        "/models/recommend": {"text": "x"},
         "/api/chat": {"model": own["model"], "messages": [{"role": "user", "content": "x"}]},
         "/v1/fine_tuning/jobs": {"training_file": own["dataset"], "model": "luthier/tiny"},
         "/api/datasets/import": {"source": "hf://datasets/someone/rows"},

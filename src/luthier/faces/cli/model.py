@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from luthier.faces.cli import model_runs
+from luthier.faces.cli import finding, model_runs
 from luthier.faces.cli.edge import connect, new_app, run, usage
 from luthier.faces.cli.options import After, AsJson, Force, Limit, ModelArgument, ModelOption, Raw, Yes, sure, the_model
 from luthier.faces.cli.saving import is_the_same, may_replace, parts_removed_when_full, transfer
@@ -61,7 +61,9 @@ def card(model: ModelArgument = None, model_id: ModelOption = None, as_json: AsJ
         return
     import json
 
-    out(json.dumps(plain(found.card), indent=2))
+    # Hundreds of numbers tell a reader nothing; `--json` has them.
+    told = {name: value for name, value in plain(found.card).items() if name != "embedding"}
+    out(json.dumps(told, indent=2))
 
 
 @app.command()
@@ -144,6 +146,7 @@ def chat(
             talk_with.ask(once)
 
 
+finding.add_to(app)
 model_runs.add_to(app)
 
 

@@ -182,6 +182,26 @@ class Model(Answer):
     created_at: str
 
 
+class Recommendation(Answer):
+    """A model, how like the question it is, and the words that both have."""
+
+    _parts: ClassVar[Mapping[str, type[Answer]]] = {"model": Model}
+
+    model: Model
+    score: float
+    why: tuple[str, ...]
+
+
+class Recommended(Answer):
+    """Models, best first; `by` says what compared them."""
+
+    _parts: ClassVar[Mapping[str, type[Answer]]] = {"data": Recommendation}
+
+    by: str
+    data: tuple[Recommendation, ...]
+    waiting: int
+
+
 class ModelFile(Answer):
     """One file of a model."""
 

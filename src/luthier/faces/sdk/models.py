@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from pathlib import Path
 from urllib.parse import quote
 
 from luthier import ids
 from luthier.errors import NotFound
-from luthier.faces.sdk.answers import Model, ModelFile, Page, Submitted
+from luthier.faces.sdk.answers import Model, ModelFile, Page, Recommended, Submitted
 from luthier.faces.sdk.blocking import Face, blocking, iterating
 from luthier.faces.sdk.folders import FileProgress, fetch_all, listed
 from luthier.faces.sdk.jobs import AsyncJobs
@@ -44,6 +44,29 @@ class AsyncModels:
                 if not numbered or candidate.version == version:
                     return candidate
         raise NotFound("model", hint="`name@3` is a version; a name alone means its version in Production. List them first.")
+
+    async def search(  # noqa: PLR0913  # as the route's own filters
+        self,
+        text: str | None = None,
+        *,
+        base_model: str | None = None,
+        language: str | None = None,
+        task: str | None = None,
+        tags: Sequence[str] = (),
+        limit: int = 50,
+        after: str | None = None,
+    ) -> Page[Model]:
+        """One page of your team's models whose cards say all of this, newest first. `text`: words that all stand on the card."""
+        wanted = {"q": text, "base_model": base_model, "language": language, "task": task, "tags": ",".join(tags) or None}
+        return await self._transport.page("/api/models/search", Model, **wanted, limit=limit, after=after)
+
+    async def recommend(
+        self, text: str | None = None, *, embedding: Sequence[float] | None = None, limit: int = 5
+    ) -> Recommended:
+        """The models that are most like a plain sentence, or a vector of the server's embedder. `by` says what compared them."""
+        asked = {"text": text, "embedding": None if embedding is None else list(embedding)}
+        body = {"limit": limit, **{name: value for name, value in asked.items() if value is not None}}
+        return Recommended(await self._transport.json(Call("POST", "/api/models/recommend", body=body, again=True)))
 
     async def delete(self, model: str) -> None:
         """Remove a version and its files. Raises: InUse while it is in Production or needed."""
@@ -92,6 +115,8 @@ class Models(Face):
     list = blocking(AsyncModels.list)
     each = iterating(AsyncModels.each)
     get = blocking(AsyncModels.get)
+    search = blocking(AsyncModels.search)
+    recommend = blocking(AsyncModels.recommend)
     delete = blocking(AsyncModels.delete)
     transition = blocking(AsyncModels.transition)
     files = blocking(AsyncModels.files)
