@@ -16,8 +16,9 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
 
 from luthier.accounts.types import Idempotency
-from luthier.billing.types import Segment
+from luthier.billing.types import Refund, Segment
 from luthier.datasets.types import Upload
+from luthier.errors import FieldInvalid
 from luthier.jobs import rules
 from luthier.jobs.directory import AttemptStatus, Failure
 from luthier.jobs.metering import Meter, ProcessTime
@@ -58,6 +59,9 @@ class Expected:
     slices: list[Slice] = field(default_factory=list)
     wish: str | None = None
     crashes: int = 0
+    booked: int = 0
+    """What stands in the ledger, refunds not counted."""
+    refunded: int = 0
 
     @property
     def state(self) -> str:
@@ -121,7 +125,7 @@ class Money(RuleBasedStateMachine):
         self.jobs: dict[str, Expected] = {}
         self.keys: dict[str, tuple[str, datetime]] = {}
         self.runs: list[Run] = []
-        self.refunded: dict[str, int] = {}
+        self.refunds = 0
         self.owners = 0
 
     def teardown(self) -> None:
@@ -153,6 +157,7 @@ class Money(RuleBasedStateMachine):
         (self.platform.jobs.stop if wish == "stop" else self.platform.jobs.cancel)(self.actor, job_id)
         if job.state == "queued":
             job.path.append("stopped" if wish == "stop" else "cancelled")
+            job.booked = job.charge
         elif job.state in books.OWNED:
             job.wish = "cancel" if job.wish == "cancel" else wish
 
@@ -168,6 +173,22 @@ class Money(RuleBasedStateMachine):
     def change_price(self, hardware: str, cents: int) -> None:
         self.platform.billing.set_price(hardware, f"{cents / 100:.2f}")
         self.prices[hardware] = cents * 10_000
+
+    @precondition(lambda self: any(job.booked for job in self.jobs.values()))
+    @rule(data=st.data(), share=st.integers(1, 150), again=st.booleans())
+    def refund(self, data, share: int, again: bool) -> None:
+        job_id = data.draw(st.sampled_from([key for key, job in self.jobs.items() if job.booked]))
+        job = self.jobs[job_id]
+        self.refunds += 1
+        amount = max(1, job.booked * share // 100)
+        wanted = Refund(job_id=job_id, micro_usd=amount, reason="It was slow.", key=f"refund-{self.refunds}")
+        if amount > job.booked - job.refunded:
+            with pytest.raises(FieldInvalid):
+                self.platform.billing.refund(wanted)
+            return
+        for _ in range(2 if again else 1):
+            self.platform.billing.refund(wanted)
+        job.refunded += amount
 
     # -- time --------------------------------------------------------------------------------------------------------
 
@@ -258,10 +279,13 @@ class Money(RuleBasedStateMachine):
         self._billed(run, segments)
         if settles:  # as before a model is registered; and a crash between the two repeats it
             assert [self.queue.settle(fence, segments) for _ in range(2)] == [job.charge] * 2
+            job.booked = job.charge
         self.queue.finish(fence, ending)
         if outcome.state == "succeeded" and job.state == "starting":
             job.path.append("running")
         job.path.append(outcome.state)
+        if outcome.state != "queued":
+            job.booked = job.charge
         job.wish = None
         job.crashes += outcome.crashed
 
@@ -281,6 +305,7 @@ class Money(RuleBasedStateMachine):
             assert path == expected.path
             cost = self.platform.billing.job_cost(self.actor, job_id)
             assert round(float(cost.cost_usd) * 1e6) == expected.charge
+            assert sum(self._lines(job_id)) == expected.booked - expected.refunded
             assert round(cost.elapsed_seconds * 1000) == sum(each.ms for each in expected.slices)
 
     @invariant()
@@ -295,6 +320,10 @@ class Money(RuleBasedStateMachine):
         spec = RunSpec.model_validate({"base_model": "luthier/tiny", "dataset": self.dataset, "hardware": hardware})
         submitted = self.platform.jobs.submit(self.actor, spec, Idempotency(key, hardware))
         return submitted.job.id, submitted.replayed
+
+    def _lines(self, job_id: str) -> list[int]:
+        with contextlib.closing(sqlite3.connect(self.folder / "luthier.db")) as connection:
+            return [row[0] for row in connection.execute("SELECT micro_usd FROM ledger WHERE job_id = ?", (job_id,))]
 
     def _draw(self, data, *states: str) -> tuple[str, Expected]:
         job_id = data.draw(st.sampled_from([key for key, job in self.jobs.items() if not states or job.state in states]))
