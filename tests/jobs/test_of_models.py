@@ -111,12 +111,15 @@ def test_a_name_means_its_production(bench, trained, about, alice):
 
 
 def evaluated(bench, about, actor, model) -> Finished:
-    """An evaluation of the model, as a supervisor hands it over."""
+    """An evaluation of the model on rows that it did not learn from, as a supervisor hands it over."""
     job = about("evaluate", model.id, dataset=bench.dataset_id)
     results = f"users/{actor.tenant_id}/jobs/{job.id}/attempts/1/results"
     bench.storage.write(f"{results}/evaluation.json", json.dumps(EVALUATION).encode())
     bench.jobs.cancel(actor, job.id)
-    return Finished(actor.tenant_id, actor.user_id, job.id, RunSpec.model_validate_json(bench.here(job).read_spec()), results)
+    spec = RunSpec.model_validate_json(bench.here(job).read_spec())
+    other = spec.sources.dataset.model_copy(update={"id": ids.new(ids.DATASET), "sha256": "0" * 64})
+    spec = spec.model_copy(update={"dataset": other.id, "sources": spec.sources.model_copy(update={"dataset": other})})
+    return Finished(actor.tenant_id, actor.user_id, job.id, spec, results)
 
 
 @pytest.mark.parametrize("kind", ["evaluate", "export"])

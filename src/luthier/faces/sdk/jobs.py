@@ -174,6 +174,7 @@ class Jobs(Face):
     """`client.jobs`."""
 
     estimate = blocking(AsyncJobs.estimate)
+    estimated = blocking(AsyncJobs.estimated)
     submit = blocking(AsyncJobs.submit)
     train = blocking(AsyncJobs.train)
     list = blocking(AsyncJobs.list)
