@@ -117,6 +117,9 @@ class Settings(BaseSettings):
         default=None,
         description="What all teams may spend in a month together; 0 stops all. Also `BUDGET_LIMIT_USD`.",
     )
+    prices: Path | None = Field(
+        default=None, description="JSON file with the price of all hardware, in place of the shipped ones."
+    )
     approval_above_usd: Usd = Field(
         default="10", description="A job that is expected to cost more than this waits for an admin's approval."
     )

@@ -27,6 +27,7 @@ from luthier.backends.notifiers.webhook import WebhookNotifier
 from luthier.backends.outbound import Guard
 from luthier.backends.storage.local import LocalStorage
 from luthier.bases.service import Bases
+from luthier.billing import price_book
 from luthier.billing.budgets import PlatformBudget
 from luthier.billing.machine import free_bytes
 from luthier.billing.service import Billing
@@ -125,6 +126,8 @@ def build(  # noqa: PLR0913  # what tests put in the place of the real thing
     limit = None if settings.budget_limit_usd is None else micro_usd(settings.budget_limit_usd)
     billing = Billing(database, now, platform=PlatformBudget(limit, accounts.home))
     billing.first_start()
+    if settings.prices is not None:
+        billing.adopt(price_book.read(settings.prices))
     rule = ApprovalRule(micro_usd(settings.approval_above_usd), settings.approval_by_another)
     fetcher = fetcher or _fetcher(settings)
     quotas = _quotas(settings, database, now)

@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import difflib
-import json
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import timedelta
-from pathlib import Path
-from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 from sqlalchemy import select
@@ -16,7 +13,7 @@ from sqlalchemy.orm import Session
 
 from luthier import ids
 from luthier.accounts.types import Actor
-from luthier.billing import budget_store, reports, rules, store
+from luthier.billing import budget_store, price_book, reports, rules, store
 from luthier.billing.budgets import Budgets, PlatformBudget, Spender
 from luthier.billing.machine import Machine, this_machine
 from luthier.billing.refunds import Refunds
@@ -26,7 +23,6 @@ from luthier.errors import FieldInvalid, NotFound
 from luthier.seams import Clock
 from luthier.values import Page, Usd
 
-_BOOK = Path(__file__).parent / "prices.json"
 _DOLLARS = TypeAdapter[str](Usd)
 
 
@@ -46,9 +42,28 @@ class Billing:
         """Fill an empty price table from the shipped price book; afterwards the table is the truth. Safe to repeat."""
         with self._database.write(EVERY_TENANT) as session:
             if not store.any_price(session):
-                session.add_all(self._shipped(entry) for entry in json.loads(_BOOK.read_text("utf-8")))
+                session.add_all(self._row(entry) for entry in price_book.shipped())
             if not budget_store.any_spending(session):
                 self._recount(session)
+
+    def adopt(self, book: Sequence[price_book.Entry]) -> None:
+        """Let the prices be those of this book; usage that has begun keeps its own. Safe to repeat.
+
+        Raises: SetupError where hardware that is known has no price in it.
+        """
+        with self._database.read(EVERY_TENANT) as session:
+            old = {row.hardware: row.micro_usd_per_hour for row in store.prices(session)}
+        price_book.complete(book, old)
+        new = {entry.hardware: entry for entry in book if old.get(entry.hardware) != rules.micro_usd(entry.hourly_usd)}
+        if not new:
+            return
+        with self._database.write(EVERY_TENANT) as session:
+            for hardware, entry in new.items():
+                row = store.price(session, hardware)
+                if row is None:
+                    session.add(self._row(entry))
+                else:
+                    self._replace(session, row, rules.micro_usd(entry.hourly_usd))
 
     def prices(self) -> list[Price]:
         """All prices that are valid now, cheapest first."""
@@ -78,9 +93,7 @@ class Billing:
             old = store.price(session, hardware)
             if old is None:
                 raise self._unknown(hardware)
-            old.valid_until = self._now()
-            session.flush()  # the index allows one open price a hardware: the old one ends first
-            session.add(new := self._successor(old, micro_usd))
+            new = self._replace(session, old, micro_usd)
         return self._price(new)
 
     def job_cost(self, actor: Actor, job_id: str) -> JobCost:
@@ -225,20 +238,16 @@ class Billing:
                 who = {"tenant_id": used[0].tenant_id, "user_id": hold.user_id if hold else ""}
                 budget_store.spend(session, budget_store.SpendingRow(**who, day=day, micro_usd=amount))
 
-    def _shipped(self, entry: dict[str, Any]) -> store.PriceRow:
+    def _row(self, entry: price_book.Entry) -> store.PriceRow:
+        facts = entry.model_dump(exclude={"hourly_usd"})
         return store.PriceRow(
-            id=ids.new(ids.PRICE),
-            hardware=entry["hardware"],
-            description=entry["description"],
-            micro_usd_per_hour=rules.micro_usd(entry["hourly_usd"]),
-            machine=entry.get("machine", False),
-            memory_bytes=entry.get("memory_bytes"),
-            assumed_flops=entry.get("assumed_flops"),
-            valid_from=self._now(),
+            **facts, id=ids.new(ids.PRICE), micro_usd_per_hour=rules.micro_usd(entry.hourly_usd), valid_from=self._now()
         )
 
-    def _successor(self, old: store.PriceRow, micro_usd: int) -> store.PriceRow:
-        return store.PriceRow(
+    def _replace(self, session: Session, old: store.PriceRow, micro_usd: int) -> store.PriceRow:
+        old.valid_until = self._now()
+        session.flush()  # the index allows one open price a hardware: the old one ends first
+        new = store.PriceRow(
             id=ids.new(ids.PRICE),
             hardware=old.hardware,
             description=old.description,
@@ -248,6 +257,8 @@ class Billing:
             assumed_flops=old.assumed_flops,
             valid_from=self._now(),
         )
+        session.add(new)
+        return new
 
     def _price(self, row: store.PriceRow) -> Price:
         return Price(

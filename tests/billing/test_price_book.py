@@ -1,0 +1,90 @@
+"""Price files: what is taken digit by digit, and what stops the start (row E07)."""
+
+import json
+from datetime import UTC, datetime
+
+import pytest
+
+from luthier.billing import price_book
+from luthier.billing.machine import Machine
+from luthier.billing.service import Billing
+from luthier.database import Database, Row
+from luthier.errors import SetupError
+from luthier.settings import Settings
+from luthier.wiring import build
+
+BOOK = json.dumps([entry.model_dump() for entry in price_book.shipped()])
+
+
+def changed(**prices):
+    """The shipped book as a file, with other prices; None leaves hardware out."""
+    entries = [{**entry, "hourly_usd": prices.pop(entry["hardware"], entry["hourly_usd"])} for entry in json.loads(BOOK)]
+    entries += [{"hardware": name, "hourly_usd": price} for name, price in prices.items()]
+    return json.dumps([entry for entry in entries if entry["hourly_usd"] is not None]).encode()
+
+
+@pytest.fixture
+def billing(tmp_path):
+    database = Database(tmp_path / "luthier.db")
+    Row.metadata.create_all(database.engine)
+    billing = Billing(database, lambda: datetime(2026, 11, 21, tzinfo=UTC), Machine(memory_bytes=8_000_000_000, cores=4))
+    billing.first_start()
+    yield billing
+    database.close()
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (changed(A100="0"), "A100 costs nothing"),
+        (changed(A100=0), "A100 costs nothing"),
+        (changed(A100="-1"), r"entry \d+\.hourly_usd"),
+        (changed(A100=-1.5), r"entry \d+\.hourly_usd"),
+        (changed(A100=0.1 + 0.2), r"entry \d+\.hourly_usd"),
+        (changed(A100=float("nan")), r"entry \d+\.hourly_usd"),
+        (changed(A100="1e3"), r"entry \d+\.hourly_usd"),
+        (changed(A100=True), r"entry \d+\.hourly_usd"),
+        (changed(**{"../x": "1"}), r"entry \d+\.hardware"),
+        (b'[{"hardware": "A100", "hourly_usd": "1"}, {"hardware": "A100", "hourly_usd": "2"}]', "two prices"),
+        (b'[{"hardware": "A100"}]', r"entry 0\.hourly_usd"),
+        (b'{"A100": 1}', "valid list"),
+        (b'["A100"]', "entry 0"),
+        (b"\xff", "no JSON"),
+        (b"", "no JSON"),
+        (b"[" * 100_000, "no JSON"),
+    ],
+)
+def test_a_wrong_price_file_is_refused_with_the_variable(data, message):
+    with pytest.raises(SetupError, match=f"LUTHIER_PRICES.*{message}"):
+        price_book.parsed(data)
+
+
+def test_numbers_are_taken_as_they_are_written():
+    (entry,) = price_book.parsed(b'[{"hardware": "l4x1", "hourly_usd": 1.10, "assumed_flops": 3.0e13}]')
+    assert (entry.hourly_usd, entry.assumed_flops) == ("1.10", 3.0e13)
+
+
+def test_a_file_that_misses_hardware_is_refused_and_changes_nothing(billing):
+    before = billing.prices()
+    with pytest.raises(SetupError, match=r"LUTHIER_PRICES: no price for A100\."):
+        billing.adopt(price_book.parsed(changed(A100=None, l4x1="0.80")))
+    assert billing.prices() == before
+
+
+def test_a_file_changes_adds_and_says_nothing_twice(billing):
+    book = price_book.parsed(changed(A100="9.50", l4x1="0.80"))
+    billing.adopt(book)
+    assert (billing.price("A100").hourly_usd, billing.price("l4x1").hourly_usd) == ("9.50", "0.80")
+    before = billing.prices()
+    billing.adopt(book)
+    assert billing.prices() == before
+
+
+def test_the_setting_is_read_at_the_start(tmp_path):
+    file = tmp_path / "prices.json"
+    file.write_bytes(changed(A100="9.50"))
+    platform = build(Settings(data=tmp_path / "data", prices=file))
+    assert platform.billing.price("A100").hourly_usd == "9.50"
+    platform.close()
+    with pytest.raises(SetupError, match=r"LUTHIER_PRICES: .* cannot be read"):
+        build(Settings(data=tmp_path / "data", prices=tmp_path / "none.json"))
