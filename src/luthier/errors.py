@@ -12,13 +12,13 @@ LuthierError
 ├── NotFound            404  unknown, or somebody else's: the answer is the same
 ├── Conflict            409  the thing is in another state
 │   └── WrongState, InUse, AccountExists, LastAdmin, EvaluationNeeded, KeyInFlight, ArtifactCorrupt, DatasetNotReady,
-│       ModelNotReady
+│       ModelNotReady, NoModel
 ├── Gone                410  it was here, and was deleted
 ├── TooLarge            413
 ├── UnsupportedType     415
 ├── RangeInvalid        416
 ├── Invalid             422  understood, and wrong
-│   └── FieldInvalid, ForbiddenField, ModelNotAllowed, DatasetRejected, WillNotFit, KeyReused
+│   └── FieldInvalid, ForbiddenField, ModelOutputInvalid, ModelNotAllowed, DatasetRejected, WillNotFit, KeyReused
 ├── TooMany             429  later, or less at a time
 │   └── RateLimited
 ├── Unavailable         503  something this needs does not answer now
@@ -181,6 +181,19 @@ class ModelNotReady(Conflict):
     code = "model_not_ready"
 
 
+class NoModel(Conflict):
+    """No version of this name is in Production, and only such a one answers."""
+
+    code = "no_model"
+
+    def __init__(self, name: str) -> None:
+        super().__init__(
+            f"No version of {name} is in Production.",
+            hint="Train one and move it there with `POST /api/models/transition` or `model promote`.",
+            param="model_name",
+        )
+
+
 class InUse(Conflict):
     """Something else still needs it."""
 
@@ -291,6 +304,12 @@ class FieldInvalid(Invalid):
     """One field or more of the request has a value that is not allowed; `details` lists each."""
 
     code = "invalid_field"
+
+
+class ModelOutputInvalid(Invalid):
+    """The model answered, but not with finite probabilities."""
+
+    code = "model_output_invalid"
 
 
 class ForbiddenField(Invalid):

@@ -208,11 +208,42 @@ class Embedder(Protocol):
         ...
 
 
+@dataclass(frozen=True)
+class ServedClassifier:
+    """A classifier as an engine loads it."""
+
+    id: str
+    folder: Path
+    base_folder: Path | None
+    """None for one that stands alone."""
+
+
+@dataclass(frozen=True)
+class Classification:
+    """One question to a classifier: an image from 0 to 1, a text, or, for one on a base, the tokens of a text."""
+
+    image: tuple[float, ...] | None = None
+    text: str | None = None
+    prompt_ids: tuple[int, ...] | None = None
+
+
+@dataclass(frozen=True)
+class Classified:
+    """How likely each class is. What the model did not give as a number is NaN."""
+
+    classes: tuple[str, ...]
+    probabilities: tuple[float, ...]
+
+
 class InferenceEngine(Protocol):
     """A client of an engine process (OpenAI wire format). Starts the process when it is first needed."""
 
     def generate(self, model: ServedModel, request: Generation) -> Iterator[Piece]:
         """Stream the answer. Closing the iterator stops the generation. Raises: EngineUnavailable, TooMany."""
+        ...
+
+    def classify(self, model: ServedClassifier, request: Classification) -> Classified:
+        """Ask a classifier. Raises: EngineUnavailable, TooMany, FieldInvalid for what it does not read, ArtifactCorrupt."""
         ...
 
     def state(self) -> Mapping[str, Any]:
@@ -221,6 +252,18 @@ class InferenceEngine(Protocol):
 
     def close(self) -> None:
         """End the process."""
+        ...
+
+
+class Cache(Protocol):
+    """Answers that need not be computed again. May forget any of them at any time."""
+
+    def get(self, key: str) -> bytes | None:
+        """What was put under this key, if it is still there."""
+        ...
+
+    def put(self, key: str, value: bytes) -> None:
+        """Keep it for a while; whatever was there before is replaced. Never raises: what cannot be kept is forgotten."""
         ...
 
 

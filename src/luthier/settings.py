@@ -61,6 +61,8 @@ class Settings(BaseSettings):
     inline_upload_bytes: int = Field(default=16 * _MIB, ge=0, description="Up to this size an upload answers with its report.")
     engine_idle_s: float = Field(default=600, gt=0, description="An engine process without requests for this long ends.")
     engine_start_s: float = Field(default=60, gt=0, description="How long a first request waits for its engine.")
+    prediction_cache_bytes: int = Field(default=64 * _MIB, ge=0, description="Memory for answers of `/predict`; 0 keeps none.")
+    prediction_cache_s: float = Field(default=3600, gt=0, description="How long such an answer is kept.")
     limit_requests: Rule = Field(default="1500/second", description="Most requests of one user, and of one key. Empty: no limit.")
     limit_changes: Rule = Field(default="300/second", description="Most of them that are no GET, of one user.")
     limit_address: Rule = Field(

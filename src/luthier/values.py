@@ -41,6 +41,8 @@ def _whole_number(value: Any) -> Any:
 Text = Annotated[str, AfterValidator(plain_text)]
 Name = Annotated[str, Field(min_length=1, max_length=128), AfterValidator(plain_text), AfterValidator(one_line)]
 Whole = Annotated[int, BeforeValidator(_whole_number)]
+Option = bool | int | float | Annotated[str, Field(max_length=200), AfterValidator(plain_text)]
+"""The value of an option of a classifier, whatever it is called."""
 Usd = Annotated[str, Field(pattern=r"^(0|[1-9][0-9]{0,8})(\.[0-9]{1,6})?$", description="Dollars as a decimal string.")]
 
 

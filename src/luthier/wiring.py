@@ -14,6 +14,7 @@ from luthier.accounts.quotas import Quota, Quotas
 from luthier.accounts.request_limits import RequestLimits
 from luthier.accounts.service import Accounts
 from luthier.accounts.signing import SigningKeys
+from luthier.backends.caches.memory import MemoryCache
 from luthier.backends.embedders import minilm
 from luthier.backends.engines.process import EngineProcess
 from luthier.backends.executors.local import LocalExecutor
@@ -52,6 +53,7 @@ from luthier.registry.files import ModelFiles
 from luthier.registry.service import Registry
 from luthier.seams import Clock, Embedder, Executor, Fetcher, InferenceEngine, Notifier, Storage
 from luthier.secret_box import SecretBox
+from luthier.serving.predictions import Predictions
 from luthier.serving.service import Serving
 from luthier.settings import Settings, child_environment
 from luthier.values import micro_usd
@@ -81,6 +83,7 @@ class Platform:
     registry: Registry
     catalogue: Catalogue
     serving: Serving
+    predictions: Predictions
     engine: InferenceEngine
     now: Clock
 
@@ -139,9 +142,7 @@ def build(  # noqa: PLR0913  # what tests put in the place of the real thing
     catalogue = Catalogue(database, files, embedder or _embedder())
     registry = Registry(database, files, bases, catalogue, now)
     jobs = Jobs(database, storage, JobServices(accounts, billing, bases, datasets, registry, rule, quotas), now)
-    engine = engine or EngineProcess(
-        settings.data / "run", child_environment(settings), idle_s=settings.engine_idle_s, start_s=settings.engine_start_s
-    )
+    engine = engine or _engine(settings)
     return Platform(
         settings=settings,
         database=database,
@@ -163,6 +164,7 @@ def build(  # noqa: PLR0913  # what tests put in the place of the real thing
         registry=registry,
         catalogue=catalogue,
         serving=Serving(registry, bases, engine),
+        predictions=Predictions(registry, bases, engine, _answers(settings)),
         engine=engine,
         now=now,
     )
@@ -172,6 +174,15 @@ def _embedder() -> Embedder | None:
     """Where its weights are installed. They are loaded at the first text."""
     folder = minilm.weights()
     return None if folder is None else minilm.MiniLm(folder)
+
+
+def _engine(settings: Settings) -> EngineProcess:
+    times = {"idle_s": settings.engine_idle_s, "start_s": settings.engine_start_s}
+    return EngineProcess(settings.data / "run", child_environment(settings), **times)
+
+
+def _answers(settings: Settings) -> MemoryCache:
+    return MemoryCache(settings.prediction_cache_bytes, settings.prediction_cache_s)
 
 
 def _signing(settings: Settings, now: Clock) -> SigningKeys:

@@ -24,10 +24,11 @@ from luthier.datasets.rendering import Renderer
 from luthier.errors import ArtifactCorrupt
 from luthier.jobs.spec import RunSpec
 from luthier.modeling.classes import new_head
+from luthier.modeling.classifiers import saving
 from luthier.modeling.engines import open_engine
 from luthier.modeling.load import load_base
 from luthier.modeling.types import LoraShape
-from luthier.training.classifiers import saving, texts
+from luthier.training.classifiers import texts
 from luthier.training.classifiers.data import classes_of
 from luthier.training.failures import AttemptFailed
 from luthier.training.method import Step

@@ -142,6 +142,10 @@ class Renderer:
         """Tokens up to where an answer to the prompt starts. Raises: Invalid `template`."""
         return self.prompt(prompt.messages, prompt.tools) if prompt.text is None else self._prompt_ids(prompt.text)
 
+    def text(self, text: str) -> list[int]:
+        """Tokens of a text that goes through no template, at least one: what a classifier reads."""
+        return self._prompt_ids(text) or [self.eos_id]
+
     def prompt(self, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]] | None = None) -> list[int]:
         """Tokens of a conversation up to where the assistant's next answer starts.
 

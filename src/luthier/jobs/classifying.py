@@ -3,11 +3,12 @@ counts tokens. Pure."""
 
 from __future__ import annotations
 
+from luthier.bases import classifiers
 from luthier.billing import rules as money
 from luthier.billing.types import Price
 from luthier.datasets.types import Dataset
 from luthier.errors import FieldInvalid
-from luthier.jobs import classifiers, estimation
+from luthier.jobs import estimation
 from luthier.jobs.spec import RunSpec
 from luthier.jobs.types import Estimate, MemoryEstimate
 

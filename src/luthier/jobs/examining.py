@@ -8,6 +8,7 @@ from decimal import Decimal
 from luthier.accounts.quotas import Quotas
 from luthier.accounts.service import Accounts
 from luthier.accounts.types import Actor
+from luthier.bases import classifiers
 from luthier.bases.service import Bases
 from luthier.bases.types import Base
 from luthier.billing import rules as money
@@ -17,7 +18,7 @@ from luthier.datasets import kinds
 from luthier.datasets.service import Datasets
 from luthier.datasets.types import Dataset
 from luthier.errors import BudgetExceeded, FieldInvalid, ForbiddenField, WillNotFit
-from luthier.jobs import classifiers, classifying, estimation, of_models
+from luthier.jobs import classifying, estimation, of_models
 from luthier.jobs.approvals import ApprovalRule
 from luthier.jobs.calibration import applied
 from luthier.jobs.earlier import EarlierJobs, speed_of

@@ -22,7 +22,7 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 
 from luthier.graders import Grader
-from luthier.values import BaseSource, Frozen, ModelSource, Name, Source, Text, Usd, Whole, plain_text
+from luthier.values import BaseSource, Frozen, ModelSource, Name, Option, Source, Text, Usd, Whole, plain_text
 
 
 class TrainSpec(Frozen):
@@ -154,7 +154,6 @@ class GrpoSpec(Frozen):
 
 
 DEFAULT_CLASSIFIER = "mnist-cnn"
-Option = bool | int | float | Annotated[str, Field(max_length=200), AfterValidator(plain_text)]
 _MOST_OPTIONS = 32
 
 

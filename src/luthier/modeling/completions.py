@@ -1,10 +1,11 @@
-"""OpenAI's completions on token ids: what an engine process answers.
+"""OpenAI's completions on token ids, and classes: what an engine process answers.
 
 ```text
 GET  /health                 {"status": "ok", "busy": 0}
 GET  /v1/models              {"object": "list", "data": [{"id", "object": "model", "parent"}]}
 POST /v1/load_lora_adapter   {"lora_name", "lora_path" or null for the bare base, "base_path"}
 POST /v1/completions         {"model", "prompt": [ids], "max_tokens", ..., "stream"}; each choice has `token_ids`
+POST /v1/classify            see `classifying.py`
 ```
 """
 
@@ -25,6 +26,7 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
 from luthier.errors import Conflict, FieldInvalid, Invalid, LuthierError, NotFound, TooMany
+from luthier.modeling.classifying import ClassifyRequest, classify
 from luthier.modeling.generate import Token
 from luthier.modeling.models import Models
 from luthier.modeling.turns import Ask, Do, Event, Turns
@@ -89,6 +91,7 @@ class Engine:
                 Route("/v1/models", self.models),
                 Route("/v1/load_lora_adapter", self.load, methods=["POST"]),
                 Route("/v1/completions", self.complete, methods=["POST"]),
+                Route("/v1/classify", self.classify, methods=["POST"]),
             ],
             exception_handlers={LuthierError: _error_response, ValidationError: _validation_response},
         )
@@ -104,12 +107,23 @@ class Engine:
         self._asked_at = time.monotonic()
         asked = LoadRequest.model_validate_json(await request.body())
         adapter = None if asked.lora_path is None else Path(asked.lora_path)
+        await self._done(lambda models: models.load(asked.lora_name, Path(asked.base_path), adapter))
+        return JSONResponse({"status": "ok"})
+
+    async def classify(self, request: Request) -> Response:
+        self._asked_at = time.monotonic()
+        asked = ClassifyRequest.model_validate_json(await request.body())
+        found: list[dict[str, Any]] = []
+        await self._done(lambda models: found.append(classify(models, asked)))
+        return JSONResponse(found[0])
+
+    async def _done(self, work: Callable[[Models], None]) -> None:
+        """Wait until the computing thread did it. Raises: what it raised."""
         events, tell = _mailbox()
-        self._turns.submit(Do(lambda models: models.load(asked.lora_name, Path(asked.base_path), adapter), tell))
+        self._turns.submit(Do(work, tell))
         done = await events.get()
         if isinstance(done, LuthierError):
             raise done
-        return JSONResponse({"status": "ok"})
 
     async def complete(self, request: Request) -> Response:
         self._asked_at = time.monotonic()

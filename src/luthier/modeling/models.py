@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TypeVar
 
 import psutil
 import torch
 
 from luthier.errors import ArtifactCorrupt, NotFound
 from luthier.modeling import adapter_files
+from luthier.modeling.classifiers import on_base, saving
+from luthier.modeling.classifiers.on_base import OnBase
+from luthier.modeling.classifiers.saving import Classifier
 from luthier.modeling.load import Device, LoadedBase, load_base, pick_device
 from luthier.modeling.lora import Adapter
 
+T = TypeVar("T")
 _MEMORY_SHARE = 0.6
 """Of the device's memory, for the weights of bases; the rest is for caches, activations and others."""
 
@@ -25,7 +30,9 @@ class Bounds:
 
     bases: int = 2
     adapters: int = 16
-    """For each base."""
+    """For each base, and as many classifiers."""
+    classifiers: int = 16
+    """That stand alone."""
 
 
 @dataclass
@@ -34,6 +41,7 @@ class _Shelf:
 
     base: LoadedBase
     adapters: OrderedDict[str, Adapter | None] = field(default_factory=OrderedDict[str, Adapter | None])
+    classifiers: OrderedDict[Path, OnBase] = field(default_factory=OrderedDict[Path, OnBase])
 
 
 class Models:
@@ -44,6 +52,7 @@ class Models:
         self._bounds = bounds or Bounds()
         self._shelves: OrderedDict[Path, _Shelf] = OrderedDict()
         self._sources: dict[str, tuple[Path, Path | None]] = {}
+        self._classifiers: OrderedDict[Path, Classifier] = OrderedDict()
         self.listing: tuple[tuple[str, str | None], ...] = ()
         """Names that can be asked, each with the bare base it stands on if that has a name. Any thread may read it."""
 
@@ -78,6 +87,15 @@ class Models:
         """Where the base of a loaded model lies."""
         return self._sources[name][0]
 
+    def classifier(self, folder: Path) -> Classifier:
+        """One that stands alone, read at its first use. Raises: ArtifactCorrupt, BaseUnavailable."""
+        return _kept(self._classifiers, folder, self._bounds.classifiers, lambda: saving.load(folder))
+
+    def classifier_on(self, base_folder: Path, folder: Path) -> OnBase:
+        """One on a base; it leaves with it. Raises: ArtifactCorrupt, BaseUnavailable, ModelNotAllowed."""
+        shelf = self._shelf(base_folder.resolve())
+        return _kept(shelf.classifiers, folder, self._bounds.adapters, lambda: on_base.load(folder, shelf.base))
+
     def _listed(self) -> Iterator[tuple[str, str | None]]:
         for shelf in self._shelves.values():
             bare = next((name for name, adapter in shelf.adapters.items() if adapter is None), None)
@@ -108,6 +126,15 @@ class Models:
         source = self._sources.pop(name, None)
         if source is not None:
             del self._shelves[source[0]].adapters[name]
+
+
+def _kept(shelf: OrderedDict[Path, T], folder: Path, most: int, load: Callable[[], T]) -> T:
+    if folder not in shelf:
+        shelf[folder] = load()
+        if len(shelf) > most:
+            shelf.popitem(last=False)
+    shelf.move_to_end(folder)
+    return shelf[folder]
 
 
 def memory_bytes(device: torch.device) -> int:

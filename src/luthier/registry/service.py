@@ -108,6 +108,12 @@ class Registry:
         with self._database.read(actor.tenant_id) as session:
             return model_of(_meant(session, ref))
 
+    def in_production(self, actor: Actor, name: str) -> Model | None:
+        """The version of a name that is in Production."""
+        with self._database.read(actor.tenant_id) as session:
+            row = store.in_production(session, name)
+            return None if row is None else model_of(row)
+
     def pinned(self, actor: Actor, ref: str) -> ModelSource:
         """A version as a run takes it: where its files lie, each pinned by its content, and its base.
 

@@ -15,7 +15,6 @@ from luthier.datasets.decoding import StopTexts, TextStream
 from luthier.datasets.renderers import Renderers
 from luthier.datasets.rendering import Renderer
 from luthier.errors import (
-    BaseUnavailable,
     EngineUnavailable,
     FieldInvalid,
     ModelNotAllowed,
@@ -25,6 +24,7 @@ from luthier.errors import (
 )
 from luthier.registry.service import Registry
 from luthier.seams import Generation, InferenceEngine, Likely, Piece, ServedModel
+from luthier.serving.here import folder_of
 from luthier.serving.types import ChatAnswer, ChatDelta, ChatRequest, FinishReason, TokenLikelihood
 
 
@@ -119,19 +119,11 @@ class Serving:
             raise FieldInvalid("This model is a classifier: it cannot chat.", hint="Name a language model.", param="model")
         base = self._bases.get(model.base_model).model_copy(update={"revision": model.base_revision})
         weights = self._registry.weights(actor, model)
-        return ServedModel(model.id, self._here(base), weights), base, weights, model.card.lineage.rendering_sha256
+        return ServedModel(model.id, folder_of(self._bases, base), weights), base, weights, model.card.lineage.rendering_sha256
 
     def _bare(self, base: Base) -> tuple[ServedModel, Base, Path, None]:
-        folder = self._here(base)
+        folder = folder_of(self._bases, base)
         return ServedModel(base.id, folder, None), base, folder, None
-
-    def _here(self, base: Base) -> Path:
-        if not self._bases.ready(base):
-            raise BaseUnavailable(
-                f"The base model {base.id} is not on this machine.",
-                hint=f"Fetch it with `luthier bases fetch {base.id}`, or train on it: a job fetches it by itself.",
-            )
-        return self._bases.folder(base)
 
     def _deltas(self, ready: _Ready) -> Generator[ChatDelta]:
         """First an empty delta, once the engine has begun; then the answer."""

@@ -6,7 +6,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field
 
-from luthier.values import Frozen, Text, Whole, plain_text
+from luthier.registry.types import Stage
+from luthier.values import Frozen, Name, Text, Whole, plain_text
 
 
 class ChatMessage(Frozen):
@@ -40,6 +41,32 @@ class ChatRequest(Frozen):
     json_schema: Annotated[Text | None, Field(max_length=65_536)] = Field(
         default=None, description="The answer is JSON of this schema, given as text; `{}` is any JSON."
     )
+
+
+DEFAULT_CLASSIFIER = "MNISTClassifier"
+Pixel = Annotated[float, Field(ge=0, le=1)]
+
+
+class PredictRequest(Frozen):
+    """What to tell the class of: an image or a text."""
+
+    image: Annotated[tuple[Pixel, ...], Field(max_length=1_000_000, strict=False)] | None = Field(
+        default=None, description="Pixels row by row, from 0 to 1: 784 of them for a model of MNIST."
+    )
+    text: Annotated[Text, Field(max_length=1_000_000)] | None = None
+    model_name: Name = Field(default=DEFAULT_CLASSIFIER, description="Whose version in Production answers.")
+
+
+class Prediction(Frozen):
+    """To which class it belongs."""
+
+    prediction: int | str = Field(description="The likeliest class; a number where its name is one.")
+    confidence: float = Field(description="How likely it is, from 0 to 1.")
+    probabilities: tuple[float, ...] = Field(description="How likely each class is, in the order of `classes`.")
+    classes: tuple[str, ...]
+    model_name: str
+    model_version: str
+    model_stage: Stage
 
 
 FinishReason = Literal["stop", "length"]

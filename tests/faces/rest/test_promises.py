@@ -65,6 +65,8 @@ ELSEWISE = {
     "POST /v1/chat/completions": "base_unavailable",
     "POST /api/chat": "base_unavailable",
     "POST /train": "missing",
+    "POST /predict": "no_model",
+    "POST /api/predict": "no_model",
 }
 """What an understood example is refused with: it takes a login, a password or a base for granted."""
 

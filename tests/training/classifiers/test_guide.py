@@ -7,9 +7,9 @@ import torch
 import yaml
 
 from luthier.jobs.spec import RunSpec
-from luthier.training.classifiers.estimators import ENTRIES as ESTIMATORS
-from luthier.training.classifiers.networks import ENTRIES as NETWORKS
-from luthier.training.classifiers.registry import Shape, options_of
+from luthier.modeling.classifiers.estimators import ENTRIES as ESTIMATORS
+from luthier.modeling.classifiers.networks import ENTRIES as NETWORKS
+from luthier.modeling.classifiers.registry import Shape, options_of
 from luthier.training.classifiers.work import AUTO_LEARNING_RATE
 
 GUIDE = (Path(__file__).parents[3] / "docs" / "how-to" / "train-a-classifier.md").read_text("utf-8")

@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from luthier.jobs.spec import RunSpec
-from luthier.training.classifiers.saving import load
+from luthier.modeling.classifiers.saving import load
 
 from .conftest import SHAPES, images, samples
 

@@ -5,16 +5,16 @@ from importlib.metadata import PathDistribution
 
 import pytest
 
+from luthier.bases import classifiers
 from luthier.errors import BaseUnavailable, FieldInvalid
-from luthier.jobs import classifiers
-from luthier.training.classifiers.estimators import ENTRIES as ESTIMATORS
-from luthier.training.classifiers.extra import needs_sklearn
-from luthier.training.classifiers.networks import ENTRIES as NETWORKS
-from luthier.training.classifiers.registry import Shape, TorchEntry, check_reads, entry_of, options_of
+from luthier.modeling.classifiers.estimators import ENTRIES as ESTIMATORS
+from luthier.modeling.classifiers.extra import needs_sklearn
+from luthier.modeling.classifiers.networks import ENTRIES as NETWORKS
+from luthier.modeling.classifiers.registry import Shape, TorchEntry, check_reads, entry_of, options_of
 
 PLUGIN = """
 from torch import nn
-from luthier.training.classifiers.registry import TorchEntry
+from luthier.modeling.classifiers.registry import TorchEntry
 
 line = TorchEntry(lambda options, shape: nn.Linear(shape.pixels, shape.classes))
 nothing = "no entry"
@@ -44,7 +44,7 @@ def test_the_names_that_are_known_without_torch_are_those_that_are_built():
     assert tuple(sorted({**NETWORKS, **ESTIMATORS})) == classifiers.BUILT_IN
 
 
-@pytest.mark.parametrize("name", ["resnet", "", "../mlp", "os:system", "luthier.training.classifiers.networks:mlp", "MLP"])
+@pytest.mark.parametrize("name", ["resnet", "", "../mlp", "os:system", "luthier.modeling.classifiers.networks:mlp", "MLP"])
 def test_an_unknown_name_is_refused_with_those_that_are_known(name):
     with pytest.raises(FieldInvalid, match="no classifier") as refused:
         entry_of(name)

@@ -14,9 +14,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from luthier.errors import ArtifactCorrupt
-from luthier.training.classifiers.registry import SklearnEntry, entry_of, options_of
-from luthier.training.classifiers.saving import About, SklearnClassifier, TorchClassifier, load
-from luthier.training.classifiers.skops_files import Untrusted, check
+from luthier.modeling.classifiers.registry import SklearnEntry, entry_of, options_of
+from luthier.modeling.classifiers.saving import About, SklearnClassifier, TorchClassifier, load
+from luthier.modeling.classifiers.skops_files import Untrusted, check
 
 from .conftest import images, samples, texts
 
@@ -305,7 +305,7 @@ def test_what_is_no_archive_is_refused(forest, data):
 
 
 def test_an_archive_that_unpacks_to_too_much_is_refused(forest, monkeypatch):
-    monkeypatch.setattr("luthier.training.classifiers.skops_files._MOST_BYTES", 1000)
+    monkeypatch.setattr("luthier.modeling.classifiers.skops_files._MOST_BYTES", 1000)
     refused(forest, "unpacks to more")
 
 

@@ -7,8 +7,8 @@ import pytest
 
 from luthier.backends.storage.local import LocalStorage
 from luthier.jobs.directory import JobDirectory
+from luthier.modeling.classifiers.registry import Shape, entry_of, options_of
 from luthier.training.classifiers.data import Samples
-from luthier.training.classifiers.registry import Shape, entry_of, options_of
 from luthier.training.classifiers.sklearn_fit import fit
 from luthier.training.failures import AttemptFailed, Stopping
 from luthier.training.journal import Journal

@@ -9,9 +9,9 @@ import torch
 from luthier.backends.storage.local import LocalStorage
 from luthier.jobs.directory import JobDirectory
 from luthier.jobs.spec import RunSpec
+from luthier.modeling.classifiers.registry import entry_of, options_of
+from luthier.modeling.classifiers.saving import About, TorchClassifier
 from luthier.training.checkpoints import Checkpoints, fetch_checkpoint
-from luthier.training.classifiers.registry import entry_of, options_of
-from luthier.training.classifiers.saving import About, TorchClassifier
 from luthier.training.classifiers.torch_loop import ClassifierLoop, Material
 from luthier.training.classifiers.work import plan_of
 from luthier.training.failures import AttemptFailed, Stopping

@@ -7,7 +7,7 @@ import shutil
 import numpy as np
 import pytest
 
-from luthier.training.classifiers.saving import load
+from luthier.modeling.classifiers.saving import load
 
 from .conftest import images, jsonl, samples, shades, texts
 

@@ -6,8 +6,8 @@ import threading
 from collections.abc import Generator, Mapping
 from typing import Any
 
-from luthier.errors import EngineUnavailable
-from luthier.seams import Generation, Piece, ServedModel
+from luthier.errors import EngineUnavailable, FieldInvalid
+from luthier.seams import Classification, Classified, Generation, Piece, ServedClassifier, ServedModel
 
 
 class EchoEngine:
@@ -20,11 +20,7 @@ class EchoEngine:
 
     def generate(self, model: ServedModel, request: Generation) -> Generator[Piece]:
         """Stream the prompt backwards until a stop token, its start, or `max_tokens`. Raises: EngineUnavailable."""
-        with self._lock:
-            if self._state == "closed":
-                raise EngineUnavailable("The engine was closed.", hint="Start the platform again.")
-            self._state = "ready"
-            self._models.add(model.id)
+        self._use(model.id)
         for count, token in enumerate(reversed(request.prompt_ids)):
             if count >= request.max_tokens:
                 break
@@ -33,6 +29,19 @@ class EchoEngine:
                 return
             yield Piece((token,))
         yield Piece((), "length" if len(request.prompt_ids) >= request.max_tokens else "stop")
+
+    def classify(self, model: ServedClassifier, request: Classification) -> Classified:
+        """Of the ten digits the one that the brightest pixel's place, or the text's length, ends in.
+
+        Raises: EngineUnavailable, FieldInvalid.
+        """
+        self._use(model.id)
+        given = request.image or request.prompt_ids or request.text
+        if not given:
+            raise FieldInvalid("This classifier reads something.", param="image")
+        place = request.image.index(max(request.image)) if request.image else len(given)
+        digits = tuple(str(digit) for digit in range(10))
+        return Classified(digits, tuple(0.91 if digit == str(place % 10) else 0.01 for digit in digits))
 
     def state(self) -> Mapping[str, Any]:
         """See `seams.InferenceEngine`."""
@@ -44,3 +53,10 @@ class EchoEngine:
         with self._lock:
             self._state = "closed"
             self._models.clear()
+
+    def _use(self, model_id: str) -> None:
+        with self._lock:
+            if self._state == "closed":
+                raise EngineUnavailable("The engine was closed.", hint="Start the platform again.")
+            self._state = "ready"
+            self._models.add(model_id)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import threading
 from collections.abc import Generator, Mapping, Sequence
 from pathlib import Path
@@ -22,7 +23,7 @@ from luthier.errors import (
     NotFound,
     TooMany,
 )
-from luthier.seams import Generation, Likely, Piece, ServedModel
+from luthier.seams import Classification, Classified, Generation, Likely, Piece, ServedClassifier, ServedModel
 
 _BY_CODE: dict[str, type[LuthierError]] = {
     kind.code: kind for kind in (ArtifactCorrupt, BaseUnavailable, FieldInvalid, ModelNotAllowed, NotFound)
@@ -78,6 +79,22 @@ class EngineProcess:
                     raise EngineUnavailable(
                         "The engine process ended while it answered.", hint="Ask again: it is started anew by the next request."
                     ) from error
+
+    def classify(self, model: ServedClassifier, request: Classification) -> Classified:
+        """Ask a classifier, once more where the process ended meanwhile: an answer changes nothing.
+
+        Raises: EngineUnavailable, TooMany; ArtifactCorrupt, BaseUnavailable, ModelNotAllowed; FieldInvalid.
+        """
+        for last_try in (False, True):
+            child = self._ready()
+            try:
+                return _classified(child, model, request)
+            except httpx.TransportError as error:
+                if last_try or not child.ended(wait_s=2):
+                    raise EngineUnavailable(
+                        "The engine process ended while it answered.", hint="Ask again: it is started anew by the next request."
+                    ) from error
+        raise AssertionError("the last try returns or raises")
 
     def state(self) -> Mapping[str, Any]:
         """`{"state", "models", "pid"}`; `idle` also after it ended for lack of requests. Never waits for a start."""
@@ -145,6 +162,21 @@ def _answer(child: Child, model: ServedModel, request: Generation) -> Generator[
                 return
             if line.startswith("data: "):
                 yield _piece(json.loads(line.removeprefix("data: ")))
+
+
+def _classified(child: Child, model: ServedClassifier, request: Classification) -> Classified:
+    body = {
+        "folder": str(model.folder),
+        "base_path": None if model.base_folder is None else str(model.base_folder),
+        "image": request.image,
+        "text": request.text,
+        "prompt": request.prompt_ids,
+    }
+    response = child.client.post("/v1/classify", json=body)
+    _refuse(response)
+    found = response.json()
+    likely = tuple(math.nan if each is None else float(each) for each in found["probabilities"])
+    return Classified(tuple(found["classes"]), likely)
 
 
 def _piece(event: dict[str, Any]) -> Piece:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from luthier.faces.cli import finding, model_runs
+from luthier.faces.cli import finding, model_runs, predicting
 from luthier.faces.cli.edge import connect, new_app, run, usage
 from luthier.faces.cli.options import After, AsJson, Force, Limit, ModelArgument, ModelOption, Raw, Yes, sure, the_model
 from luthier.faces.cli.saving import is_the_same, may_replace, parts_removed_when_full, transfer
@@ -148,6 +148,7 @@ def chat(
 
 finding.add_to(app)
 model_runs.add_to(app)
+predicting.add_to(app)
 
 
 def _found(model: str | None, model_id: str | None) -> Model:

@@ -356,6 +356,18 @@ class Completion(Answer):
         return str(self.choices[0].message.get("content") or "")
 
 
+class Prediction(Answer):
+    """The class of an image or a text; `probabilities` are in the order of `classes`."""
+
+    prediction: int | str
+    confidence: float
+    probabilities: tuple[float, ...]
+    classes: tuple[str, ...]
+    model_name: str
+    model_version: str
+    model_stage: str
+
+
 class Key(Answer):
     """An API key, without its secret."""
 

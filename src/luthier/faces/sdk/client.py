@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from types import TracebackType
 from typing import Self
 
 from luthier.faces.sdk.access import find_access
-from luthier.faces.sdk.answers import Answer, Me
+from luthier.faces.sdk.answers import Answer, Me, Prediction
 from luthier.faces.sdk.audit import AsyncAudit, Audit
 from luthier.faces.sdk.bases import AsyncBases, Bases
 from luthier.faces.sdk.billing import AsyncBilling, Billing
@@ -22,6 +23,9 @@ from luthier.faces.sdk.quotas import AsyncQuotas, Quotas
 from luthier.faces.sdk.teams import AsyncTeams, Teams
 from luthier.faces.sdk.transport import Call, Retry, Transport
 from luthier.faces.sdk.webhooks import AsyncWebhooks, Webhooks
+
+_WORK_S = 600.0
+"""A first question waits until its model is loaded."""
 
 
 class AsyncClient:
@@ -57,6 +61,17 @@ class AsyncClient:
     async def health(self) -> Answer:
         """How the server is, part by part. Needs no key; a server that is not well is an answer, not an error."""
         return Answer(await self._transport.json(Call("GET", "/health", again=True, keyless=True, answers=frozenset({503}))))
+
+    async def predict(
+        self, *, image: Sequence[float] | None = None, text: str | None = None, model: str = "MNISTClassifier"
+    ) -> Prediction:
+        """To which class an image (pixels from 0 to 1, row by row) or a text belongs, by the version of `model` in Production.
+
+        Raises: NoModel where there is none.
+        """
+        asked = {"image": None if image is None else list(image), "text": text}
+        body = {"model_name": model, **{name: value for name, value in asked.items() if value is not None}}
+        return Prediction(await self._transport.json(Call("POST", "/api/predict", body=body, again=True, work_s=_WORK_S)))
 
     async def close(self) -> None:
         """Close all connections."""
@@ -98,6 +113,15 @@ class Client:
     def health(self) -> Answer:
         """How the server is, part by part. Needs no key; a server that is not well is an answer, not an error."""
         return self._loop.run(self._inner.health())
+
+    def predict(
+        self, *, image: Sequence[float] | None = None, text: str | None = None, model: str = "MNISTClassifier"
+    ) -> Prediction:
+        """To which class an image (pixels from 0 to 1, row by row) or a text belongs, by the version of `model` in Production.
+
+        Raises: NoModel where there is none.
+        """
+        return self._loop.run(self._inner.predict(image=image, text=text, model=model))
 
     def close(self) -> None:
         """Close all connections and end the thread behind this. A second call does nothing."""

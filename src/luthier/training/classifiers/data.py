@@ -11,12 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from luthier.datasets.formats import BadRow, Labelled, read_rows
-from luthier.training.classifiers.registry import Reads
+from luthier.modeling.classifiers.registry import Reads
+from luthier.modeling.classifiers.saving import Inputs, Matrix
 from luthier.training.failures import AttemptFailed
 
-Matrix: TypeAlias = NDArray[np.float32]
 Numbers: TypeAlias = NDArray[np.int64]
-Inputs: TypeAlias = "Matrix | list[str]"
 _EVERY = 200
 _UNEQUAL = 10
 """Times as many rows as the rarest class has are worth a warning."""

@@ -21,9 +21,10 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_SEQUENCE_CLASSIFICA
 
 from luthier.datasets.rendering import Renderer
 from luthier.errors import ArtifactCorrupt
-from luthier.modeling import adapter_files
 from luthier.modeling.classes import class_logits, new_head
-from luthier.modeling.engines import Prefer, open_engine
+from luthier.modeling.classifiers import on_base
+from luthier.modeling.classifiers.saving import About, write_about
+from luthier.modeling.engines import Prefer
 from luthier.modeling.load import LoadedBase
 from luthier.modeling.types import TrainingEngine
 from luthier.training import export, machine
@@ -31,11 +32,10 @@ from luthier.training.attempt import Data, Run, Trained, take_best
 from luthier.training.checks import Checks
 from luthier.training.classifiers import measuring
 from luthier.training.classifiers.data import Inputs
-from luthier.training.classifiers.saving import About, corrupt, read_about, write_about
 from luthier.training.classifiers.scores import Measured
 from luthier.training.fitting import load_once
 from luthier.training.method import Method
-from luthier.training.methods.classification import Classification, ids_of
+from luthier.training.methods.classification import Classification
 from luthier.training.plan import resolved
 
 _PROBES = 64
@@ -58,7 +58,7 @@ class TextClassifier:
 
     def probabilities(self, inputs: Inputs) -> NDArray[np.float64]:
         """Of each class for each text, shape (N, C)."""
-        rows = [ids_of(str(text), self.renderer)[: self.about.max_tokens] for text in inputs]
+        rows = [self.renderer.text(str(text))[: self.about.max_tokens] for text in inputs]
         return self.logits(rows).double().softmax(-1).numpy()
 
     def logits(self, rows: Sequence[Sequence[int]]) -> Tensor:
@@ -77,21 +77,8 @@ class TextClassifier:
 
 def load(folder: Path, base: LoadedBase, renderer: Renderer, prefer: Prefer = "auto") -> TextClassifier:
     """A classifier as it was saved, on its base. Raises: ArtifactCorrupt for anything else."""
-    about = read_about(folder)
-    if about.max_tokens is None:
-        raise corrupt("it does not stand on a base model")
-    hidden = int(base.model.config.get_text_config().hidden_size)
-    try:
-        form = (len(about.classes), hidden)
-        adapter, head_CD = adapter_files.load_with_head(base.linears, folder, base.device, form)
-        engine = open_engine(base, adapter.shape, 0, prefer)
-        engine.load_adapter(folder, head=head_CD)
-    except ValueError as error:
-        raise corrupt(str(error)) from None
-    found = TextClassifier(about, engine, head_CD.cpu(), renderer, "")
-    if not found.finite:
-        raise corrupt("it holds weights that are not numbers")
-    return found
+    found = on_base.load(folder, base, prefer)
+    return TextClassifier(found.about, found.engine, found.head_CD, renderer, "")
 
 
 # -- after the last step -----------------------------------------------------------------------------------------------

@@ -19,9 +19,9 @@ from torch.optim import AdamW
 
 from luthier.jobs.directory import CheckpointRef
 from luthier.jobs.spec import RunSpec
+from luthier.modeling.classifiers.saving import TorchClassifier, load_weights, save_weights
 from luthier.training.batches import Order
 from luthier.training.classifiers.data import Samples
-from luthier.training.classifiers.saving import TorchClassifier, load_weights, save_weights
 from luthier.training.classifiers.scores import scores_of
 from luthier.training.milestones import Desk, Evaluated, Made, Milestones
 from luthier.training.plan import Plan

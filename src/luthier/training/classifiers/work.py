@@ -13,13 +13,14 @@ import torch
 from luthier.jobs import automatic
 from luthier.jobs.directory import CheckpointRef
 from luthier.jobs.spec import RunSpec
+from luthier.modeling.classifiers import saving
+from luthier.modeling.classifiers.extra import needs_sklearn
+from luthier.modeling.classifiers.registry import Entry, SklearnEntry, TorchEntry, check_reads, entry_of, options_of
+from luthier.modeling.classifiers.saving import About, Classifier, SklearnClassifier, TorchClassifier, load_weights
 from luthier.training import export, machine
 from luthier.training.checkpoints import Checkpoints, fetch_checkpoint, used
-from luthier.training.classifiers import measuring, saving, sklearn_fit
+from luthier.training.classifiers import measuring, sklearn_fit
 from luthier.training.classifiers.data import Samples, read_samples, remarks_on
-from luthier.training.classifiers.extra import needs_sklearn
-from luthier.training.classifiers.registry import Entry, SklearnEntry, TorchEntry, check_reads, entry_of, options_of
-from luthier.training.classifiers.saving import About, Classifier, SklearnClassifier, TorchClassifier, load_weights
 from luthier.training.classifiers.scores import Measured
 from luthier.training.classifiers.torch_loop import ClassifierLoop, Material
 from luthier.training.failures import AttemptFailed

@@ -18,7 +18,7 @@ import torch
 from numpy.typing import NDArray
 from torch.nn.functional import cross_entropy
 
-from luthier.datasets.formats import Labelled, Prompt
+from luthier.datasets.formats import Labelled
 from luthier.datasets.packing import PassLimits, grouped
 from luthier.modeling.classes import class_logits, logits_of
 from luthier.modeling.types import Packed
@@ -115,15 +115,10 @@ def rows_of(
     """Every text as token ids, and its label. Longer texts than `max_seq_len` are cut and counted."""
     rows, labels = Rows(folder), list[str]()
     for row in labelled:
-        ids = ids_of(row.text or "", renderer)
+        ids = renderer.text(row.text or "")
         rows.truncated += len(ids) > max_seq_len
         # What is learned of a row stands at its last token.
         kept = ids[:max_seq_len]
         rows.append(Row(kept, [len(kept) - 1]))
         labels.append(row.label)
     return rows, labels
-
-
-def ids_of(text: str, renderer: Renderer) -> list[int]:
-    """The text as tokens, at least one."""
-    return renderer.prompt_of(Prompt({}, text=text)) or [renderer.eos_id]

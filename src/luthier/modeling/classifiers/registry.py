@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from pydantic import ValidationError
 
+from luthier.bases import classifiers
 from luthier.errors import FieldInvalid
-from luthier.jobs import classifiers
 from luthier.values import Frozen
 
 if TYPE_CHECKING:
@@ -72,7 +72,7 @@ def entry_of(name: str) -> Entry:
     """Raises: FieldInvalid for a name that is not known, TypeError where an admin's package gives something else."""
     classifiers.source_of(name)
     if name in classifiers.BUILT_IN:
-        from luthier.training.classifiers import estimators, networks
+        from luthier.modeling.classifiers import estimators, networks
 
         return {**networks.ENTRIES, **estimators.ENTRIES}[name]
     found: Any = classifiers.added()[name].load()

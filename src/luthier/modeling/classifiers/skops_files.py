@@ -16,8 +16,8 @@ from typing import Any, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from luthier.training.classifiers.extra import needs_sklearn
-from luthier.training.classifiers.registry import Estimator
+from luthier.modeling.classifiers.extra import needs_sklearn
+from luthier.modeling.classifiers.registry import Estimator
 
 _PLAIN: Mapping[str, frozenset[str]] = {
     "builtins.dict": frozenset({"DictNode"}),

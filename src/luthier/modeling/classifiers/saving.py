@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Protocol, cast
+from typing import Any, ClassVar, Literal, Protocol, TypeAlias, cast
 
 import numpy as np
 import torch
@@ -19,10 +19,8 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from luthier.errors import ArtifactCorrupt, FieldInvalid
-from luthier.jobs.spec import Option
-from luthier.training.classifiers import skops_files
-from luthier.training.classifiers.data import Inputs
-from luthier.training.classifiers.registry import (
+from luthier.modeling.classifiers import skops_files
+from luthier.modeling.classifiers.registry import (
     Estimator,
     Reads,
     Shape,
@@ -32,11 +30,13 @@ from luthier.training.classifiers.registry import (
     entry_of,
     options_of,
 )
-from luthier.values import Frozen
+from luthier.values import Frozen, Option
 
 ABOUT = "classifier.json"
 TORCH_FILE = "model.safetensors"
 SKLEARN_FILE = "model.skops"
+Matrix: TypeAlias = NDArray[np.float32]
+Inputs: TypeAlias = "Matrix | list[str]"
 _ROWS_AT_ONCE = 512
 _MOST_ABOUT_BYTES = 4 * 1024 * 1024
 

@@ -1,0 +1,66 @@
+"""`model predict`: ask a classifier about one image or one text."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from luthier.faces.cli.edge import connect, usage
+from luthier.faces.cli.options import AsJson
+from luthier.faces.cli.shown import out, out_json, table, talk
+
+Named = Annotated[str, typer.Argument(metavar="[NAME]", help="Whose version in Production answers.")]
+ImageFile = Annotated[
+    Path | None, typer.Option("--image", help="File of its pixels, row by row: a JSON list, or numbers between commas or blanks.")
+]
+TextOption = Annotated[str | None, typer.Option("--text", help="The text itself.")]
+_MOST_BYTES = 16 * 1024 * 1024
+_SHOWN = 5
+
+
+def add_to(app: typer.Typer) -> None:
+    """Make the verb of this file a command of `app`."""
+    app.command()(predict)
+
+
+def predict(name: Named = "MNISTClassifier", image: ImageFile = None, text: TextOption = None, as_json: AsJson = False) -> None:
+    """Tell to which class an image or a text belongs; the version in Production answers."""
+    if (image is None) == (text is None):
+        raise usage("Give --image FILE or --text.")
+    pixels = None if image is None else _pixels(image)
+    with connect() as client:
+        found = client.predict(image=pixels, text=text, model=name)
+    if as_json:
+        out_json(found)
+        return
+    out(str(found.prediction))
+    likely = sorted(zip(found.probabilities, found.classes, strict=True), reverse=True)[:_SHOWN]
+    talk(table(("CLASS", "PROBABILITY"), [(label, f"{each:.1%}") for each, label in likely]))
+    talk(f"{found.model_name}@{found.model_version} answered.")
+
+
+def pixels_of(text: str) -> list[float]:
+    """Numbers from 0 to 1; what holds one above 1 runs from 0 to 255. Raises: ValueError.
+
+    >>> pixels_of("[0, 0.5, 1]"), pixels_of("0,255 51")
+    ([0.0, 0.5, 1.0], [0.0, 1.0, 0.2])
+    """
+    listed: Any = json.loads(text) if text.lstrip().startswith("[") else text.replace(",", " ").split()
+    numbers = [float(each) for each in listed]
+    if not all(map(math.isfinite, numbers)):
+        raise ValueError("a pixel is no finite number")
+    return [each / 255 for each in numbers] if max(numbers, default=0) > 1 else numbers
+
+
+def _pixels(path: Path) -> list[float]:
+    try:
+        if path.stat().st_size > _MOST_BYTES:
+            raise usage("The file of --image is too large for one image.")
+        return pixels_of(path.read_text("utf-8"))
+    except (OSError, ValueError, TypeError) as error:
+        why = error.strerror if isinstance(error, OSError) else "it holds something else than numbers"
+        raise usage(f"--image cannot be read: {why}.") from None
