@@ -177,8 +177,9 @@ def _embedder() -> Embedder | None:
 
 
 def _engine(settings: Settings) -> EngineProcess:
-    times = {"idle_s": settings.engine_idle_s, "start_s": settings.engine_start_s}
-    return EngineProcess(settings.data / "run", child_environment(settings), **times)
+    return EngineProcess(
+        settings.data / "run", child_environment(settings), idle_s=settings.engine_idle_s, start_s=settings.engine_start_s
+    )
 
 
 def _answers(settings: Settings) -> MemoryCache:
