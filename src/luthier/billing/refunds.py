@@ -5,7 +5,7 @@ from __future__ import annotations
 from luthier import ids
 from luthier.billing import rules, store
 from luthier.billing.types import Refund
-from luthier.database import EVERY_TENANT, Database
+from luthier.database import EVERY_TENANT, Database, from_ms, to_ms
 from luthier.errors import FieldInvalid, KeyReused, NotFound
 from luthier.seams import Clock
 
@@ -46,7 +46,7 @@ class Refunds:
                 hardware=hold.hardware,
                 ms=0,
                 micro_usd=-refund.micro_usd,
-                at=self._now(),
+                at=from_ms(to_ms(self._now())),  # as it will be read: the same answer to the same key
                 reason=refund.reason,
                 refund_key=refund.key,
             )

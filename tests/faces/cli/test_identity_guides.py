@@ -2,6 +2,7 @@
 
 import contextvars
 import re
+import shlex
 from pathlib import Path
 
 import pytest
@@ -27,8 +28,8 @@ class Reader:
         self.seen = {}
 
     def run(self, line):
-        words = [re.sub(r"^([a-z]+)_\.\.\.$", lambda match: self.seen[match[1]], word) for word in line.split()]
-        command, *arguments = words
+        typed = shlex.split(line, comments=True)
+        command, *arguments = [re.sub(r"^([a-z]+)_\.\.\.$", lambda match: self.seen[match[1]], word) for word in typed]
         if command == "luthier":
             self.note(self.console(*arguments, "--data", str(self.world.platform.settings.data)))
         else:
@@ -38,7 +39,8 @@ class Reader:
 
     def console(self, *arguments):
         done = contextvars.copy_context().run(CliRunner().invoke, main.app, arguments)
-        assert done.exception is None, f"{arguments}: {done.exception}"
+        if done.exception is not None:
+            raise done.exception
         return done.stdout
 
     def note(self, text):
