@@ -27,6 +27,7 @@ class JobRow(TenantOwned, Row):
     __tablename__ = "jobs"
     __table_args__ = (
         Index("jobs_in_line", "state", "queued_at"),
+        Index("jobs_of_team_in_state", "tenant_id", "state", "deleted_at"),
         Index("jobs_of_team", "tenant_id", "id"),  # a page: by the team alone all of its jobs would be read and sorted
         # For every estimate. The order is that of `measured` and `calibrating`; what they compare follows, so that no row is
         # read in vain: of 100,000 jobs, none of which had ended, they read 400 MB for each submit.
@@ -193,7 +194,8 @@ def awaiting(session: Session, since: datetime) -> Sequence[JobRow]:
 def unfinished(session: Session, tenant_id: str) -> int:
     """How many jobs of a tenant wait or run."""
     query = select(func.count()).select_from(JobRow).where(JobRow.tenant_id == tenant_id, JobRow.deleted_at.is_(None))
-    return session.scalar(query.where(JobRow.state.not_in(FINISHED))) or 0
+    # Named one by one: an index finds what is in these states, and would have to read all that is not in the others.
+    return session.scalar(query.where(JobRow.state.in_([state for state in JobState if state not in FINISHED]))) or 0
 
 
 def running_by_tenant(session: Session) -> dict[str, int]:

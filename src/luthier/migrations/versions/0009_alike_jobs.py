@@ -14,6 +14,7 @@ _COLUMNS = ["base_model", "hardware", "id", "kind", "state", "error_code", "meas
 
 def upgrade() -> None:
     op.create_index("jobs_alike", "jobs", _COLUMNS)
+    op.create_index("jobs_of_team_in_state", "jobs", ["tenant_id", "state", "deleted_at"])
     op.create_index("jobs_of_team", "jobs", ["tenant_id", "id"])
     op.create_index("ledger_of_team", "ledger", ["tenant_id", "id"])
 
@@ -21,4 +22,5 @@ def upgrade() -> None:
 def downgrade() -> None:
     op.drop_index("ledger_of_team", "ledger")
     op.drop_index("jobs_of_team", "jobs")
+    op.drop_index("jobs_of_team_in_state", "jobs")
     op.drop_index("jobs_alike", "jobs")
