@@ -116,6 +116,14 @@ def test_chat_gives_a_whole_answer_or_its_pieces(server, client):
     assert [chunk.text for chunk in client.chat.stream("mine", [{"role": "user", "content": "?"}])] == ["bl", "ue\u2028"]
 
 
+def test_a_classifier_is_asked_about_one_thing(server, client):
+    server.say("POST /api/predict", as_json({"prediction": 7, "classes": ["6", "7"], "probabilities": [0.1, 0.9]}))
+    assert client.predict(image=(0.0, 1.0)).prediction == 7
+    assert client.predict(text="a text", model="intents").probabilities == (0.1, 0.9)
+    asked = [request.json for request in server.asked]
+    assert asked == [{"model_name": "MNISTClassifier", "image": [0.0, 1.0]}, {"model_name": "intents", "text": "a text"}]
+
+
 def test_a_chat_stream_that_breaks_off_is_not_taken_for_an_answer(server, client):
     server.say("POST /api/chat", sse((None, "message", {"choices": []})))
     with pytest.raises(ClientError, match="broke off"):
