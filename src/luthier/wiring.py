@@ -125,23 +125,19 @@ def build(  # noqa: PLR0913  # what tests put in the place of the real thing
     audit = audit_of(database, settings, now).watching()
     accounts = Accounts(database, now, signing=_signing(settings, now), passwords=passwords)
     means = Means(notifiers or notifiers_of(settings), SecretBox(settings.data / "secrets.key"))
-    notifications = Notifications(database, means, now)
-    limit = None if settings.budget_limit_usd is None else micro_usd(settings.budget_limit_usd)
-    billing = Billing(database, now, platform=PlatformBudget(limit, accounts.home))
+    billing = Billing(database, now, platform=PlatformBudget(_budget(settings), accounts.home))
     billing.first_start()
     if settings.prices is not None:
         billing.adopt(price_book.read(settings.prices))
-    rule = ApprovalRule(micro_usd(settings.approval_above_usd), settings.approval_by_another)
     fetcher = fetcher or _fetcher(settings)
     quotas = _quotas(settings, database, now)
     room = Room(settings.data / "scratch", settings.max_upload_bytes, settings.inline_upload_bytes, quotas)
     datasets = Datasets(database, storage, bases, room, now)
-    sources = Sources(fetcher, settings.hub_url, prefixes_of(settings.import_from))
     deliveries = Deliveries(database, storage, room, now, datasets.check_later)
     files = ModelFiles(storage, settings.data / "cache")
     catalogue = Catalogue(database, files, embedder or _embedder())
     registry = Registry(database, files, bases, catalogue, now)
-    jobs = Jobs(database, storage, JobServices(accounts, billing, bases, datasets, registry, rule, quotas), now)
+    jobs = Jobs(database, storage, JobServices(accounts, billing, bases, datasets, registry, _approvals(settings), quotas), now)
     engine = engine or _engine(settings)
     return Platform(
         settings=settings,
@@ -153,12 +149,14 @@ def build(  # noqa: PLR0913  # what tests put in the place of the real thing
         quotas=quotas,
         access_log=AccessLog(settings.data / "access.log", settings.access_log_bytes),
         means=means,
-        notifications=notifications,
+        notifications=Notifications(database, means, now),
         billing=billing,
         bases=bases,
         datasets=datasets,
         uploads=Uploads(datasets, room, now),
-        imports=Imports(datasets, deliveries, fetcher, sources, room),
+        imports=Imports(
+            datasets, deliveries, fetcher, Sources(fetcher, settings.hub_url, prefixes_of(settings.import_from)), room
+        ),
         jobs=jobs,
         hooks=Hooks(database, accounts, jobs, means.box, now),
         registry=registry,
@@ -168,6 +166,14 @@ def build(  # noqa: PLR0913  # what tests put in the place of the real thing
         engine=engine,
         now=now,
     )
+
+
+def _budget(settings: Settings) -> int | None:
+    return None if settings.budget_limit_usd is None else micro_usd(settings.budget_limit_usd)
+
+
+def _approvals(settings: Settings) -> ApprovalRule:
+    return ApprovalRule(micro_usd(settings.approval_above_usd), settings.approval_by_another)
 
 
 def _embedder() -> Embedder | None:

@@ -48,6 +48,8 @@ class Catalogue:
         self._files = files
         self._embedder = embedder
         self._shelves: OrderedDict[tuple[str, str], _Shelf] = OrderedDict()
+        self._settled: dict[str, tuple[int, int, int]] = {}
+        """In which state of its index a team lacked nothing."""
         self._lock = threading.Lock()
 
     def search(self, actor: Actor, wanted: Wanted, *, after: str | None = None, limit: int = 50) -> Page[Model]:
@@ -76,21 +78,31 @@ class Catalogue:
 
     def catch_up(self, tenant_id: str) -> int:
         """List what is new, and make some of the vectors that are missing. Returns how many still are."""
-        self._list_all(tenant_id)
-        if self._embedder is None:
-            return 0
         with self._database.read(tenant_id) as session:
-            lacking = [(row.id, model_of(row).card) for row in index_store.unembedded(session, self._embedder.name, _AT_ONCE)]
+            if self._settled.get(tenant_id) == index_store.state(session):
+                return 0
+        self._list_all(tenant_id)
+        waiting = 0 if self._embedder is None else self._make_vectors(self._embedder, tenant_id)
+        if not waiting:
+            with self._database.read(tenant_id) as session:
+                # A model that came meanwhile has no entry yet, and is seen to by the next question.
+                if not index_store.unlisted(session, tenant_id):
+                    self._settled[tenant_id] = index_store.state(session)
+        return waiting
+
+    def _make_vectors(self, embedder: Embedder, tenant_id: str) -> int:
+        with self._database.read(tenant_id) as session:
+            lacking = [(row.id, model_of(row).card) for row in index_store.unembedded(session, embedder.name, _AT_ONCE)]
         if lacking:
             try:
-                vectors = self._embedder.embed([search_rules.text_of(card) for _, card in lacking])
+                vectors = embedder.embed([search_rules.text_of(card) for _, card in lacking])
             except NotEmbedded as error:
                 _LOG.warning("no vectors of models: %s", error)
             else:
                 for (model_id, _), vector in zip(lacking, vectors, strict=True):
-                    self._keep(tenant_id, model_id, vector, self._embedder.name)
+                    self._keep(tenant_id, model_id, vector, embedder.name)
         with self._database.read(tenant_id) as session:
-            return index_store.waiting(session, self._embedder.name)
+            return index_store.waiting(session, embedder.name)
 
     def _list_all(self, tenant_id: str) -> None:
         with self._database.read(tenant_id) as session:

@@ -67,6 +67,11 @@ def stamp(session: Session) -> tuple[int, int]:
     return count, newest or 0
 
 
+def state(session: Session) -> tuple[int, int, int]:
+    """Changes whenever a model or its entry comes or goes. Read from indexes alone: no card and no vector is touched."""
+    return session.scalar(select(func.count()).select_from(ModelRow)) or 0, *stamp(session)
+
+
 def all_words(session: Session) -> list[tuple[str, str]]:
     """Of every model its id and its words, oldest first."""
     query = select(ModelIndexRow.model_id, ModelIndexRow.words).order_by(ModelIndexRow.model_id)
