@@ -125,10 +125,7 @@ def build(  # noqa: PLR0913  # what tests put in the place of the real thing
     audit = audit_of(database, settings, now).watching()
     accounts = Accounts(database, now, signing=_signing(settings, now), passwords=passwords)
     means = Means(notifiers or notifiers_of(settings), SecretBox(settings.data / "secrets.key"))
-    billing = Billing(database, now, platform=PlatformBudget(_budget(settings), accounts.home))
-    billing.first_start()
-    if settings.prices is not None:
-        billing.adopt(price_book.read(settings.prices))
+    billing = _billing(settings, database, accounts, now)
     fetcher = fetcher or _fetcher(settings)
     quotas = _quotas(settings, database, now)
     room = Room(settings.data / "scratch", settings.max_upload_bytes, settings.inline_upload_bytes, quotas)
@@ -166,6 +163,14 @@ def build(  # noqa: PLR0913  # what tests put in the place of the real thing
         engine=engine,
         now=now,
     )
+
+
+def _billing(settings: Settings, database: Database, accounts: Accounts, now: Clock) -> Billing:
+    billing = Billing(database, now, platform=PlatformBudget(_budget(settings), accounts.home))
+    billing.first_start()
+    if settings.prices is not None:
+        billing.adopt(price_book.read(settings.prices))
+    return billing
 
 
 def _budget(settings: Settings) -> int | None:
