@@ -14,7 +14,7 @@ import pytest
 from luthier.backends.engines.echo import EchoEngine
 from luthier.backends.engines.process import EngineProcess
 from luthier.errors import ArtifactCorrupt, BaseUnavailable, EngineUnavailable, FieldInvalid, TooMany
-from luthier.seams import Generation, ServedModel
+from luthier.seams import Classification, Generation, ServedClassifier, ServedModel
 from luthier.settings import child_environment
 
 PROMPT = (5, 9, 33, 17, 40)
@@ -295,7 +295,7 @@ STARTER = """
 import sys, threading, time
 from pathlib import Path
 from luthier.backends.engines.process import EngineProcess
-from luthier.seams import Generation, ServedModel
+from luthier.seams import Classification, Generation, ServedClassifier, ServedModel
 engine = EngineProcess(Path(sys.argv[1]), {}, command=sys.argv[3:])
 model = ServedModel("random", Path(sys.argv[2]), None)
 # From a thread that ends: the engine must outlive it.
@@ -321,3 +321,31 @@ def test_the_socket_is_its_owners_alone(shared_process, bare):
     ask(shared_process, bare)
     socket = next(shared_process._folder.glob("*.sock"))
     assert socket.stat().st_mode & 0o777 == 0o600
+
+
+def test_a_closed_engine_classifies_nothing(process):
+    for closed in (EchoEngine(), process()):
+        closed.close()
+        with pytest.raises(EngineUnavailable):
+            closed.classify(ServedClassifier("model_1", Path("/nowhere"), None), Classification(image=(0.0, 1.0)))
+
+
+def test_a_classifier_tells_how_likely_each_class_is(engine, tmp_path):
+    model = ServedClassifier("model_c", small_classifier(tmp_path / "c"), None)
+    found = engine.classify(model, Classification(image=(0.0, 0.0, 1.0, 0.0)))
+    assert len(found.classes) == len(found.probabilities) > 1
+    assert sum(found.probabilities) == pytest.approx(1)
+    assert engine.classify(model, Classification(image=(0.0, 0.0, 1.0, 0.0))) == found
+    with pytest.raises(FieldInvalid):
+        engine.classify(model, Classification())
+
+
+def small_classifier(folder: Path) -> Path:
+    from luthier.modeling.classifiers.registry import entry_of, options_of
+    from luthier.modeling.classifiers.saving import About, TorchClassifier
+
+    entry = entry_of("mlp")
+    about = About(model="mlp", options={"hidden_size": 2}, reads="images", pixels=4, classes=("a", "b"))
+    folder.mkdir()
+    TorchClassifier(about, entry.build(options_of(entry, about.options), about.shape)).save(folder)
+    return folder
