@@ -252,3 +252,13 @@ def test_a_lock_is_free_when_its_holder_was_killed(tmp_path, server):
         holder.kill()
         holder.wait()
     assert FolderLock(tmp_path, "x").take()
+
+
+def test_e07_a_price_file_that_lacks_hardware_stops_the_start(server, tmp_path):
+    file = tmp_path / "prices.json"
+    file.write_text('[{"hardware": "A100", "hourly_usd": "9.50"}]', "utf-8")
+    process = server.command("up", "--port", "0", LUTHIER_PRICES=str(file))
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 78
+    assert "LUTHIER_PRICES: no price for" in said
+    assert "Traceback" not in said
