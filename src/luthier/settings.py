@@ -142,7 +142,9 @@ class Settings(BaseSettings):
     oidc_client_id: str = Field(default="", description="What the provider calls this server.")
     oidc_client_secret: SecretStr | None = Field(default=None, description="And the secret that it gave to it.")
     api_url: str = Field(default="http://127.0.0.1:8000", description="Client: the server that the SDK and the commands talk to.")
-    api_key: str | None = Field(default=None, description="Client: the key. Without it the commands read <data>/admin.key.")
+    api_key: str | None = Field(
+        default=None, repr=False, description="Client: the key. Without it the commands read <data>/admin.key."
+    )
     login_path: Path = Field(
         default=Path("~/.config/luthier/login.json"), description="Client: where `tune login` keeps its tokens, mode 0600."
     )

@@ -202,8 +202,8 @@ def _signing(settings: Settings, now: Clock) -> SigningKeys:
     return SigningKeys(
         settings.data / "signing-keys.json",
         now,
-        given=given.get_secret_value() if given else None,
-        given_before=before.get_secret_value() if before else None,
+        given=None if given is None else given.get_secret_value(),
+        given_before=None if before is None else before.get_secret_value(),
     )
 
 

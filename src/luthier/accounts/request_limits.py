@@ -50,8 +50,8 @@ class RequestLimits:
 
     @property
     def degraded(self) -> bool:
-        """Whether Redis should count, and does not answer."""
-        return self._far_after > time.monotonic()
+        """Whether Redis should count, and does not answer. Asks it, where it answered before."""
+        return self._far is not None and (self._far_after > time.monotonic() or not self._far.storage.check())
 
     def admit(self, actor: Actor, method: str) -> Standing | None:
         """Count a request of somebody who is known. None where there is no rule. Raises: RateLimited."""

@@ -143,6 +143,7 @@ def bases_fetch(
 
 def main() -> None:
     """The command: an error is one line, never a traceback."""
+    os.umask(0o077)  # whatever the shell's: what lies in the data folder is nobody else's
     try:
         app()
     except SetupError as error:

@@ -10,6 +10,7 @@ import signal
 import socket
 import threading
 from collections.abc import Callable, Generator
+from datetime import UTC, datetime
 from types import FrameType
 
 import typer
@@ -18,6 +19,7 @@ import uvicorn
 from luthier.errors import SetupError
 from luthier.faces.rest.app import create_app
 from luthier.server.first import first_start
+from luthier.server.ground import clock_warning, prepare
 from luthier.server.keeper import SupervisorKeeper
 from luthier.server.locks import FolderLock
 from luthier.server.metadata_keeper import describing
@@ -32,8 +34,12 @@ _DRAIN_S = 20
 def up(settings: Settings) -> None:
     """Serve until SIGTERM or SIGINT, then stop in order: answers in flight, supervisor, engine.
 
-    Raises: SetupError where the folder or the port is taken.
+    Raises: SetupError where the folder cannot be used, or it or the port is taken.
     """
+    prepare(settings.data)
+    warning = clock_warning(datetime.now(UTC))
+    if warning is not None:
+        typer.echo(warning, err=True)
     lock = FolderLock(settings.data, "server")
     if not lock.take_patiently():
         raise SetupError("Another `luthier up` serves this data folder.", hint="Stop it first, or give another --data folder.")

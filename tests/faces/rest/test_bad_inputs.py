@@ -2,6 +2,7 @@
 
 import codecs
 import json
+from pathlib import Path
 
 import pytest
 
@@ -14,9 +15,18 @@ from .conftest import GOOD, ROWS
 
 IN_CATALOGUE = {
     *(f"D{n:02}" for n in range(1, 21)),
-    *(f"J{n:02}" for n in (*range(1, 14), *range(18, 23), 25, *range(29, 33))),
+    *(f"J{n:02}" for n in range(1, 35)),
     *(f"M{n:02}" for n in range(1, 5)),
 }
+ELSEWHERE = {
+    "J17": "tests/jobs/test_yaml12.py",
+    "J23": "tests/training/test_opening.py",
+    "J24": "tests/training/test_opening.py",
+    "J27": "tests/faces/rest/test_money.py",
+    "J28": "tests/faces/rest/test_money.py",
+    "J33": "tests/datasets/test_rendering.py",
+}
+"""Rows that need more than a request, and where they are shown."""
 JOB = "/api/jobs/"
 FILE = "/api/models/{model}/files/adapter_model.safetensors"
 
@@ -87,6 +97,10 @@ def stopped_twice(world):
     path = f"{JOB}{world.job()}/stop"
     assert world.ask("POST", path).json() == world.ask("POST", path).json()
     return world.ask("POST", path)
+
+
+def resumed_while_it_waits(world):
+    return world.ask("POST", f"{JOB}{world.job()}/resume")
 
 
 def other_body(world):
@@ -210,6 +224,10 @@ CASES = [
     ("J12", train(max_steps=5, eval_steps=6), 422, None),
     *(("J13", run(**{name: "/x"}), 422, None) for name in ("output_dir", "resume_from", "logging_dir", "deepspeed", "hub_token")),
     ("J13", run(sources=None), 201, None),
+    *(("J14", run(name=name), 422, None) for name in ("", "x" * 300, "a\r\nb", "\x1b[31mred")),
+    *(("J14", run(name=name), 201, None) for name in ("<script>alert(1)</script>", "${jndi:ldap://x/y}")),
+    *(("J15", run(name=name), 201, None) for name in ("$(id)", "; rm -rf /", "--flag")),
+    *(("J16", run(**{where: {name: "/x"}}), 422, None) for where in ("env", "train") for name in ("LD_PRELOAD", "HF_ENDPOINT")),
     ("J18", yaml("a: &a [x]\nb: [*a, *a]"), 422, "aliases_forbidden"),
     ("J19", yaml("seed: 1\nseed: 2"), 422, "duplicate_key"),
     ("J20", yaml("[" * 3000), 422, "too_deep"),
@@ -221,6 +239,7 @@ CASES = [
     ("J22", yaml(codecs.BOM_UTF8 + b"a: 1"), 422, "yaml_character"),
     ("J22", yaml("a: 1\rb: 2"), 422, "yaml_character"),
     ("J25", stopped_twice, 200, None),
+    ("J26", resumed_while_it_waits, 409, None),
     ("J29", other_body, 422, "idempotency_key_reused"),
     ("J29", in_flight, 409, "idempotency_key_in_flight"),
     ("J29", upload_in_flight, 409, "idempotency_key_in_flight"),
@@ -235,6 +254,8 @@ CASES = [
     ("J30", get("/api/jobs?after=%00"), 400, "cursor_invalid"),
     *(("J31", get(f"/api/jobs?{query}"), 422, "extra_forbidden") for query in ("sort=name;drop", "__class__=1", "limitt=3")),
     *(("J32", get(JOB + text), 404, "not_found") for text in ("%00", "%2e%2e", "..%5c", "x" * 4096, str(2**63), "١", "1_0")),
+    *(("J34", run(seed=seed), 422, None) for seed in (-1, 2**64)),
+    ("J34", run(report_to="http://x/y"), 422, "extra_forbidden"),
     *(("M01", get(f"/api/models/{text}"), 404, None) for text in ("..%2f..%2fetc%2fpasswd", "%252e", "....//", "..%5c", "/abs")),
     ("M01", lambda w: w.ask("GET", f"/api/models/{w.model().id}/files/..%2f..%2fmetadata.json"), 404, "not_found"),
     ("M02", linked_out, 409, "artifact_corrupt"),
@@ -262,7 +283,8 @@ def test_bad_input_is_answered_with_its_status_and_code(world, call, status, cod
 
 
 def test_every_row_of_the_catalogue_has_a_case():
-    assert {case[0] for case in CASES} == IN_CATALOGUE
+    assert {case[0] for case in CASES} | set(ELSEWHERE) == IN_CATALOGUE
+    assert [path for path in ELSEWHERE.values() if not (Path(__file__).parents[3] / path).is_file()] == []
 
 
 @pytest.mark.parametrize(

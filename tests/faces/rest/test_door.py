@@ -93,6 +93,7 @@ def test_health_tells_of_each_part(world):
         "version": "",
         "database": "ok",
         "supervisor": "absent",
+        "request_limits": "ok",
         "engine": "idle",
     }
 

@@ -29,6 +29,9 @@ class Health(BaseModel):
     version: str
     database: Literal["ok", "unavailable"]
     supervisor: Literal["works", "absent"] = Field(description="`absent`: jobs are taken in, but none starts.")
+    request_limits: Literal["ok", "degraded"] = Field(
+        description="`degraded`: Redis does not answer, so each server counts requests for itself."
+    )
     engine: str = Field(description="`idle` until the first chat, then `starting` or `ready`.")
 
 
@@ -37,13 +40,15 @@ def health(platform: CurrentPlatform, response: Response) -> Health:
     """How the server is. Needs no key, and tells nothing that is secret."""
     database = "ok" if _answers(platform) else "unavailable"
     supervisor = "works" if _held(platform.settings.data / "supervisor.lock") else "absent"
+    limits = "degraded" if platform.limits.degraded else "ok"
     if database != "ok":
         response.status_code = 503
     return Health(
-        status="ok" if (database, supervisor) == ("ok", "works") else "degraded",
+        status="ok" if (database, supervisor, limits) == ("ok", "works", "ok") else "degraded",
         version=version("luthier"),
         database=database,
         supervisor=supervisor,
+        request_limits=limits,
         engine=str(platform.engine.state().get("state", "idle")),
     )
 
