@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from luthier.datasets import rules
-from luthier.datasets.content import Content, Ends, look_through
+from luthier.datasets.content import Content, Ends, look_through_all
 from luthier.datasets.examples import MAX_RECORD_BYTES, BadRow, FileRemark, Parsed
 from luthier.datasets.formats import parsed_of
 from luthier.datasets.keeping import Keepsakes, dropped
@@ -56,11 +56,19 @@ class _Seen:
     dropped: list[bytes] = field(default_factory=list[bytes])
     shapes: list[Shape] = field(default_factory=list[Shape])
     characters: list[int] = field(default_factory=list[int])
+    looked: int = 0
+    """So many of the rows were looked through."""
 
     @property
     def keeps(self) -> bool:
         """A rejected file needs no rows, and no look at its texts."""
         return not self.rejected and not self.tally.errors
+
+    def look(self) -> None:
+        """Look through the plain rows since the last look, all at once; the caller says when others come between them."""
+        if self.looked < len(self.rows):
+            look_through_all(self.tally, self.lines[self.looked :], self.rows[self.looked :])
+            self.looked = len(self.rows)
 
     def close(self) -> Checked:
         self.tally.chats(self.shapes, self.characters)
@@ -104,9 +112,12 @@ class Inspector:
             if chat is not None:
                 self._chat(seen, number, chat)
             elif (raw := record_of(number, line)) is not None:
+                seen.look()
                 self._next(seen, raw, None)
+                seen.looked = len(seen.rows)
                 if seen.fatal:
                     return
+        seen.look()
 
     def _chat(self, seen: _Seen, line: int, chat: PlainChat) -> None:
         canonical, shape, characters, answer = chat
@@ -118,7 +129,7 @@ class Inspector:
             seen.rows.append(canonical)
             seen.lines.append(line)
             seen.turns[shape.answers] += 1
-            look_through(seen.tally, seen.ends, line, canonical, answer)
+            seen.ends.look(line, answer)
 
     def _next(self, seen: _Seen, raw: Raw | Fields | FileRemark | BadRow, most: int | None) -> None:
         tally = seen.tally

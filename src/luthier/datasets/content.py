@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
 from luthier.datasets import rules
 from luthier.datasets.examples import Labelled, Message, Parsed, Prompt, Row, is_learned
 from luthier.datasets.languages import language_of
-from luthier.datasets.personal_data import found_in
+from luthier.datasets.personal_data import found_in, found_in_all
 from luthier.datasets.row_hashes import First
 from luthier.datasets.strict_json import dump
 from luthier.datasets.tally import Tally
@@ -112,9 +112,19 @@ class Content:
 def look_through(tally: Tally, ends: Ends, line: int, canonical: bytes, answer: str) -> None:
     """What stands in any row."""
     for code, noun in found_in(canonical):
-        fix = "Remove or replace it: a model can learn it by heart and tell it to anyone."
-        tally.note(line, code, "warning", (f"The row seems to hold {noun}.", fix))
+        _warn(tally, line, code, noun)
     ends.look(line, answer)
+
+
+def look_through_all(tally: Tally, lines: Sequence[int], rows: Sequence[bytes]) -> None:
+    """What stands in rows that follow each other, but for their ends."""
+    for at, code, noun in found_in_all(rows):
+        _warn(tally, lines[at], code, noun)
+
+
+def _warn(tally: Tally, line: int, code: str, noun: str) -> None:
+    fix = "Remove or replace it: a model can learn it by heart and tell it to anyone."
+    tally.note(line, code, "warning", (f"The row seems to hold {noun}.", fix))
 
 
 def _usable(check: Any, schema: Mapping[str, Any]) -> bool:

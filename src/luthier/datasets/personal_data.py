@@ -7,7 +7,9 @@ nothing but blanks and the like between them. Most rows have neither.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from bisect import bisect_right
+from collections.abc import Iterator, Sequence
+from itertools import accumulate
 
 
 def _is_card(match: bytes) -> bool:
@@ -43,6 +45,8 @@ _KEY = re.compile(
 _ADDRESS = re.compile(
     rb"(?<![A-Za-z0-9._%+-])[A-Za-z0-9._%+-]{1,64}@[A-Za-z0-9-]{1,63}(?:\.[A-Za-z0-9-]{1,63}){0,4}\.[A-Za-z]{2,24}(?![A-Za-z])"
 )
+_DOMAIN = re.compile(rb"@[A-Za-z0-9-]{1,63}(?:\.[A-Za-z0-9-]{1,63}){0,4}\.[A-Za-z]{2,24}(?![A-Za-z])")
+"""The end of an address: found at once, where the search for a whole one tries each letter of the text."""
 _CARD = re.compile(rb"(?<![0-9.,])[2-6][0-9]{3}(?:[ -]?[0-9]){9,15}(?![0-9.,]?[0-9])")
 _PHONE = re.compile(
     rb"(?<![0-9A-Za-z.,+/-])(?:\+[1-9][0-9]{0,2}[ .-]?(?:\(?[0-9]{1,4}\)?[ .-]?){2,4}[0-9]{2,4}"
@@ -50,11 +54,11 @@ _PHONE = re.compile(
 )
 _NOT_DIGITS = bytes(byte for byte in range(256) if not 48 <= byte <= 57)
 _LEAST_DIGITS = 9
-_DIGITS = bytes(48 if 48 <= byte <= 57 else 32 for byte in range(256))
-_BETWEEN = b" .()+-"
+_NUMBERS = bytes(120 if byte in b"0123456789 .()+-" else 32 for byte in range(256))
+"""Digits and what stands between them."""
 _WORDS = bytes(120 if byte in b"_-" or (chr(byte).isascii() and chr(byte).isalnum()) else 32 for byte in range(256))
 _SMALL = b"abcdefghijklmnopqrstuvwxyz_-"
-_LONG_WORD = b"x" * 20
+_LEAST_KEY = 20
 """No key is shorter, from its beginning to its end or from one full stop to the next."""
 
 
@@ -64,11 +68,15 @@ def found_in(row: bytes) -> Iterator[tuple[str, str]]:
     >>> list(found_in(b"Write to jo@shop.io, or call +49 30 1234567."))
     [('personal_data', 'a mail address'), ('personal_data', 'a phone number')]
     """
-    if b"@" in row and any(_is_address(match.group()) for match in _ADDRESS.finditer(row)):
+    if _DOMAIN.search(row) and any(_is_address(match.group()) for match in _ADDRESS.finditer(row)):
         yield "personal_data", "a mail address"
-    if (_may_hold_key(row) or b"-----BEGIN" in row) and any(map(row.__contains__, _KEY_HINTS)) and _KEY.search(row):
+    if (
+        (any(True for _ in _long_words(row)) or b"-----BEGIN" in row)
+        and any(map(row.__contains__, _KEY_HINTS))
+        and _KEY.search(row)
+    ):
         yield "secret", "a key or a token"
-    if b"0" * _LEAST_DIGITS not in row.translate(_DIGITS, _BETWEEN):
+    if not any(True for _ in _long_numbers(row)):
         return
     if any(_is_card(match.group()) for match in _CARD.finditer(row)):
         yield "personal_data", "a card number"
@@ -76,16 +84,52 @@ def found_in(row: bytes) -> Iterator[tuple[str, str]]:
         yield "personal_data", "a phone number"
 
 
-def _may_hold_key(row: bytes) -> bool:
-    """Whether there is a long word with a capital or a digit in it."""
-    words = row.translate(_WORDS)
-    at = words.find(_LONG_WORD)
+def found_in_all(rows: Sequence[bytes]) -> Iterator[tuple[int, str, str]]:
+    """What rows hold, each of which ends with its line break: (which row, code, noun). Far quicker than one row after another.
+
+    >>> list(found_in_all([b"Hello\\n", b"jo@shop.io\\n"]))
+    [(1, 'personal_data', 'a mail address')]
+    """
+    whole = b"".join(rows)
+    ends = list(accumulate(map(len, rows)))
+    suspects = {bisect_right(ends, at) for at in (*_long_words(whole), *_places(whole, b"-----BEGIN"))}
+    suspects.update(bisect_right(ends, match.start()) for match in _DOMAIN.finditer(whole))
+    suspects.update(bisect_right(ends, at) for at in _long_numbers(whole))
+    for at in sorted(suspects):
+        for code, noun in found_in(rows[at]):
+            yield at, code, noun
+
+
+def _places(data: bytes, part: bytes) -> Iterator[int]:
+    at = data.find(part)
     while at >= 0:
-        end = words.find(b" ", at)
-        if row[at:end].translate(None, _SMALL):
-            return True
-        at = words.find(_LONG_WORD, end)
-    return False
+        yield at
+        at = data.find(part, at + len(part))
+
+
+def _long_words(data: bytes) -> Iterator[int]:
+    """Where long words with a capital or a digit in them begin."""
+    for at, end in _runs(data, _WORDS, _LEAST_KEY):
+        if data[at:end].translate(None, _SMALL):
+            yield at
+
+
+def _long_numbers(data: bytes) -> Iterator[int]:
+    """Where enough digits stand together, with nothing but blanks and the like between them."""
+    for at, end in _runs(data, _NUMBERS, _LEAST_DIGITS):
+        if len(data[at:end].translate(None, _NOT_DIGITS)) >= _LEAST_DIGITS:
+            yield at
+
+
+def _runs(data: bytes, table: bytes, least: int) -> Iterator[tuple[int, int]]:
+    """Where at least so many bytes stand together that the table makes an x; it makes blanks of all others."""
+    shape, run = data.translate(table), b"x" * least
+    at = shape.find(run)
+    while at >= 0:
+        end = shape.find(b" ", at)
+        end = len(data) if end < 0 else end
+        yield at, end
+        at = shape.find(run, end)
 
 
 def _is_phone(match: bytes) -> bool:
