@@ -3,7 +3,7 @@
 import pytest
 
 from luthier.datasets.languages import language_of
-from luthier.datasets.personal_data import found_in
+from luthier.datasets.personal_data import found_in, found_in_all
 
 from .conftest import an_upload, chat, jsonl, rows
 
@@ -51,6 +51,14 @@ def test_personal_data_are_found(noun, text):
 @pytest.mark.parametrize("text", HARMLESS)
 def test_what_only_looks_like_it_is_left_alone(text):
     assert list(found_in(f'{{"content":"{text}"}}'.encode())) == []
+
+
+def test_rows_searched_together_hold_what_each_of_them_holds() -> None:
+    texts = ["Hello", "jo@shop.io", "12345678", "90 or more", "+49 30 1234567", "4111 1111 1111 1111", *SECRETS.values(), "bye"]
+    some = [f'{{"content":"{text}"}}\n'.encode() for text in texts]
+    each = [(at, code, noun) for at, row in enumerate(some) for code, noun in found_in(row)]
+    assert {at for at, _, _ in each} == set(range(len(texts))) - {0, 2, 3, len(texts) - 1}
+    assert list(found_in_all(some)) == each
 
 
 def test_what_is_found_is_told_with_its_line_and_never_repeated(datasets, alice):
