@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import logging
-import threading
-from collections.abc import Generator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from datetime import datetime, timedelta
 
 from luthier.accounts.types import Actor, Member, Role, User
 from luthier.billing.rules import period_of
 from luthier.billing.types import Price
-from luthier.errors import LuthierError
 from luthier.server import metadata
+from luthier.server.rounds import rounds
 from luthier.wiring import Platform
 
-_LOG = logging.getLogger("luthier.metadata")
 _PAUSE_S = 15.0
 _OVERLAP = timedelta(seconds=30)
 """A row has its id before its transaction is committed: what was missed then is seen in a later round."""
@@ -86,22 +83,6 @@ class MetadataKeeper:
                 self._written[name] = hash(data)
 
 
-@contextmanager
-def describing(platform: Platform, pause_s: float = _PAUSE_S) -> Generator[None]:
+def describing(platform: Platform, pause_s: float = _PAUSE_S) -> AbstractContextManager[None]:
     """Write the files of every team, then those of teams in which something changed, while the block runs."""
-    stopping = threading.Event()
-    thread = threading.Thread(target=_keep, args=(MetadataKeeper(platform), pause_s, stopping), name="metadata", daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        stopping.set()
-        thread.join()
-
-
-def _keep(keeper: MetadataKeeper, pause_s: float, stopping: threading.Event) -> None:
-    while not stopping.wait(pause_s):
-        try:
-            keeper.round()
-        except LuthierError as error:  # a busy database, a full disk: the next round is soon
-            _LOG.warning("the metadata of teams could not be written: %s", error)
+    return rounds("metadata", MetadataKeeper(platform).round, pause_s)

@@ -29,6 +29,7 @@ from luthier.errors import (
 )
 from luthier.faces.rest.access import ViewersToo
 from luthier.faces.rest.body import Json, such_as
+from luthier.faces.rest.chat import Usage
 from luthier.faces.rest.errors import facts_of, on_bug, request_id
 from luthier.faces.rest.openai.chat_requests import ChatCreate
 from luthier.faces.rest.openai.routes import refusals, router
@@ -73,12 +74,6 @@ class Choice(BaseModel):
     message: Said
     logprobs: dict[str, Any] | None = None
     finish_reason: Literal["stop", "length", "tool_calls"]
-
-
-class Usage(BaseModel):
-    prompt_tokens: int
-    completion_tokens: int
-    total_tokens: int
 
 
 class Completion(BaseModel):
