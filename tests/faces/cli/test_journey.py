@@ -120,7 +120,7 @@ def test_pricing_and_health_need_no_job(world, terminal, monkeypatch):
     monkeypatch.delenv("LUTHIER_API_KEY")
     health = terminal("tune", "health", "--json")
     assert (health.code, health.json["database"], health.json["supervisor"]) == (1, "ok", "absent")
-    assert "supervisor  absent" in terminal("tune", "health").out
+    assert "supervisor      absent" in terminal("tune", "health").out
 
 
 def test_a_dataset_is_downloaded_once_and_only_replaced_when_asked_to(world, terminal, dataset, rows):

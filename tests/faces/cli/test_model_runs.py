@@ -51,7 +51,7 @@ def test_what_the_server_refuses_is_said(terminal, world):
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (("export", MODEL, "--format", "gguf"), "--format is one of merged, adapter"),
+        (("export", MODEL, "--format", "onnx"), "--format is one of merged, adapter, gguf"),
         (("export", MODEL, "--precision", "int8"), "--precision is one of"),
         (("export", MODEL, "--job-id", "job_01kagz3vqdfyxtqn4w5b9zn8r2"), "not both"),
         (("export",), "Which one"),

@@ -14,7 +14,7 @@ import pyarrow as pa
 import pytest
 import uvicorn
 
-from luthier import errors
+from luthier.accounts.quotas import Quota
 
 from ...datasets.test_containers import GOOD as PLENTY
 from ...datasets.test_containers import MAX_MEMBERS, NAMES, member, tarred, zipped
@@ -252,10 +252,11 @@ def wire(shared):
     listener.close()
 
 
-@pytest.mark.xfail(reason="teams have no quota of stored bytes yet; only the size of one upload is limited (D38)", strict=True)
-def test_d45_a_quota_that_would_be_exceeded_is_told_before_the_body():
-    codes = [getattr(kind, "code", None) for kind in vars(errors).values()]
-    assert "quota_exceeded" in codes
+def test_d45_a_quota_that_would_be_exceeded_is_told_before_the_body(world):
+    world.platform.quotas.set(world.actor.tenant_id, Quota.STORAGE_BYTES, len(GOOD) - 1)
+    answer = world.upload()
+    assert (answer.status_code, answer.json()["error"]["code"]) == (402, "quota_exceeded")
+    assert world.ask("GET", "/api/datasets").json()["data"] == []
 
 
 def head(world, *headers):
