@@ -9,7 +9,7 @@ import pytest
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from luthier.datasets.examples import Example, Pair, Prompt
-from luthier.datasets.rendering import Renderer
+from luthier.datasets.rendering import Renderer, answers_of, paired
 from luthier.datasets.templates import PLAIN
 from luthier.errors import BaseUnavailable, FieldInvalid, Invalid
 
@@ -332,10 +332,15 @@ def pairs_of(asked: list[dict]) -> list[Pair]:
     return [Pair(*(Example(messages=(*shown, _said(text))) for text in (one, ANSWERS[0]))) for one in ANSWERS]
 
 
+def rendered_pairs(renderer, pairs, max_len=None):
+    """As the trainer renders them: all answers as one batch."""
+    return paired(renderer.render_batch(answers_of(pairs), max_len))
+
+
 @pytest.mark.parametrize("name", ["tiny", *KNOWN, *OWN])
 def test_both_answers_of_a_pair_follow_the_same_tokens(name, make):
     renderer = Renderer.load(TINY if name == "tiny" else make(source(name)))
-    for chosen, rejected in renderer.render_pairs(pairs_of(TALK[:3])):
+    for chosen, rejected in rendered_pairs(renderer, pairs_of(TALK[:3])):
         start = min(chosen.loss.index(True), rejected.loss.index(True))
         assert chosen.ids[:start] == rejected.ids[:start]
         assert TALK[1]["content"] in renderer.decode(chosen.ids[:start])
@@ -346,13 +351,13 @@ def test_those_tokens_are_the_served_prompt(name, make):
     # The two left out write a thought or a space after the prompt, in one of both only.
     renderer = Renderer.load(TINY if name == "tiny" else make(source(name)))
     prompt = renderer.prompt_of(Prompt({}, messages=tuple(TALK[:3])))
-    for one in [one for pair in renderer.render_pairs(pairs_of(TALK[:3])) for one in pair]:
+    for one in [one for pair in rendered_pairs(renderer, pairs_of(TALK[:3])) for one in pair]:
         assert one.ids[: one.loss.index(True)] == prompt
 
 
 def test_a_pair_of_texts_goes_through_no_template(tiny):
     texts = [Example(prompt="Sky:", completion=" blue"), Example(prompt="Sky:", completion=" green")]
-    (pair,) = tiny.render_pairs([Pair(*texts)])
+    (pair,) = rendered_pairs(tiny, [Pair(*texts)])
     assert [tiny.decode(one.ids) for one in pair] == ["Sky: blue", "Sky: green"]
     prompt = tiny.prompt_of(Prompt({}, text="Sky:"))
     assert all(one.ids[: one.loss.index(True)] == prompt for one in pair)
@@ -361,7 +366,7 @@ def test_a_pair_of_texts_goes_through_no_template(tiny):
 def test_a_pair_is_cut_answer_by_answer(tiny):
     prompt = tiny.prompt(TALK[:1])
     answers = [Example(messages=(TALK[0], _said("word " * times))) for times in (50, 1)]
-    (pair,) = tiny.render_pairs([Pair(*answers)], len(prompt) + 8)
+    (pair,) = rendered_pairs(tiny, [Pair(*answers)], len(prompt) + 8)
     assert [one.truncated for one in pair] == [True, False]
     assert sum(pair.chosen.loss) == 8
 

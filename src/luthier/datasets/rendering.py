@@ -134,10 +134,6 @@ class Renderer:
             found.append(rendered if example.weight == 1 else replace(rendered, weight=example.weight))
         return found
 
-    def render_pairs(self, pairs: Sequence[Pair], max_len: int | None = None) -> list[RenderedPair]:
-        """Tokens and loss masks of both answers of each pair. Raises: Invalid `template`."""
-        return paired(self.render_batch(answers_of(pairs), max_len))
-
     def prompt_of(self, prompt: Prompt) -> list[int]:
         """Tokens up to where an answer to the prompt starts. Raises: Invalid `template`."""
         return self.prompt(prompt.messages, prompt.tools) if prompt.text is None else self._prompt_ids(prompt.text)
