@@ -25,6 +25,13 @@ def billed(meters: dict[str, Meter]) -> dict[str, int]:
     return {name: meter.total_ms for name, meter in meters.items()}
 
 
+def test_no_millisecond_is_lost_to_binary_fractions() -> None:
+    time = ProcessTime(read_at_s=1000.0, most_s=10**6)
+    for at_ms in range(1_001_911, 1_200_000, 1_911):
+        time.advance(at_ms / 1000)
+        assert time.total_ms == at_ms - 1_000_000
+
+
 def test_time_is_divided_by_the_tokens_that_were_trained_in_it():
     time, meters = metered("a", "b")
     time.advance(4.0)

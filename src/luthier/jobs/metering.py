@@ -76,8 +76,10 @@ class ProcessTime:
 
     def advance(self, monotonic_s: float) -> None:
         """Count the time since the last call."""
-        passed_ms = int(min(max(0.0, monotonic_s - self.read_at_s), self.most_s) * 1000)
-        # What int() cut off is not lost: it counts in the next call, unless the pause was too long to count anyway.
+        passed_s = min(max(0.0, monotonic_s - self.read_at_s), self.most_s)
+        # To the microsecond first: 1001.911 s - 1000 s is 1910.9999… ms. What // cuts off is not lost: it counts in the next
+        # call, unless the pause was too long to count anyway.
+        passed_ms = round(passed_s * 1_000_000) // 1000
         self.read_at_s = monotonic_s if monotonic_s - self.read_at_s > self.most_s else self.read_at_s + passed_ms / 1000
         self.total_ms += passed_ms
 
