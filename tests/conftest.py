@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
+import hypothesis
 import psutil
 import pytest
 
@@ -20,6 +21,9 @@ ROOT = Path(__file__).parents[1]
 _NUMBERS = itertools.count(1)
 # Servers of the tests keep no trainer ready: one that nobody needs would take the processor from those that are looked at.
 os.environ.setdefault("LUTHIER_WARM_TRAINERS", "0")
+# The same examples in each run: whoever changes a line learns what the line did. New ones are looked for by `make prove`.
+hypothesis.settings.register_profile("luthier", derandomize=True, database=None)
+hypothesis.settings.load_profile("luthier")
 
 
 @dataclass(frozen=True)

@@ -49,7 +49,6 @@ def _faults_of(operation, key: str, examples: int) -> list[str]:
 
     @settings(
         max_examples=examples,
-        derandomize=True,
         deadline=None,
         database=None,
         phases=[Phase.generate],
