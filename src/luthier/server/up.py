@@ -20,6 +20,7 @@ from luthier.errors import SetupError
 from luthier.faces.rest.app import create_app
 from luthier.server.first import first_start
 from luthier.server.ground import clock_warning, prepare
+from luthier.server.http import BoundedHttp
 from luthier.server.keeper import SupervisorKeeper
 from luthier.server.locks import FolderLock
 from luthier.server.metadata_keeper import describing
@@ -67,6 +68,7 @@ class _Server(uvicorn.Server):
                 access_log=False,
                 timeout_graceful_shutdown=_DRAIN_S,
                 server_header=False,
+                http=BoundedHttp,
                 lifespan="off",
                 # Without a proxy that we were told of, a caller's own word on its address is just a word.
                 proxy_headers=bool(platform.settings.trusted_proxies),
