@@ -67,18 +67,28 @@ class Connections:
 
     async def ask(self, raw: bytes) -> int:
         """The status of the answer, once all of it is here."""
-        if self._free.empty() and self.count < _MOST_CONNECTIONS:
-            self.count += 1
-            reader, writer = await asyncio.open_connection(self._host, self._port)
-        else:
-            reader, writer = await self._free.get()
+        reader, writer = await self._open()
         writer.write(raw)
-        head = await reader.readuntil(b"\r\n\r\n")
+        try:
+            head = await reader.readuntil(b"\r\n\r\n")
+        except (asyncio.IncompleteReadError, ConnectionResetError):
+            # The server ended it in this very moment, for having been idle: any client asks once more.
+            self.count -= 1
+            return await self.ask(raw)
         low = head.lower()
         if (at := low.find(b"content-length:")) >= 0:
             await reader.readexactly(int(low[at + 15 : low.index(b"\r\n", at)]))
         self._free.put_nowait((reader, writer))
         return int(head[9:12])
+
+    async def _open(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        while not self._free.empty() or self.count >= _MOST_CONNECTIONS:
+            reader, writer = await self._free.get()
+            if not reader.at_eof():
+                return reader, writer
+            self.count -= 1
+        self.count += 1
+        return await asyncio.open_connection(self._host, self._port)
 
 
 async def _arrive(host: str, port: int, asks: Sequence[Ask], rate: float) -> Answers:
@@ -118,8 +128,8 @@ def most_per_s(address: tuple[str, int], seconds: float, clients: int, ask: Call
         async def client(number: int) -> None:
             nonlocal count
             while time.monotonic() < end:
-                await connections.ask(ask(number).raw(f"{address[0]}:{address[1]}"))
-                count += 1
+                status = await connections.ask(ask(number).raw(f"{address[0]}:{address[1]}"))
+                count += status < 400  # a refusal is no answer
 
         await asyncio.gather(*(client(number) for number in range(clients)))
         return count

@@ -3,7 +3,9 @@
     python benchmarks/load.py [--seconds 20] [--only submit] [--keep]
 
 Requests arrive when they are due (`arrivals.py`); their latency counts from then. The server runs with its defaults on an empty
-folder, over loopback, its supervisor too; what is submitted trains nowhere, and lies on the disk that `--folder` is on.
+folder, over loopback, its supervisor too; only its limit of 1,500 requests a second is lifted, which would end `most_per_s`. What
+is submitted trains nowhere, and lies on the disk that `--folder` is on. `cores` are those of the API process, of its children and
+of this client, which takes its share of the same machine.
 """
 
 from __future__ import annotations
@@ -24,6 +26,7 @@ from typing import Any
 
 import facts
 import httpx
+import psutil
 from arrivals import Ask, arrive, most_per_s
 from upload import server
 
@@ -90,6 +93,8 @@ def fill(data: Path, template: str, count: int) -> list[str]:
         copy = f"INSERT INTO jobs (id, state, {names}) SELECT ?, 'cancelled', {names} FROM jobs WHERE id = ?"
         with connection:
             connection.executemany(copy, [(job_id, template) for job_id in made])
+        # Else the first who writes would carry hundreds of megabytes from the log into the file.
+        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
     return made[::-1]
 
 
@@ -150,7 +155,25 @@ def logging_in(place: Place, seconds: float) -> Iterator[list[dict[str, Any]]]:
     thread.join()
 
 
-def measured(place: Place, seconds: float, only: str | None) -> dict[str, Any]:
+class Cores:
+    """How many cores were busy, from now on."""
+
+    def __init__(self, server: psutil.Process) -> None:
+        self._processes = {"server": [server], "children": server.children(recursive=True), "client": [psutil.Process()]}
+        self._before, self._began = self._seconds(), time.monotonic()
+
+    def taken(self) -> dict[str, float]:
+        passed, now = time.monotonic() - self._began, self._seconds()
+        return {who: round((now[who] - before) / passed, 2) for who, before in self._before.items()}
+
+    def _seconds(self) -> dict[str, float]:
+        return {
+            who: sum(sum(process.cpu_times()[:2]) for process in processes if process.is_running())
+            for who, processes in self._processes.items()
+        }
+
+
+def measured(server: psutil.Process, place: Place, seconds: float, only: str | None) -> dict[str, Any]:
     """All of it, in turn, on one server."""
     with httpx.Client(base_url=place.url, headers={"x-api-key": place.key}, trust_env=False) as client:
         first = client.post("/api/jobs", json=place.spec("first")).json()["job"]["id"]
@@ -167,8 +190,8 @@ def measured(place: Place, seconds: float, only: str | None) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for name, measure in asked.items():
         if only in (None, name):
-            before = fsync_ms(place.data)
-            found[name] = {**measure(), "fsync_ms": before}
+            before, cores = fsync_ms(place.data), Cores(server)
+            found[name] = {**measure(), "cores": cores.taken(), "fsync_ms": before}
             print(json.dumps({name: found[name]}), flush=True)
             time.sleep(1)
     return found
@@ -197,10 +220,10 @@ def main() -> None:
     with tempfile.TemporaryDirectory(dir=options.folder) as folder:
         data = Path(folder) / "data"
         dataset = prepare(data)
-        with server(data):
+        with server(data, LUTHIER_LIMIT_REQUESTS="") as process:
             url = httpx.URL(json.loads((data / "server.json").read_text())["url"])
             place = Place(data, (url.host, url.port or 80), (data / "admin.key").read_text().strip(), dataset)
-            found = measured(place, options.seconds, options.only)
+            found = measured(process, place, options.seconds, options.only)
     record = {"at": f"{datetime.now(UTC):%Y-%m-%d}", "machine": facts.machine(), "seconds": options.seconds, "asked": found}
     if options.only is None:
         target = RESULTS / facts.machine_name() / f"load-{record['at']}.json"

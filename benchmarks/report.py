@@ -108,13 +108,24 @@ def load(folder: Path) -> str:
     if not list(folder.glob("load-[0-9]*.json")):
         return ""
     record = newest(folder, "load")
-    heads = ("asked", "due", "goal", "answered", "p50", "p95", "p99", "disk's fsync, p50 and p95")
+    heads = (
+        "asked",
+        "due",
+        "goal",
+        "answered",
+        "p50",
+        "p95",
+        "p99",
+        "cores: API, its children, client",
+        "disk's fsync, p50 and p95",
+    )
     parts = [
         "## One server under load",
         table(heads, [_load_cells(name, record["asked"][name]) for name in record["asked"]]),
-        f"`luthier up` with its defaults on SQLite, {record['seconds']:g} s each, 100,000 jobs in the list; client, server and "
-        "supervisor share the machine. Latency counts from the moment at which a request was due. One that is asked more than it "
-        "can answer falls behind for as long as that lasts: then the last columns say how far, not how long one request takes.",
+        f"`luthier up` on SQLite with its defaults but for the limit of requests, which would end the most that it answers; "
+        f"{record['seconds']:g} s each, 100,000 jobs in the list; client, server and supervisor share the machine. Latency "
+        "counts from the moment at which a request was due. One that is asked more than it can answer falls behind for as long "
+        "as that lasts: then the last columns say how far, not how long one request takes.",
     ]
     return "\n" + "\n\n".join(parts) + "\n"
 
@@ -127,7 +138,8 @@ def _load_cells(name: str, asked: Row) -> tuple[str, ...]:
     times = (f"{asked[each]:,.0f} ms" for each in ("p50_ms", "p95_ms", "p99_ms"))
     disk = f"{asked['fsync_ms']['p50']:.1f} ms, {asked['fsync_ms']['p95']:.1f} ms"
     answered = f"**{asked['answered_per_s']:,.0f}/s**{most}"
-    return (name.replace("_", " "), f"{asked['due_per_s']:,.0f}/s", LOAD_GOALS.get(name, ""), answered, *times, disk)
+    cores = ", ".join(f"{asked['cores'][who]:.1f}" for who in ("server", "children", "client"))
+    return (name.replace("_", " "), f"{asked['due_per_s']:,.0f}/s", LOAD_GOALS.get(name, ""), answered, *times, cores, disk)
 
 
 def table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -48,12 +48,12 @@ def write_rows(path: Path, size: int) -> None:
 
 
 @contextlib.contextmanager
-def server(data: Path) -> Iterator[psutil.Process]:
+def server(data: Path, **environment: str) -> Iterator[psutil.Process]:
     """A platform on an empty folder, when it answers."""
     command = [sys.executable, "-m", "luthier.server.main", "up", "--port", "0", "--data", str(data)]
     data.mkdir(exist_ok=True)
     with (data / "server.log").open("wb") as log:
-        process = subprocess.Popen(command, stdout=log, stderr=log)
+        process = subprocess.Popen(command, stdout=log, stderr=log, env={**os.environ, **environment})
     try:
         until = time.monotonic() + 60
         while not (data / "server.json").is_file():

@@ -1,14 +1,15 @@
 """The three engines and the filter that keeps tenants apart."""
 
+import contextlib
 import sqlite3
 from datetime import UTC, datetime
 
 import pytest
-from sqlalchemy import select, update
+from sqlalchemy import bindparam, select, update
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 
-from luthier.database import EVERY_TENANT, Database, TenantOwned, UtcTime, page
+from luthier.database import EVERY_TENANT, Database, TenantOwned, UtcTime, look_in, page
 from luthier.errors import CursorInvalid, DatabaseBusy
 
 
@@ -89,3 +90,31 @@ def test_an_exception_undoes_the_whole_transaction(database):
         fail_halfway()
     with database.read("a") as session:
         assert session.get(NoteRow, "n99") is None
+
+
+LOOK = select(NoteRow.__table__).where(NoteRow.id == bindparam("note_id"))
+
+
+def test_a_look_finds_only_the_tenants_own(database):
+    for tenant, note, found in [("a", "n0", ["n0"]), ("a", "n1", []), (EVERY_TENANT, "n1", ["n1"])]:
+        assert [row.id for row in database.look(tenant, LOOK, {"note_id": note})] == found
+        with database.read(tenant) as session:
+            assert [row.id for row in look_in(session, LOOK, {"note_id": note})] == found
+
+
+def test_a_look_sees_what_was_committed_before_it(database):
+    moment = datetime(2026, 11, 21, tzinfo=UTC)
+
+    def at():
+        (row,) = database.look("a", LOOK, {"note_id": "n0"})
+        return row.at
+
+    assert at() is None
+    with database.write("a") as session:
+        session.execute(update(NoteRow).values(at=moment))
+        session.flush()
+        assert at() is None
+    assert at() == moment
+    with contextlib.closing(sqlite3.connect(database.path)) as other, other:
+        other.execute("DELETE FROM notes")
+    assert database.look("a", LOOK, {"note_id": "n0"}) == []

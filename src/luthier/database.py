@@ -1,14 +1,17 @@
 """The database: three engines on one SQLite file, and one filter that keeps tenants apart.
 
-`read` never writes, `write` is durable when it returns (fsync), `beat` may lose its last moments in a power cut.
+`read` never writes, `write` is durable when it returns (fsync), `beat` may lose its last moments in a power cut; `look` is for
+the questions of every request, and takes less time than the way to another thread.
 Services open a session for their tenant; the supervisor opens one for `EVERY_TENANT`.
 """
 
 from __future__ import annotations
 
+import contextlib
 import sqlite3
 import time
-from collections.abc import Callable, Generator
+from collections import deque
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -16,18 +19,24 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, Final, Protocol, TypeVar
 
-from sqlalchemy import BigInteger, Connection, Engine, Select, create_engine, event
+from sqlalchemy import BigInteger, Connection, Engine, Select, bindparam, create_engine, event
+from sqlalchemy import Row as Found
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.orm import DeclarativeBase, Mapped, ORMExecuteState, Session, mapped_column, with_loader_criteria
 from sqlalchemy.orm.interfaces import ORMOption
+from sqlalchemy.pool import NullPool
+from sqlalchemy.sql.util import find_tables
 from sqlalchemy.types import TypeDecorator
 
 from luthier import ids
 from luthier.errors import CursorInvalid, DatabaseBusy, StorageFull
+from luthier.turns import Turns
 
 EVERY_TENANT: Final = "*"
 _BUSY_TIMEOUT_MS = 2500
+_TURN_S = 10.0
+"""Longer than 40 threads, the most that serve requests, hold each other up: whoever waits in line gets there."""
 
 
 class Row(DeclarativeBase):
@@ -86,8 +95,10 @@ class Database:
         self.path = path
         self.witness: Witness | None = None
         self._read = _engine(path, begin="BEGIN", pragmas=("query_only=ON",))
+        self._looks = _Looks(_engine(path, begin=None, pragmas=("query_only=ON",)))
         self._write = _engine(path, begin="BEGIN IMMEDIATE", pragmas=("synchronous=FULL",))
         self._beat = _engine(path, begin="BEGIN IMMEDIATE", pragmas=("synchronous=NORMAL",))
+        self._turns = Turns()
 
     @contextmanager
     def read(self, tenant_id: str) -> Generator[Session]:
@@ -95,11 +106,19 @@ class Database:
         with _session(self._read, tenant_id) as session:
             yield session
 
+    def look(self, tenant_id: str, query: Select[Any], values: Mapping[str, object]) -> Sequence[Found[Any]]:
+        """What `tenant_id` owns of what `query` finds: columns, and no ORM, for a tenth of what a session takes.
+
+        For a few rows by an index, also on the thread of the event loop. Make `query` once. Raises: DatabaseBusy.
+        """
+        with _explained():
+            return self._looks.all(*_of_one_tenant(query, tenant_id, values))
+
     @contextmanager
     def write(self, tenant_id: str) -> Generator[Session]:
         """One transaction, on disk when the block ends; an exception undoes all of it. Raises: DatabaseBusy, StorageFull."""
         changes, committed = Changes(), None
-        with _session(self._write, tenant_id, changes) as session:
+        with self._turn(), _session(self._write, tenant_id, changes) as session:
             yield session
             session.flush()
             if changes.any and self.witness is not None:
@@ -110,8 +129,18 @@ class Database:
     @contextmanager
     def beat(self) -> Generator[Session]:
         """A transaction for heartbeats: consistent, but its last moments may be lost in a power cut."""
-        with _session(self._beat, EVERY_TENANT) as session:
+        with self._turn(), _session(self._beat, EVERY_TENANT) as session:
             yield session
+
+    @contextmanager
+    def _turn(self) -> Generator[None]:
+        """The writers of this process, one after the other; among processes SQLite decides."""
+        with contextlib.ExitStack() as stack:
+            try:
+                stack.enter_context(self._turns.taken(_TURN_S))
+            except TimeoutError as error:
+                raise DatabaseBusy from error
+            yield
 
     @property
     def engine(self) -> Engine:
@@ -119,8 +148,32 @@ class Database:
         return self._write
 
     def close(self) -> None:
+        self._looks.close()
         for engine in (self._read, self._write, self._beat):
             engine.dispose()
+
+
+class _Looks:
+    """Connections without a transaction, so that each question sees what was committed before it; kept when they are free."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._free: deque[Connection] = deque()
+
+    def all(self, query: Select[Any], values: Mapping[str, object]) -> Sequence[Found[Any]]:
+        try:
+            connection = self._free.pop()
+        except IndexError:
+            connection = self._engine.connect()
+        try:
+            return connection.execute(query, values).all()
+        finally:
+            self._free.append(connection)
+
+    def close(self) -> None:
+        while self._free:
+            self._free.pop().close()
+        self._engine.dispose()
 
 
 @contextmanager
@@ -172,6 +225,27 @@ def _of_tenant(tenant_id: str) -> ORMOption:
     return with_loader_criteria(TenantOwned, lambda table: table.tenant_id == tenant_id, include_aliases=True)
 
 
+def look_in(session: Session, query: Select[Any], values: Mapping[str, object]) -> Sequence[Found[Any]]:
+    """As `Database.look`, inside a transaction. What the session has not flushed is not there yet."""
+    statement, bound = _of_one_tenant(query, session.info["tenant_id"], values)
+    return session.connection().execute(statement, bound).all()
+
+
+def _of_one_tenant(query: Select[Any], tenant_id: str, values: Mapping[str, object]) -> tuple[Select[Any], Mapping[str, object]]:
+    if tenant_id == EVERY_TENANT:
+        return query, values
+    return _filtered(query), {**values, "its_tenant": tenant_id}
+
+
+@lru_cache(maxsize=64)
+def _filtered(query: Select[Any]) -> Select[Any]:
+    """The filter once more, for queries without the ORM: in each table that belongs to tenants."""
+    for table in dict.fromkeys(find_tables(query)):  # once each: a condition twice makes SQLite guess another index
+        if "tenant_id" in table.c:
+            query = query.where(table.c.tenant_id == bindparam("its_tenant"))
+    return query
+
+
 @event.listens_for(Session, "after_flush")
 def _note_changes(session: Session, _context: object) -> None:  # pyright: ignore[reportUnusedFunction]  # called by the event
     changes: Changes | None = session.info.get("changes")
@@ -213,8 +287,10 @@ def page(session: Session, query: Select[R], row: type[R], *, after: str | None,
     return rows[:limit], rows[limit - 1].id if more else None
 
 
-def _engine(path: Path, *, begin: str, pragmas: tuple[str, ...]) -> Engine:
-    engine = create_engine(f"sqlite:///{path}", connect_args={"check_same_thread": False}, pool_size=16, pool_timeout=3)
+def _engine(path: Path, *, begin: str | None, pragmas: tuple[str, ...]) -> Engine:
+    # Without a transaction there is nothing to wait for: `_Looks` keeps its connections itself, as many as threads ask at once.
+    pool: dict[str, Any] = {"poolclass": NullPool} if begin is None else {"pool_size": 16, "pool_timeout": 3}
+    engine = create_engine(f"sqlite:///{path}", connect_args={"check_same_thread": False}, **pool)
 
     def on_connect(connection: sqlite3.Connection, _record: Any) -> None:
         # The driver must not open transactions by itself: `begin` below decides how each one starts.
@@ -225,10 +301,11 @@ def _engine(path: Path, *, begin: str, pragmas: tuple[str, ...]) -> Engine:
             connection.execute(f"PRAGMA {pragma}")
 
     def on_begin(connection: Connection) -> None:
-        connection.exec_driver_sql(begin)
+        connection.exec_driver_sql(str(begin))
 
     event.listen(engine, "connect", on_connect)
-    event.listen(engine, "begin", on_begin)
+    if begin is not None:
+        event.listen(engine, "begin", on_begin)
     return engine
 
 

@@ -120,8 +120,7 @@ class Keys:
         if not secret.startswith(PREFIX) or len(secret) > 128:
             raise Unauthenticated
         now = self._now()
-        with self._database.read(EVERY_TENANT) as session:
-            found = store.by_key(session, digest(secret))
+        found = store.by_key(self._database, digest(secret))
         if found is None or not _in_use(found[0], now) or found[0].audience != audience:
             raise Unauthenticated
         row, role = found

@@ -110,11 +110,10 @@ class Logins:
         Raises: Unauthenticated; NotFound for a team that they are not in.
         """
         said = access_tokens.read(token, self._signing.valid(), self._now())
-        with self._database.read(EVERY_TENANT) as session:
-            found = store.login(session, said.login)
-            place = None if found is None else store.membership(session, found[1].id, team or said.tenant)
-        if found is None or not _agree(said, *found) or found[0].expires_at <= self._now():
+        login = store.entered(self._database, said.login)
+        if login is None or not _agree(said, login) or login.expires_at <= self._now():
             raise Unauthenticated
+        place = store.place(self._database, login.user_id, team or said.tenant)
         if place is None:
             raise NotFound("team") if team is not None else Unauthenticated
         return Actor(tenant_id=place.tenant_id, user_id=place.user_id, role=Role(place.role), login_id=said.login)
@@ -186,8 +185,8 @@ class _Tries:
         self._limiter.clear("login-account", email, _TRIES)
 
 
-def _agree(said: Claims, login: store.LoginRow, user: store.UserRow) -> bool:
-    return (said.sub, said.tv) == (user.id, user.token_version) and login.user_id == user.id
+def _agree(said: Claims, login: store.LoginRow) -> bool:
+    return (said.sub, said.tv) == (login.user_id, login.token_version)
 
 
 def _login_of(actor: Actor) -> str:

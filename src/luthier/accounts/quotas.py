@@ -72,9 +72,8 @@ class Quotas:
 
     def limit(self, session: Session, tenant_id: str, quota: Quota) -> int | None:
         """How much of it this team may have; None: no limit."""
-        row = store.exception(session, tenant_id, quota)
-        limit = self._defaults.get(quota, 0) if row is None else row.most
-        return limit or None
+        most = store.most(session, tenant_id, quota)
+        return (self._defaults.get(quota, 0) if most is None else most) or None
 
     def of(self, actor: Actor) -> list[Standing]:
         """All quotas of the caller's team."""

@@ -24,6 +24,7 @@ from luthier.errors import Forbidden, KeyInFlight, KeyReused, NotFound
 from luthier.seams import Clock
 
 _REPLAY_FOR = timedelta(hours=48)
+_FORGET_EVERY = timedelta(minutes=1)
 
 
 class Accounts:
@@ -47,6 +48,7 @@ class Accounts:
         self.teams = Teams(database, self.users, passwords, now)
         self._database = database
         self._now = now
+        self._forgot = now() - _FORGET_EVERY
         self._in_flight: set[tuple[str, str]] = set()
         self._in_flight_lock = threading.Lock()
 
@@ -67,7 +69,8 @@ class Accounts:
             return self.keys.add(session, tenant.id, user.id, KeyWish(name="first start")).secret
 
     def authenticate(self, credential: str, *, team: str | None = None) -> Actor:
-        """Who sends this API key or access token, acting for `team` if they may. Looked up anew on each request.
+        """Who sends this API key or access token, acting for `team` if they may. Looked up anew on each request, in less time
+        than the way to another thread takes.
 
         Raises: Unauthenticated, with the same words whatever is wrong; NotFound for a team that is not theirs.
         """
@@ -132,30 +135,31 @@ class Accounts:
 
         Raises: KeyReused where the earlier request was another one.
         """
-        row = store.remembered(session, actor.tenant_id, idempotency.key)
-        if row is None:
-            return None
-        if row.request_sha256 != idempotency.request_sha256:
-            raise KeyReused
-        return row.resource_id
+        return _same(store.remembered(session, actor.tenant_id, idempotency.key), idempotency)
+
+    def replayed(self, actor: Actor, idempotency: Idempotency) -> str | None:
+        """The same before there is a transaction; the answer may change until there is one. Raises: KeyReused."""
+        return _same(store.remembered(self._database, actor.tenant_id, idempotency.key), idempotency)
 
     def remember(self, session: Session, actor: Actor, idempotency: Idempotency, resource_id: str) -> None:
         """Keep, in the transaction that made it, what this key stands for; older than 48 h is forgotten."""
-        store.forget_before(session, self._now() - _REPLAY_FOR)
+        now = self._now()
+        if not timedelta(0) <= now - self._forgot < _FORGET_EVERY:
+            self._forgot = now
+            store.forget_before(session, now - _REPLAY_FOR)
         session.add(
             store.IdempotencyRow(
                 tenant_id=actor.tenant_id,
                 key=idempotency.key,
                 request_sha256=idempotency.request_sha256,
                 resource_id=resource_id,
-                created_at=self._now(),
+                created_at=now,
             )
         )
 
     def made_with(self, actor: Actor, key: str) -> str | None:
         """The id of what an earlier request with this key made, whatever the request was, or None."""
-        with self._database.read(actor.tenant_id) as session:
-            row = store.remembered(session, actor.tenant_id, key)
+        row = store.remembered(self._database, actor.tenant_id, key)
         return None if row is None else row.resource_id
 
     def keep(self, actor: Actor, idempotency: Idempotency, resource_id: str) -> str:
@@ -169,3 +173,11 @@ class Accounts:
             if earlier is None:
                 self.remember(session, actor, idempotency, resource_id)
         return earlier or resource_id
+
+
+def _same(row: store.IdempotencyRow | None, idempotency: Idempotency) -> str | None:
+    if row is None:
+        return None
+    if row.request_sha256 != idempotency.request_sha256:
+        raise KeyReused
+    return row.resource_id

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from datetime import datetime
+from typing import cast
 
 from sqlalchemy import BigInteger, ForeignKey, Select, UniqueConstraint, bindparam, delete, func, select, update
 from sqlalchemy.orm import Mapped, Session, mapped_column
 
-from luthier.database import Row, TenantOwned, UtcTime
+from luthier.database import EVERY_TENANT, Database, Row, TenantOwned, UtcTime, look_in
 
 
 class TenantRow(Row):
@@ -127,7 +128,7 @@ def anyone(session: Session) -> bool:
 
 # Made once: building it takes longer than running it, and every request runs it.
 _BY_KEY = (
-    select(KeyRow, MembershipRow.role)
+    select(*KeyRow.__table__.c, MembershipRow.role)
     .join(MembershipRow, (MembershipRow.user_id == KeyRow.user_id) & (MembershipRow.tenant_id == KeyRow.tenant_id))
     .join(UserRow, UserRow.id == KeyRow.user_id)
     .join(TenantRow, TenantRow.id == KeyRow.tenant_id)
@@ -135,10 +136,11 @@ _BY_KEY = (
 )
 
 
-def by_key(session: Session, sha256: str) -> tuple[KeyRow, str] | None:
+def by_key(database: Database, sha256: str) -> tuple[KeyRow, str] | None:
     """The key with this hash, and its user's role in the key's team today; None where user or team may not enter."""
-    found = session.execute(_BY_KEY, {"sha256": sha256}).first()
-    return None if found is None else (found[0], found[1])
+    found = database.look(EVERY_TENANT, _BY_KEY, {"sha256": sha256})
+    # Its columns are called as those of the row are, and nobody writes it.
+    return (cast("KeyRow", found[0]), found[0].role) if found else None
 
 
 def home(session: Session) -> str | None:
@@ -189,6 +191,32 @@ def login(session: Session, login_id: str) -> tuple[LoginRow, UserRow] | None:
         )
     ).first()
     return None if found is None else (found[0], found[1])
+
+
+_ENTERED = (
+    select(*LoginRow.__table__.c)
+    .join(UserRow, UserRow.id == LoginRow.user_id)
+    .where(LoginRow.id == bindparam("login"), LoginRow.ended_at.is_(None))
+    .where(LoginRow.token_version == UserRow.token_version, UserRow.disabled_at.is_(None))
+)
+_PLACE = (
+    select(*MembershipRow.__table__.c)
+    .join(TenantRow, TenantRow.id == MembershipRow.tenant_id)
+    .where(MembershipRow.user_id == bindparam("user"), MembershipRow.tenant_id == bindparam("team"))
+    .where(TenantRow.suspended_at.is_(None))
+)
+
+
+def entered(database: Database, login_id: str) -> LoginRow | None:
+    """A login, unless it or its user was ended; to be read only."""
+    found = database.look(EVERY_TENANT, _ENTERED, {"login": login_id})
+    return cast("LoginRow", found[0]) if found else None
+
+
+def place(database: Database, user_id: str, tenant_id: str) -> MembershipRow | None:
+    """A user's place in this team; None where the team is suspended. To be read only."""
+    found = database.look(EVERY_TENANT, _PLACE, {"user": user_id, "team": tenant_id})
+    return cast("MembershipRow", found[0]) if found else None
 
 
 def forget_logins(session: Session, now: datetime) -> None:
@@ -266,8 +294,16 @@ def email_of(session: Session, user_id: str) -> str | None:
     return session.scalar(select(UserRow.email).where(UserRow.id == user_id))
 
 
-def remembered(session: Session, tenant_id: str, key: str) -> IdempotencyRow | None:
-    return session.scalar(select(IdempotencyRow).where(IdempotencyRow.tenant_id == tenant_id, IdempotencyRow.key == key))
+_REMEMBERED = select(IdempotencyRow.__table__).where(
+    IdempotencyRow.tenant_id == bindparam("tenant"), IdempotencyRow.key == bindparam("idempotency_key")
+)
+
+
+def remembered(place: Session | Database, tenant_id: str, key: str) -> IdempotencyRow | None:
+    """What this key stands for: inside a transaction, or as it is outside all of them. To be read only."""
+    values = {"tenant": tenant_id, "idempotency_key": key}
+    found = place.look(tenant_id, _REMEMBERED, values) if isinstance(place, Database) else look_in(place, _REMEMBERED, values)
+    return cast("IdempotencyRow", found[0]) if found else None
 
 
 def forget_before(session: Session, moment: datetime) -> None:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import datetime
+from typing import cast
 
-from sqlalchemy import BigInteger, delete, func, select
+from sqlalchemy import BigInteger, bindparam, delete, func, select
 from sqlalchemy.dialects.sqlite import insert
 from sqlalchemy.orm import Mapped, Session, mapped_column
 
-from luthier.database import Row, TenantOwned, UtcTime
+from luthier.database import Row, TenantOwned, UtcTime, look_in
 
 
 class BudgetRow(TenantOwned, Row):
@@ -49,10 +50,14 @@ def budgets(session: Session) -> Sequence[BudgetRow]:
     return session.scalars(select(BudgetRow).order_by(BudgetRow.subject)).all()
 
 
+_BUDGETS_OF = select(BudgetRow.__table__).where(
+    BudgetRow.tenant_id == bindparam("tenant"), BudgetRow.subject.in_((bindparam("tenant"), bindparam("user")))
+)
+
+
 def budgets_of(session: Session, tenant_id: str, user_id: str) -> Sequence[BudgetRow]:
-    """Those that bind a user of a team: its own and the team's. A supervisor's session sees every team's."""
-    query = select(BudgetRow).where(BudgetRow.tenant_id == tenant_id, BudgetRow.subject.in_((tenant_id, user_id)))
-    return session.scalars(query).all()
+    """Those that bind a user of a team: its own and the team's, to be read only. A supervisor's session sees every team's."""
+    return cast("Sequence[BudgetRow]", look_in(session, _BUDGETS_OF, {"tenant": tenant_id, "user": user_id}))
 
 
 def remove(session: Session, subject: str) -> None:

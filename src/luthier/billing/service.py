@@ -72,8 +72,7 @@ class Billing:
 
     def price(self, hardware: str) -> Price:
         """The price of this hardware now. Raises: FieldInvalid."""
-        with self._database.read(EVERY_TENANT) as session:
-            row = store.price(session, hardware)
+        row = store.price_now(self._database, hardware)
         if row is None:
             raise self._unknown(hardware)
         return self._price(row)
@@ -180,7 +179,10 @@ class Billing:
             created_at=self._now(),
             settled_at=None,
         )
-        session.merge(row)
+        if earlier is None:
+            session.add(row)
+        else:
+            session.merge(row)
         session.flush()
         self.budgets.tell(session, Spender(actor.tenant_id, row.user_id))
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from datetime import datetime
+from typing import cast
 
-from sqlalchemy import BigInteger, Index, UniqueConstraint, case, func, select, text, update
+from sqlalchemy import BigInteger, Index, UniqueConstraint, bindparam, case, func, select, text, update
 from sqlalchemy.dialects.sqlite import insert
 from sqlalchemy.orm import Mapped, Session, mapped_column
 
 from luthier.billing.types import Segment
-from luthier.database import Row, TenantOwned, UtcTime
+from luthier.database import EVERY_TENANT, Database, Row, TenantOwned, UtcTime
 
 _OPEN = text("valid_until IS NULL")
 _UNSETTLED = text("settled_at IS NULL")
@@ -99,13 +100,25 @@ def prices(session: Session) -> Sequence[PriceRow]:
     return session.scalars(query.order_by(PriceRow.micro_usd_per_hour, PriceRow.hardware)).all()
 
 
+_PRICE = select(PriceRow.__table__).where(PriceRow.hardware == bindparam("hardware"), PriceRow.valid_until.is_(None))
+
+
+def price_now(database: Database, hardware: str) -> PriceRow | None:
+    """The price of this hardware that is valid now, to be read only."""
+    found = database.look(EVERY_TENANT, _PRICE, {"hardware": hardware})
+    return cast("PriceRow", found[0]) if found else None
+
+
 def price(session: Session, hardware: str) -> PriceRow | None:
     """The price of this hardware that is valid now."""
     return session.scalar(select(PriceRow).where(PriceRow.hardware == hardware, PriceRow.valid_until.is_(None)))
 
 
+_HOLD = select(HoldRow).where(HoldRow.job_id == bindparam("job_id"))
+
+
 def hold_of(session: Session, job_id: str) -> HoldRow | None:
-    return session.scalar(select(HoldRow).where(HoldRow.job_id == job_id))
+    return session.scalar(_HOLD, {"job_id": job_id})
 
 
 def held(session: Session, **of: str | None) -> int:

@@ -44,7 +44,10 @@ def dataset_of(row: store.DatasetRow) -> Dataset:
 
 def found_row(session: Session, dataset_id: str) -> store.DatasetRow:
     """One in any state but deleted. Raises: NotFound, Gone."""
-    row = store.by_id(session, dataset_id) if ids.is_id(dataset_id, ids.DATASET) else None
+    return _there(store.by_id(session, dataset_id) if ids.is_id(dataset_id, ids.DATASET) else None)
+
+
+def _there(row: store.DatasetRow | None) -> store.DatasetRow:
     if row is None:
         raise NotFound("dataset")
     if row.state in {store.DELETING, store.DELETED}:
@@ -52,9 +55,9 @@ def found_row(session: Session, dataset_id: str) -> store.DatasetRow:
     return row
 
 
-def ready_row(session: Session, dataset_id: str) -> store.DatasetRow:
-    """One that can be trained on. Raises: NotFound, Gone, DatasetNotReady."""
-    row = found_row(session, dataset_id)
+def ready_row(place: Session | Database, tenant_id: str, dataset_id: str) -> store.DatasetRow:
+    """One that can be trained on, to be read only. Raises: NotFound, Gone, DatasetNotReady."""
+    row = _there(store.look(place, tenant_id, dataset_id) if ids.is_id(dataset_id, ids.DATASET) else None)
     if row.state != store.READY:
         raise not_ready(row.state)
     return row

@@ -113,8 +113,7 @@ class Datasets:
 
     def ready(self, actor: Actor, dataset_id: str) -> Dataset:
         """One dataset that can be trained on. Raises: NotFound, Gone, DatasetNotReady."""
-        with self._database.read(actor.tenant_id) as session:
-            return dataset_of(ready_row(session, dataset_id))
+        return dataset_of(ready_row(self._database, actor.tenant_id, dataset_id))
 
     def delete(self, actor: Actor, dataset_id: str) -> None:
         """Remove the files and remember only that it was there. Raises: NotFound, Gone, InUse."""
@@ -267,7 +266,7 @@ class Datasets:
 
         Raises: NotFound, Gone, DatasetNotReady.
         """
-        row = ready_row(session, dataset_id)
+        row = ready_row(session, actor.tenant_id, dataset_id)
         if row.tenant_id != actor.tenant_id:
             raise NotFound("dataset")
         store.use(session, row, by)
@@ -377,7 +376,7 @@ class Datasets:
             path = folder / f"against-{number}"
             try:
                 with self._database.read(tenant_id) as session:
-                    other = dataset_of(ready_row(session, other_id))
+                    other = dataset_of(ready_row(session, tenant_id, other_id))
                 self._fetch(other, HASHES, path)
             except (NotFound, Gone, DatasetNotReady):
                 if strict:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import datetime
+from typing import cast
 
-from sqlalchemy import BigInteger, Index, Select, UniqueConstraint, delete, func, select
+from sqlalchemy import BigInteger, Index, Select, UniqueConstraint, bindparam, delete, func, select
 from sqlalchemy.orm import Mapped, Session, mapped_column
 
-from luthier.database import Row, TenantOwned, UtcTime
+from luthier.database import Database, Row, TenantOwned, UtcTime, look_in
 
 VALIDATING, READY, REJECTED, DELETING, DELETED = "validating", "ready", "rejected", "deleting", "deleted"
 
@@ -53,6 +54,16 @@ def by_id(session: Session, dataset_id: str) -> DatasetRow | None:
     return session.scalar(select(DatasetRow).where(DatasetRow.id == dataset_id))
 
 
+_BY_ID = select(DatasetRow.__table__).where(DatasetRow.id == bindparam("dataset_id"))
+
+
+def look(place: Session | Database, tenant_id: str, dataset_id: str) -> DatasetRow | None:
+    """The same, to be read only: inside a transaction of the tenant's, or outside all of them."""
+    values = {"dataset_id": dataset_id}
+    found = place.look(tenant_id, _BY_ID, values) if isinstance(place, Database) else look_in(place, _BY_ID, values)
+    return cast("DatasetRow", found[0]) if found else None
+
+
 def stored_bytes(session: Session, tenant_id: str) -> int:
     """How much of the disk a tenant's datasets take, as they came."""
     query = select(func.sum(DatasetRow.bytes)).where(DatasetRow.tenant_id == tenant_id, DatasetRow.deleted_at.is_(None))
@@ -87,8 +98,15 @@ def users(session: Session, dataset_id: str) -> Sequence[str]:
     return session.scalars(query.order_by(DatasetUseRow.by)).all()
 
 
+_USE = select(DatasetUseRow.__table__).where(
+    DatasetUseRow.dataset_id == bindparam("dataset_id"), DatasetUseRow.by == bindparam("user")
+)
+
+
 def use(session: Session, row: DatasetRow, by: str) -> None:
-    session.merge(DatasetUseRow(dataset_id=row.id, by=by, tenant_id=row.tenant_id))
+    if not look_in(session, _USE, {"dataset_id": row.id, "user": by}):
+        session.add(DatasetUseRow(dataset_id=row.id, by=by, tenant_id=row.tenant_id))
+        session.flush()
 
 
 def release(session: Session, by: str) -> None:

@@ -26,8 +26,7 @@ class EarlierJobs:
 
     def measured(self, actor: Actor, base_model: str, hardware: str) -> Measured | None:
         """How fast the tenant's own jobs were."""
-        with self._database.read(actor.tenant_id) as session:
-            found = store.measured(session, base_model, hardware)
+        found = store.measured(self._database, actor.tenant_id, base_model, hardware)
         if not found:
             return None
         return Measured(
@@ -45,16 +44,15 @@ class EarlierJobs:
         if spec.kind != "train":
             return None
         asked = spec.model_copy(update={"base_model": base_model})
-        with self._database.read(actor.tenant_id) as session:
-            for row in store.calibrating(session, base_model, spec.hardware, "fit_test"):
-                if calibration.same_run(asked, spec_of(row)):
-                    fits = row.state == JobState.SUCCEEDED
-                    return FitTest(
-                        job_id=row.id,
-                        fits=fits,
-                        memory_bytes=row.peak_memory_bytes if fits else None,
-                        tokens_per_second=row.tokens_per_second,
-                    )
+        for row in store.calibrating(self._database, actor.tenant_id, base_model, spec.hardware, "fit_test"):
+            if calibration.same_run(asked, spec_of(row)):
+                fits = row.state == JobState.SUCCEEDED
+                return FitTest(
+                    job_id=row.id,
+                    fits=fits,
+                    memory_bytes=row.peak_memory_bytes if fits else None,
+                    tokens_per_second=row.tokens_per_second,
+                )
         return None
 
     def made_by(self, actor: Actor, job_id: str) -> RunSpec | None:
@@ -64,9 +62,8 @@ class EarlierJobs:
             return None if row is None else spec_of(row)
 
     def _past(self, tenant_id: str, spec: RunSpec, base_model: str) -> Sequence[Past]:
-        with self._database.read(tenant_id) as session:
-            rows = store.calibrating(session, base_model, spec.hardware, spec.kind)
-            return list(_finished(rows, spec.method))
+        rows = store.calibrating(self._database, tenant_id, base_model, spec.hardware, spec.kind)
+        return list(_finished(rows, spec.method))
 
 
 def speed_of(test: FitTest | None) -> Measured | None:

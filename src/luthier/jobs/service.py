@@ -85,7 +85,8 @@ class Jobs:
         finally:
             if made != row.id:
                 self._storage.delete(here.root)
-        return Submitted(job=self.get(actor, made), estimate=estimate, replayed=made != row.id)
+        job = self.glance(actor, made) or self.get(actor, made)  # which has the words, where it is gone already
+        return Submitted(job=job, estimate=estimate, replayed=made != row.id)
 
     def list(self, actor: Actor, *, state: JobState | None = None, after: str | None = None, limit: int = 50) -> Page[Job]:
         """The tenant's jobs, all or those in one state, newest first. Raises: CursorInvalid."""
@@ -97,6 +98,11 @@ class Jobs:
         """One job as it stands now. Raises: NotFound, Gone."""
         with self._database.read(actor.tenant_id) as session:
             return job_of(_found(session, job_id))
+
+    def glance(self, actor: Actor, job_id: str) -> Job | None:
+        """The same in a tenth of the time, for who asks again and again: None where `get` would raise."""
+        row = store.look(self._database, actor.tenant_id, job_id)
+        return None if row is None else job_of(row)
 
     def names(self, actor: Actor, job_ids: Iterable[str]) -> dict[str, str]:
         """What these jobs are called, also deleted ones."""
@@ -291,8 +297,7 @@ class Jobs:
         """What this key made before. Asked once more inside the transaction, where the answer is final."""
         if idempotency is None:
             return None
-        with self._database.read(actor.tenant_id) as session:
-            earlier = self._accounts.replay(session, actor, idempotency)
+        earlier = self._accounts.replayed(actor, idempotency)
         if earlier is None:
             return None
         return Submitted(job=self.get(actor, earlier), estimate=self.submitted_estimate(actor, earlier), replayed=True)

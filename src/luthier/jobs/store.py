@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, cast
 
 from sqlalchemy import JSON, BigInteger, Index, bindparam, case, func, or_, select, type_coerce, update
 from sqlalchemy.orm import Mapped, Session, mapped_column
 
-from luthier.database import Row, TenantOwned, UtcTime
+from luthier.database import Database, Row, TenantOwned, UtcTime, look_in
 from luthier.jobs import rules
 from luthier.jobs.spec import SHORT_KINDS
 from luthier.jobs.types import FINISHED, JobState, Line
@@ -127,6 +127,15 @@ def get(session: Session, job_id: str) -> JobRow | None:
     return session.scalar(_BY_ID, {"job_id": job_id})
 
 
+_LOOKED_AT = select(JobRow.__table__).where(JobRow.id == bindparam("job_id"), JobRow.deleted_at.is_(None))
+
+
+def look(database: Database, tenant_id: str, job_id: str) -> JobRow | None:
+    """A tenant's job, to be read and not to be written: what `Database.look` finds has the row's columns, and no session."""
+    found = database.look(tenant_id, _LOOKED_AT, {"job_id": job_id})
+    return cast("JobRow", found[0]) if found else None
+
+
 def move(session: Session, row: JobRow, step: Step, /, **values: Any) -> bool:
     """Take a step from the state in `row`, and write its history; False where the job is no longer as `row` says.
 
@@ -191,11 +200,17 @@ def awaiting(session: Session, since: datetime) -> Sequence[JobRow]:
     return session.scalars(query.execution_options(populate_existing=True)).all()
 
 
+_UNFINISHED = select(func.count().label("jobs")).where(
+    JobRow.tenant_id == bindparam("tenant"),
+    JobRow.deleted_at.is_(None),
+    # Named one by one: an index finds what is in these states, and would have to read all that is not in the others.
+    JobRow.state.in_([state for state in JobState if state not in FINISHED]),
+)
+
+
 def unfinished(session: Session, tenant_id: str) -> int:
     """How many jobs of a tenant wait or run."""
-    query = select(func.count()).select_from(JobRow).where(JobRow.tenant_id == tenant_id, JobRow.deleted_at.is_(None))
-    # Named one by one: an index finds what is in these states, and would have to read all that is not in the others.
-    return session.scalar(query.where(JobRow.state.in_([state for state in JobState if state not in FINISHED]))) or 0
+    return look_in(session, _UNFINISHED, {"tenant": tenant_id})[0].jobs
 
 
 def running_by_tenant(session: Session) -> dict[str, int]:
@@ -243,20 +258,32 @@ def history(session: Session, job_id: str) -> Sequence[TransitionRow]:
     return session.scalars(select(TransitionRow).where(TransitionRow.job_id == job_id).order_by(TransitionRow.id)).all()
 
 
-def measured(session: Session, base_model: str, hardware: str) -> list[tuple[float, float]]:
+_ALIKE = (JobRow.base_model == bindparam("base_model"), JobRow.hardware == bindparam("hardware"))
+_MEASURED = (
+    select(*JobRow.__table__.c["measured_tokens_per_second", "measured_overhead_s"])
+    .where(*_ALIKE, JobRow.measured_tokens_per_second > 0)
+    .order_by(JobRow.id.desc())
+    .limit(_RECENT_JOBS)
+)
+_CALIBRATING = (
+    select(JobRow.__table__)
+    .where(*_ALIKE, JobRow.kind == bindparam("kind"))
+    .where(or_(JobRow.state == JobState.SUCCEEDED, JobRow.error_code == "out_of_memory"))
+    .order_by(JobRow.id.desc())
+    .limit(_CALIBRATING_JOBS)
+)
+
+
+def measured(database: Database, tenant_id: str, base_model: str, hardware: str) -> list[tuple[float, float]]:
     """Speed and overhead of the latest finished jobs with this base on this hardware."""
-    query = select(JobRow.measured_tokens_per_second, JobRow.measured_overhead_s).where(
-        JobRow.base_model == base_model, JobRow.hardware == hardware, JobRow.measured_tokens_per_second > 0
-    )
-    rows = session.execute(query.order_by(JobRow.id.desc()).limit(_RECENT_JOBS)).all()
-    return [(float(rate or 0), float(overhead or 0)) for rate, overhead in rows]
+    rows = database.look(tenant_id, _MEASURED, {"base_model": base_model, "hardware": hardware})
+    return [(float(row.measured_tokens_per_second or 0), float(row.measured_overhead_s or 0)) for row in rows]
 
 
-def calibrating(session: Session, base_model: str, hardware: str, kind: str) -> Sequence[JobRow]:
-    """The latest jobs of this kind with this base on this hardware that came to their end, the latest first."""
-    ended = or_(JobRow.state == JobState.SUCCEEDED, JobRow.error_code == "out_of_memory")
-    query = select(JobRow).where(JobRow.base_model == base_model, JobRow.hardware == hardware, JobRow.kind == kind, ended)
-    return session.scalars(query.order_by(JobRow.id.desc()).limit(_CALIBRATING_JOBS)).all()
+def calibrating(database: Database, tenant_id: str, base_model: str, hardware: str, kind: str) -> Sequence[JobRow]:
+    """The latest jobs of this kind with this base on this hardware that came to their end, the latest first. To be read only."""
+    values = {"base_model": base_model, "hardware": hardware, "kind": kind}
+    return cast("Sequence[JobRow]", database.look(tenant_id, _CALIBRATING, values))
 
 
 def known(session: Session, job_ids: Iterable[str]) -> set[str]:

@@ -73,11 +73,10 @@ class Door:
             await response(scope, receive, dressed)
 
     async def _actor(self, connection: HTTPConnection) -> Actor:
-        team = _once(connection, "x-luthier-team")
-        authenticate = partial(self._accounts.authenticate, _credential(connection), team=team)
+        team, credential = _once(connection, "x-luthier-team"), _credential(connection)
         address = _address(connection)
         try:
-            actor = await anyio.to_thread.run_sync(authenticate)
+            actor = self._accounts.authenticate(credential, team=team)
         except Unauthenticated:
             await self._counted(partial(self._limits.admit_address, address))
             raise
