@@ -24,7 +24,8 @@ def main() -> int:
         latest = {gang["members"]: gang for gang in gangs}
         (folder / "speed.svg").write_text(drawing(trained["rows"]), "utf-8")
         estimated = [_read(max(found)) for base in ("tiny", "135m") if (found := list(folder.glob(f"estimates-{base}-*.json")))]
-        (folder / "README.md").write_text(page(trained, list(latest.values())) + estimates(estimated) + checks(folder), "utf-8")
+        text = page(trained, list(latest.values())) + estimates(estimated) + checks(folder) + load(folder)
+        (folder / "README.md").write_text(text, "utf-8")
         print(folder / "README.md")
     return 0
 
@@ -124,8 +125,9 @@ def load(folder: Path) -> str:
         table(heads, [_load_cells(name, record["asked"][name]) for name in record["asked"]]),
         f"`luthier up` on SQLite with its defaults but for the limit of requests, which would end the most that it answers; "
         f"{record['seconds']:g} s each, 100,000 jobs in the list; client, server and supervisor share the machine. Latency "
-        "counts from the moment at which a request was due. One that is asked more than it can answer falls behind for as long "
-        "as that lasts: then the last columns say how far, not how long one request takes.",
+        "counts from the moment at which a request was due; those moments are random, of that number on average. One that is "
+        "asked more than it can answer falls behind: then the last columns say how far. `status alone` and `status while "
+        "logins` are a quarter of the polls, the latter with 5 passwords a second hashed beside them.",
     ]
     return "\n" + "\n\n".join(parts) + "\n"
 
