@@ -3,7 +3,7 @@
 import pytest
 
 from luthier.datasets.languages import language_of
-from luthier.datasets.personal_data import found_in, found_in_all
+from luthier.datasets.personal_data import found_in, suspects
 
 from .conftest import an_upload, chat, jsonl, rows
 
@@ -58,7 +58,7 @@ def test_rows_searched_together_hold_what_each_of_them_holds() -> None:
     some = [f'{{"content":"{text}"}}\n'.encode() for text in texts]
     each = [(at, code, noun) for at, row in enumerate(some) for code, noun in found_in(row)]
     assert {at for at, _, _ in each} == set(range(len(texts))) - {0, 2, 3, len(texts) - 1}
-    assert list(found_in_all(some)) == each
+    assert [(at, code, noun) for at in suspects(some) for code, noun in found_in(some[at])] == each
 
 
 def test_what_is_found_is_told_with_its_line_and_never_repeated(datasets, alice):

@@ -117,7 +117,7 @@ def check(tmp_path) -> Callable[..., tuple[Checked, dict[str, bytes]]]:
         folder.mkdir()
         (folder / "upload").write_bytes(data)
         task = Task(folder / "upload", folder / "rows", folder, drop=drop)
-        allowed = rules.Allowance(2**31, 600, 2**30, max_rows=max_rows, workers=workers)
+        allowed = rules.Allowance(2**31, 600, 2**30, max_rows=max_rows, workers=workers, scans=workers > 1)
         checked = Sandbox().check(task, Ruler("luthier/tiny", TINY, 128), allowed)
         assert checked is not None
         return checked, {name: (folder / name).read_bytes() for name in KEPT if (folder / name).exists()}

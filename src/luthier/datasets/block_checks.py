@@ -6,15 +6,18 @@ from array import array
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from itertools import accumulate
+from pathlib import Path
 
-from luthier.datasets import rules
-from luthier.datasets.content import Content, Ends, look_through_all
+from luthier.datasets import rules, scanner
+from luthier.datasets.content import Content, search
+from luthier.datasets.endings import Ends
 from luthier.datasets.examples import MAX_RECORD_BYTES, BadRow, FileRemark, Parsed
 from luthier.datasets.formats import parsed_of
 from luthier.datasets.keeping import Keepsakes, dropped
 from luthier.datasets.lines import Block, Lines, Raw, record_of
-from luthier.datasets.plain_chats import PlainChat, PlainChats, Shape
-from luthier.datasets.row_hashes import chat_hashes, hashes
+from luthier.datasets.plain_chats import PlainChats, Run, Runs, Shape
+from luthier.datasets.row_hashes import cut, hashes
 from luthier.datasets.schemas import Reader
 from luthier.datasets.strict_json import dump
 from luthier.datasets.tables import Fields
@@ -50,43 +53,56 @@ class _Seen:
     ends: Ends = field(default_factory=Ends)
     turns: Counter[int] = field(default_factory=Counter[int])
     sources: Counter[str] = field(default_factory=Counter[str])
-    hashes: list[bytes] = field(default_factory=list[bytes])
-    rows: list[bytes] = field(default_factory=list[bytes])
+    hashes: bytearray = field(default_factory=bytearray)
+    rows: bytearray = field(default_factory=bytearray)
+    sizes: array[int] = field(default_factory=lambda: array("Q"))
     lines: array[int] = field(default_factory=lambda: array("Q"))
     dropped: list[bytes] = field(default_factory=list[bytes])
-    shapes: list[Shape] = field(default_factory=list[Shape])
-    characters: list[int] = field(default_factory=list[int])
-    looked: int = 0
-    """So many of the rows were looked through."""
+    shapes: Counter[Shape] = field(default_factory=Counter[Shape])
+    characters: array[int] = field(default_factory=lambda: array("Q"))
 
     @property
     def keeps(self) -> bool:
         """A rejected file needs no rows, and no look at its texts."""
         return not self.rejected and not self.tally.errors
 
-    def look(self) -> None:
-        """Look through the plain rows since the last look, all at once; the caller says when others come between them."""
-        if self.looked < len(self.rows):
-            look_through_all(self.tally, self.lines[self.looked :], self.rows[self.looked :])
-            self.looked = len(self.rows)
+    def plain(self, run: Run) -> None:
+        """Rows of which there is nothing to say, unless of their texts."""
+        self.records += len(run.lines)
+        self.shapes.update(run.shapes)
+        self.characters += run.characters
+        self.hashes += run.hashes
+        if not self.keeps:
+            return
+        self.rows += run.rows
+        self.sizes += run.sizes
+        self.lines += run.lines
+        self.ends.add(run.ends)
+        for shape, rows in run.shapes.items():
+            self.turns[shape.answers] += rows
+        if run.suspects:
+            starts = list(accumulate(run.sizes, initial=0))
+            for at in run.suspects:
+                search(self.tally, run.lines[at], run.rows[starts[at] : starts[at + 1]])
 
     def close(self) -> Checked:
         self.tally.chats(self.shapes, self.characters)
-        self.hashes.sort()
-        sizes = array("Q", map(len, self.rows))
-        kept = Keepsakes(b"".join(self.hashes), b"".join(self.rows), self.lines, sizes, b"".join(self.dropped))
+        hashes = b"".join(sorted(cut(self.hashes)))
+        kept = Keepsakes(hashes, self.rows, self.lines, self.sizes, b"".join(self.dropped))
         return Checked(self.tally, self.ends, self.turns, self.sources, self.records, self.fatal, kept)
 
 
 class Inspector:
     """Checks blocks of one file: the first that holds a row that can be read says what all rows are."""
 
-    def __init__(self, mapping: Mapping[str, str], content: Content, *, drop: bool = False) -> None:
+    def __init__(self, mapping: Mapping[str, str], content: Content, *, drop: bool = False, library: Path | None = None) -> None:
+        """`library` is where the scanner is compiled to, now or soon."""
         self._reader = Reader(mapping)
         self._mapped = bool(mapping)
         self._content = content
         self._drop = drop
-        self._chats = PlainChats()
+        self._chats: Runs = PlainChats()
+        self._library = library
 
     @property
     def shareable(self) -> bool:
@@ -106,30 +122,26 @@ class Inspector:
         return seen.close()
 
     def _lines(self, seen: _Seen, block: Lines) -> None:
-        read = self._chats.read
-        for number, line in block.lines():
-            chat = read(line)
-            if chat is not None:
-                self._chat(seen, number, chat)
-            elif (raw := record_of(number, line)) is not None:
-                seen.look()
+        chats, data, at, number = self._plain(), block.data, 0, block.first
+        while at < len(data):
+            run = chats.run(data, at, number)
+            if run is not None:
+                seen.plain(run)
+                at, number = run.at, run.line
+                if at == len(data):
+                    return
+            end = data.find(b"\n", at)
+            line = data[at : end if end >= 0 else len(data)]
+            if (raw := record_of(number, line)) is not None:
                 self._next(seen, raw, None)
-                seen.looked = len(seen.rows)
                 if seen.fatal:
                     return
-        seen.look()
+            at, number = at + len(line) + 1, number + 1
 
-    def _chat(self, seen: _Seen, line: int, chat: PlainChat) -> None:
-        canonical, shape, characters, answer = chat
-        seen.records += 1
-        seen.shapes.append(shape)
-        seen.characters.append(characters)
-        seen.hashes.append(chat_hashes(canonical, line, asks=shape.asks))
-        if seen.keeps:
-            seen.rows.append(canonical)
-            seen.lines.append(line)
-            seen.turns[shape.answers] += 1
-            seen.ends.look(line, answer)
+    def _plain(self) -> Runs:
+        if self._library is not None and (found := scanner.opened(self._library)):
+            self._chats, self._library = found, None
+        return self._chats
 
     def _next(self, seen: _Seen, raw: Raw | Fields | FileRemark | BadRow, most: int | None) -> None:
         tally = seen.tally
@@ -150,9 +162,10 @@ class Inspector:
 
     def _good(self, seen: _Seen, parsed: Parsed, canonical: bytes) -> None:
         seen.tally.good(parsed)
-        seen.hashes.append(hashes(parsed.row, canonical, parsed.line))
+        seen.hashes += hashes(parsed.row, canonical, parsed.line)
         if seen.keeps:
-            seen.rows.append(canonical)
+            seen.rows += canonical
+            seen.sizes.append(len(canonical))
             seen.lines.append(parsed.line)
             self._content.look(seen.tally, seen.ends, parsed, canonical)
             if parsed.row.messages:

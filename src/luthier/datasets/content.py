@@ -7,40 +7,19 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, cast
 
 from luthier.datasets import rules
+from luthier.datasets.endings import Ends
 from luthier.datasets.examples import Labelled, Message, Parsed, Prompt, Row, is_learned
 from luthier.datasets.languages import language_of
-from luthier.datasets.personal_data import found_in, found_in_all
-from luthier.datasets.row_hashes import First
+from luthier.datasets.personal_data import found_in
 from luthier.datasets.strict_json import dump
 from luthier.datasets.tally import Tally
 
-_CUT_LENGTH = 200
-"""Only answers of so many characters are expected to end like a sentence."""
-_ENDS = frozenset(".!?:;\"'`)]}>*|…。！？」』”’~-_=/\\#%$€")
 _SCHEMA_SECONDS = 10.0
 """For the schemas of tools, all rows together: a schema is a stranger's, too."""
-
-
-class Ends:
-    """How long answers end."""
-
-    def __init__(self) -> None:
-        self.long = 0
-        self.cut = First(rules.SHOWN_A_CODE)
-
-    def look(self, line: int, answer: str) -> None:
-        if len(answer) >= _CUT_LENGTH:
-            self.long += 1
-            if answer[-1] not in _ENDS and answer.rstrip()[-1:] not in _ENDS:
-                self.cut.add(line, 0)
-
-    def add(self, other: Ends) -> None:
-        self.long += other.long
-        self.cut.merge(other.cut)
 
 
 class Content:
@@ -58,7 +37,8 @@ class Content:
         row = parsed.row
         if isinstance(row, Labelled) and row.text is None:
             return
-        look_through(tally, ends, parsed.line, canonical, _answer_of(row) or "")
+        search(tally, parsed.line, canonical)
+        ends.look(parsed.line, _answer_of(row) or "")
         if row.messages and any("tool_calls" in message for message in row.messages):
             self._check_calls(tally, parsed)
         if isinstance(row, Prompt):
@@ -109,17 +89,10 @@ class Content:
             self._schema_seconds -= time.monotonic() - started
 
 
-def look_through(tally: Tally, ends: Ends, line: int, canonical: bytes, answer: str) -> None:
-    """What stands in any row."""
+def search(tally: Tally, line: int, canonical: bytes) -> None:
+    """Whether a row holds secrets or personal data."""
     for code, noun in found_in(canonical):
         _warn(tally, line, code, noun)
-    ends.look(line, answer)
-
-
-def look_through_all(tally: Tally, lines: Sequence[int], rows: Sequence[bytes]) -> None:
-    """What stands in rows that follow each other, but for their ends."""
-    for at, code, noun in found_in_all(rows):
-        _warn(tally, lines[at], code, noun)
 
 
 def _warn(tally: Tally, line: int, code: str, noun: str) -> None:

@@ -23,7 +23,7 @@ _AHEAD = 2
 """Pieces that lie ready for a process, so that it never waits."""
 EXIT_MEMORY = 3
 
-Work = Callable[[memoryview], Sequence[bytes]]
+Work = Callable[[memoryview], Sequence[bytes | bytearray | memoryview]]
 """From a piece to what is made of it, in two parts; MemoryError ends all."""
 
 
@@ -55,13 +55,12 @@ class Crew:
     def empty(self) -> bool:
         return not self._waiting
 
-    def put(self, piece: bytes) -> None:
-        """Give the next piece, of at most SLOT_BYTES."""
+    def put(self, *parts: bytes) -> None:
+        """Give the next piece, of at most SLOT_BYTES in all."""
         hand = self._hands[self._given % len(self._hands)]
         slot = hand.slots[self._given // len(self._hands) % _AHEAD]
         self._given += 1
-        slot[: len(piece)] = piece
-        _send(hand.tasks, len(piece), 0, 0)
+        _send(hand.tasks, _put(memoryview(slot), parts), 0, 0)
         self._waiting.append((hand, slot))
 
     def get(self) -> tuple[memoryview, memoryview] | None:
@@ -144,8 +143,7 @@ def _work(work: Work, tasks: int, answers: int, slots: Sequence[mmap.mmap]) -> N
             if len(first) + len(second) > SLOT_BYTES:
                 _send(answers, _TOO_LARGE, 0, 0)
             else:
-                view[SLOT_BYTES : SLOT_BYTES + len(first)] = first
-                view[SLOT_BYTES + len(first) : SLOT_BYTES + len(first) + len(second)] = second
+                _put(view[SLOT_BYTES:], (first, second))
                 _send(answers, len(first), len(second), 0)
             number += 1
             gc.collect()
@@ -156,6 +154,15 @@ def _work(work: Work, tasks: int, answers: int, slots: Sequence[mmap.mmap]) -> N
         status = 0
     finally:
         os._exit(status)
+
+
+def _put(room: memoryview, parts: Iterable[bytes | bytearray | memoryview]) -> int:
+    """Write parts one after another, without putting them together first. Returns their size."""
+    at = 0
+    for part in parts:
+        room[at : at + len(part)] = part
+        at += len(part)
+    return at
 
 
 def _send(pipe: int, *sizes: int) -> None:

@@ -5,16 +5,23 @@ from __future__ import annotations
 import hashlib
 import struct
 from array import array
+from collections import deque
 from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
 from types import TracebackType
+from typing import BinaryIO
 
-from luthier.datasets.row_hashes import Spill, cut
+from luthier.datasets.row_hashes import Spill
 from luthier.datasets.strict_json import dump
 
 PLACE = struct.Struct("=QQ")
+_MUCH = 64 * 1024
+"""Bytes that are worth a thread."""
+_WAITING = 4
+"""Parts of about a MiB that wait to be written."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,11 +30,45 @@ class Keepsakes:
 
     hashes: bytes
     """Of all rows that can be used, whether they are kept or not."""
-    rows: bytes | memoryview
+    rows: bytes | bytearray | memoryview
     lines: array[int]
     """Of each of these rows."""
     sizes: array[int]
     dropped: bytes = b""
+
+
+class _Behind:
+    """Writes and hashes what it is given, in order, in two threads beside the one that gives it: neither of them needs Python."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self.digest = hashlib.sha256()
+        self._file = file
+        self._threads = (ThreadPoolExecutor(1), ThreadPoolExecutor(1))
+        self._left: deque[Future[object]] = deque()
+
+    def add(self, data: bytes | bytearray | memoryview) -> None:
+        """The next bytes; the caller may use their memory again. Raises: OSError, of earlier ones, too."""
+        if len(data) <= _MUCH and not self._left:
+            self._file.write(data)
+            self.digest.update(data)
+            return
+        mine = bytes(data)
+        for thread, work in zip(self._threads, (self._file.write, self.digest.update), strict=True):
+            self._left.append(thread.submit(work, mine))
+        self._settle(2 * _WAITING)
+
+    def close(self) -> None:
+        """All is written. Raises: OSError."""
+        try:
+            self._settle(0)
+        finally:
+            for thread in self._threads:
+                thread.shutdown()
+            self._file.close()
+
+    def _settle(self, most: int) -> None:
+        while len(self._left) > most:
+            self._left.popleft().result()
 
 
 class Kept:
@@ -35,12 +76,12 @@ class Kept:
 
     def __init__(self, rows: Path, side: Path) -> None:
         self.rows_path, self.side = rows, side
-        self._rows = rows.open("wb")
+        self._rows = _Behind(rows.open("wb"))
         self._index = (side / "index").open("wb")
         self._spill = Spill(side)
         self._dropped = (side / "dropped").open("wb")
-        self._digest = hashlib.sha256()
         self._offset = 0
+        self._sha256: str | None = None
 
     @property
     def hashes_path(self) -> Path:
@@ -48,15 +89,14 @@ class Kept:
 
     @property
     def sha256(self) -> str:
-        """Of the rows so far."""
-        return self._digest.hexdigest()
+        """Of the rows, once all are written."""
+        return self._sha256 or self._rows.digest.hexdigest()
 
     def add(self, some: Keepsakes) -> None:
         """The next rows of the file."""
-        self._spill.add(*cut(some.hashes))
+        self._spill.add(some.hashes)
         self._dropped.write(some.dropped)
-        self._rows.write(some.rows)
-        self._digest.update(some.rows)
+        self._rows.add(some.rows)
         places = array("Q", bytes(PLACE.size * len(some.lines)))
         starts = array("Q", accumulate(some.sizes, initial=self._offset))
         self._offset = starts.pop()
@@ -85,7 +125,7 @@ class Kept:
                     file.write(row)
                     digest.update(row)
         left.replace(self.rows_path)
-        self._digest = digest
+        self._sha256 = digest.hexdigest()
 
     def __enter__(self) -> Kept:
         return self

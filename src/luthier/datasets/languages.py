@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
+from itertools import chain
 
 _WORDS = {
     "en": "the of and to in is that it was for on are with as his they be at this have from or had by but not what all were we "
@@ -69,11 +70,8 @@ def language_of(text: str) -> str:
         for language, script in _SCRIPTS:
             if len(script.findall(text)) > _LEAST_SCRIPT * len(text):
                 return language
-    hits: Counter[str] = Counter()
-    for word in _WORD.findall(text.lower()):
-        languages = _BY_WORD.get(word)
-        if languages:
-            hits.update(languages)
+    known = filter(None, map(_BY_WORD.get, _WORD.findall(text.lower())))
+    hits = Counter(chain.from_iterable(known))
     ranked = hits.most_common(2)
     second = ranked[1][1] if len(ranked) == 2 else 0
     if not ranked or ranked[0][1] < _LEAST_HITS or ranked[0][1] < 1.5 * second:

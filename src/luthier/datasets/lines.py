@@ -60,12 +60,9 @@ class Lines:
 
     first: int
     """The number of the first of them."""
+    count: int
+    """How many of them have an end: the last one of a file may have none."""
     data: bytes
-
-    @property
-    def count(self) -> int:
-        """How many lines these are; the last one may have no end."""
-        return self.data.count(b"\n") + 1
 
     def records(self) -> Iterator[Raw | BadRow]:
         """The lines that are not empty; a `BadRow` is the last one, because nothing can be found after it."""
@@ -233,16 +230,17 @@ def _not_text(head: bytes) -> BadRow | None:
 def _whole_lines(source: _Input) -> Iterator[Lines]:
     number, rest = 1, b""
     while chunk := source.read():
-        data = rest + chunk
-        end = data.rfind(b"\n") + 1
-        rest = data[end:]
+        end = chunk.rfind(b"\n") + 1
         if end:
-            yield Lines(number, data[:end])
-            number += data.count(b"\n", 0, end)
+            count = chunk.count(b"\n")
+            yield Lines(number, count, b"".join((rest, memoryview(chunk)[:end])))
+            number, rest = number + count, chunk[end:]
+        else:
+            rest += chunk
         if len(rest) > MAX_RECORD_BYTES:
             break  # the line has no end within its limit: whoever reads it says so
     if rest:
-        yield Lines(number, rest)
+        yield Lines(number, 1, rest)
 
 
 def _too_long(number: int) -> BadRow:

@@ -6,10 +6,12 @@ A file starts alone. Once it is clear what its rows are, a crew checks block aft
 from __future__ import annotations
 
 import pickle
+import struct
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from itertools import accumulate
+from pathlib import Path
 
 from luthier.datasets import rules
 from luthier.datasets.block_checks import Checked, Inspector
@@ -18,9 +20,12 @@ from luthier.datasets.crew import SLOT_BYTES, Crew
 from luthier.datasets.examples import Labelled, Row
 from luthier.datasets.formats import stored_row
 from luthier.datasets.keeping import Keepsakes, Kept
-from luthier.datasets.lines import Block
+from luthier.datasets.lines import Block, Lines
 from luthier.datasets.measuring import Measure
 from luthier.datasets.tally import Tally
+
+_HEAD = struct.Struct("=??QQ")
+"""Of what goes to another process: whether it is lines, whether the file is rejected already, the first line, and how many."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +36,8 @@ class Way:
     """Bad rows are left out, and remarked."""
     workers: int = 1
     max_rows: int = rules.MAX_ROWS
+    library: Path | None = None
+    """Where the scanner is compiled to."""
     tell: Callable[[Tally], None] = lambda _: None
     """Hears after each block what was found so far."""
 
@@ -41,7 +48,7 @@ class Pass:
     def __init__(self, kept: Kept, measure: Measure, content: Content, mapping: Mapping[str, str], way: Way) -> None:
         self.tally = Tally(drop=way.drop)
         self._kept, self._measure, self._content = kept, measure, content
-        self._inspector = Inspector(mapping, content, drop=way.drop)
+        self._inspector = Inspector(mapping, content, drop=way.drop, library=way.library)
         self._workers, self._max_rows, self._tell = way.workers, way.max_rows, way.tell
         self._crew: Crew | None = None
         self._away: deque[tuple[Block, bool]] = deque()
@@ -76,21 +83,21 @@ class Pass:
     def _gave(self, crew: Crew, block: Block) -> bool:
         """Whether the crew got the block; not if it is too large."""
         rejected = self.tally.errors > 0
-        piece = pickle.dumps((block, rejected), pickle.HIGHEST_PROTOCOL)
-        if len(piece) > SLOT_BYTES:
+        parts = _packed(block, rejected=rejected)
+        if sum(map(len, parts)) > SLOT_BYTES:
             return False
         if crew.full:
             self._receive(crew)
-        crew.put(piece)
+        crew.put(*parts)
         self._away.append((block, rejected))
         return True
 
-    def _piece(self, piece: memoryview) -> tuple[bytes, bytes]:
+    def _piece(self, piece: memoryview) -> tuple[bytes, bytes | bytearray | memoryview]:
         """What one of the crew does."""
-        block, rejected = pickle.loads(piece)  # noqa: S301  # of our parent
+        block, rejected = _unpacked(piece)
         checked = self._inspector.check(block, self.tally.fresh(), rejected=rejected)
-        rows = bytes(checked.kept.rows)
-        return pickle.dumps(replace(checked, kept=replace(checked.kept, rows=b"")), pickle.HIGHEST_PROTOCOL), rows
+        lean = replace(checked, kept=replace(checked.kept, rows=b""))
+        return pickle.dumps(lean, pickle.HIGHEST_PROTOCOL), checked.kept.rows
 
     def _gather(self) -> None:
         while self._crew is not None and self._away and not self._over:
@@ -124,3 +131,16 @@ class Pass:
         ends = list(accumulate(kept.sizes))
         for at in range(-self._good % every, len(ends), every):
             yield stored_row(kept.lines[at], bytes(kept.rows[ends[at] - kept.sizes[at] : ends[at]]))
+
+
+def _packed(block: Block, *, rejected: bool) -> tuple[bytes, bytes]:
+    """What goes to another process. Lines stay as they are: to pickle them would be to copy all of the file once more."""
+    if isinstance(block, Lines):
+        return _HEAD.pack(True, rejected, block.first, block.count), block.data
+    return _HEAD.pack(False, rejected, 0, 0), pickle.dumps(block, pickle.HIGHEST_PROTOCOL)
+
+
+def _unpacked(piece: memoryview) -> tuple[Block, bool]:
+    is_lines, rejected, first, count = _HEAD.unpack_from(piece)
+    data = piece[_HEAD.size :]
+    return Lines(first, count, bytes(data)) if is_lines else pickle.loads(data), rejected  # noqa: S301  # of our parent

@@ -52,13 +52,21 @@ _PHONE = re.compile(
     rb"(?<![0-9A-Za-z.,+/-])(?:\+[1-9][0-9]{0,2}[ .-]?(?:\(?[0-9]{1,4}\)?[ .-]?){2,4}[0-9]{2,4}"
     rb"|\(?[2-9][0-9]{2}\)?[ .-][2-9][0-9]{2}[.-][0-9]{4})(?![0-9])"
 )
-_NOT_DIGITS = bytes(byte for byte in range(256) if not 48 <= byte <= 57)
-_LEAST_DIGITS = 9
-_NUMBERS = bytes(120 if byte in b"0123456789 .()+-" else 32 for byte in range(256))
-"""Digits and what stands between them."""
-_WORDS = bytes(120 if byte in b"_-" or (chr(byte).isascii() and chr(byte).isalnum()) else 32 for byte in range(256))
-_SMALL = b"abcdefghijklmnopqrstuvwxyz_-"
-_LEAST_KEY = 20
+_DIGITS = b"0123456789"
+_NOT_DIGITS = bytes(byte for byte in range(256) if byte not in _DIGITS)
+LEAST_DIGITS = 9
+_SMALL = b"abcdefghijklmnopqrstuvwxyz"
+_LETTERS = _SMALL + _SMALL.upper()
+_IN_WORDS = _LETTERS + _DIGITS + b"_-"
+_MARKED = _SMALL.upper() + _DIGITS
+"""Some of it is in every key."""
+_IN_NUMBERS = _DIGITS + b" .()+-"
+CLASSES = (_IN_WORDS, _MARKED, _IN_NUMBERS, _DIGITS, _LETTERS + _DIGITS + b"._%+-", _LETTERS + _DIGITS + b"-")
+"""What scanner.c looks for; the last two stand before and after the sign of a mail address."""
+_NUMBERS = bytes(120 if byte in _IN_NUMBERS else 32 for byte in range(256))
+_WORDS = bytes(120 if byte in _IN_WORDS else 32 for byte in range(256))
+_UNMARKED = bytes(byte for byte in range(256) if byte not in _MARKED)
+LEAST_KEY = 20
 """No key is shorter, from its beginning to its end or from one full stop to the next."""
 
 
@@ -84,20 +92,19 @@ def found_in(row: bytes) -> Iterator[tuple[str, str]]:
         yield "personal_data", "a phone number"
 
 
-def found_in_all(rows: Sequence[bytes]) -> Iterator[tuple[int, str, str]]:
-    """What rows hold, each of which ends with its line break: (which row, code, noun). Far quicker than one row after another.
+def suspects(rows: Sequence[bytes]) -> list[int]:
+    """Which rows, each of which ends with its line break, may hold what `found_in` finds; the others hold nothing of it. Far
+    quicker than to search one row after another.
 
-    >>> list(found_in_all([b"Hello\\n", b"jo@shop.io\\n"]))
-    [(1, 'personal_data', 'a mail address')]
+    >>> suspects([b"Hello\\n", b"jo@shop.io\\n"])
+    [1]
     """
     whole = b"".join(rows)
     ends = list(accumulate(map(len, rows)))
-    suspects = {bisect_right(ends, at) for at in (*_long_words(whole), *_places(whole, b"-----BEGIN"))}
-    suspects.update(bisect_right(ends, match.start()) for match in _DOMAIN.finditer(whole))
-    suspects.update(bisect_right(ends, at) for at in _long_numbers(whole))
-    for at in sorted(suspects):
-        for code, noun in found_in(rows[at]):
-            yield at, code, noun
+    found = {bisect_right(ends, at) for at in (*_long_words(whole), *_places(whole, b"-----BEGIN"))}
+    found.update(bisect_right(ends, match.start()) for match in _DOMAIN.finditer(whole))
+    found.update(bisect_right(ends, at) for at in _long_numbers(whole))
+    return sorted(found)
 
 
 def _places(data: bytes, part: bytes) -> Iterator[int]:
@@ -109,15 +116,15 @@ def _places(data: bytes, part: bytes) -> Iterator[int]:
 
 def _long_words(data: bytes) -> Iterator[int]:
     """Where long words with a capital or a digit in them begin."""
-    for at, end in _runs(data, _WORDS, _LEAST_KEY):
-        if data[at:end].translate(None, _SMALL):
+    for at, end in _runs(data, _WORDS, LEAST_KEY):
+        if data[at:end].translate(None, _UNMARKED):
             yield at
 
 
 def _long_numbers(data: bytes) -> Iterator[int]:
     """Where enough digits stand together, with nothing but blanks and the like between them."""
-    for at, end in _runs(data, _NUMBERS, _LEAST_DIGITS):
-        if len(data[at:end].translate(None, _NOT_DIGITS)) >= _LEAST_DIGITS:
+    for at, end in _runs(data, _NUMBERS, LEAST_DIGITS):
+        if len(data[at:end].translate(None, _NOT_DIGITS)) >= LEAST_DIGITS:
             yield at
 
 
@@ -133,4 +140,4 @@ def _runs(data: bytes, table: bytes, least: int) -> Iterator[tuple[int, int]]:
 
 
 def _is_phone(match: bytes) -> bool:
-    return _LEAST_DIGITS <= len(match.translate(None, _NOT_DIGITS)) <= 15
+    return LEAST_DIGITS <= len(match.translate(None, _NOT_DIGITS)) <= 15

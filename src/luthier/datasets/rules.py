@@ -57,6 +57,8 @@ class Allowance:
     max_rows: int = MAX_ROWS
     workers: int = 1
     """Processes that check it."""
+    scans: bool = False
+    """It is large enough to compile a reader for it, where that was not done before."""
 
 
 def allowance(size_bytes: int, *, packed: bool = False, cores: int = 1) -> Allowance:
@@ -66,7 +68,9 @@ def allowance(size_bytes: int, *, packed: bool = False, cores: int = 1) -> Allow
     # Parquet holds equal texts once, so a good deal more comes out of it than of other files.
     size = max(size_bytes, min(most, _UNPACKS * size_bytes)) if packed else size_bytes
     seconds, file_bytes = 120 + size // (2 * _MIB), 8 * size + 64 * _MIB
-    return Allowance(memory_bytes=2048 * _MIB, cpu_s=seconds, file_bytes=file_bytes, workers=workers)
+    return Allowance(
+        memory_bytes=2048 * _MIB, cpu_s=seconds, file_bytes=file_bytes, workers=workers, scans=size_bytes > _SHARED_BYTES
+    )
 
 
 def _workers(size_bytes: int, cores: int) -> int:

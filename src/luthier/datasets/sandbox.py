@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from luthier.datasets import rules
+from luthier.datasets import rules, scanner
 from luthier.datasets.containers import is_packed
 from luthier.datasets.parquet import is_parquet
 from luthier.datasets.types import Finding, Report
@@ -95,6 +95,7 @@ class Sandbox:
             "context": ruler.context,
             "every": rules.measure_every(size * rules.USUAL_RATIO if packed else size),
             "language_every": rules.language_every(size * rules.USUAL_RATIO if packed else size),
+            "scanner": _scanner() if allowed.scans else None,
             **asdict(allowed),
         }
         process = self._start(request)
@@ -155,6 +156,11 @@ def _output(process: subprocess.Popen[bytes], seconds: float, so_far: Path, hear
 
 def _cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _scanner() -> str | None:
+    library = scanner.prepared()
+    return None if library is None else str(library)
 
 
 def _packed(source: Path) -> bool:

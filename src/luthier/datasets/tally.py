@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from luthier.datasets import rules
@@ -40,7 +40,7 @@ class Tally:
         self.usable = 0
         self.schema_name: str | None = None
         self.errors = 0
-        self._warnings = 0
+        self.warnings = 0
         self._counts: Counter[str] = Counter()
         self._shown: list[dict[str, Any]] = []
         self._roles: Counter[str] = Counter()
@@ -89,13 +89,13 @@ class Tally:
             self._item_fields = filled if self._item_fields is None else self._item_fields & filled
         self._characters.update(_characters(example.messages, _text(example)) for example in parsed.row.examples)
 
-    def chats(self, shapes: Sequence[Shape], characters: Sequence[int]) -> None:
-        """Plain conversations, in any order."""
+    def chats(self, shapes: Mapping[Shape, int], characters: Iterable[int]) -> None:
+        """Plain conversations, in any order: rows by their shape, and the lengths of all."""
         if shapes:
-            self.rows += len(shapes)
-            self.usable += len(shapes)
+            self.rows += sum(shapes.values())
+            self.usable += sum(shapes.values())
             self.schema_name = self.schema_name or "chat"
-            for shape, rows in Counter(shapes).items():
+            for shape, rows in shapes.items():
                 for role, messages in shape.roles.items():
                     self._roles[role] += rows * messages
             self._characters.update(characters)
@@ -110,7 +110,7 @@ class Tally:
         self.usable += other.usable
         self.schema_name = self.schema_name or other.schema_name
         self.errors += other.errors
-        self._warnings += other._warnings
+        self.warnings += other.warnings
         self._dropped += other._dropped
         self._texts += other._texts
         if other._item_fields is not None:
@@ -179,7 +179,7 @@ class Tally:
         if severity == "error":
             self.errors += 1
         else:
-            self._warnings += 1
+            self.warnings += 1
         if self._counts[code] <= rules.SHOWN_A_CODE:
             self._show(line, code, severity, said)
 
@@ -232,7 +232,7 @@ class Tally:
             "roles": dict(self._roles),
             "labels": dict(self._labels),
             "errors": self.errors,
-            "warnings": self._warnings,
+            "warnings": self.warnings,
             "counts": dict(self._counts),
             "findings": sorted(self._shown, key=lambda finding: finding["line"] or 0),
         }
@@ -263,7 +263,7 @@ class Tally:
         """Count findings that are shown otherwise, or not at all."""
         if warnings:
             self._counts[code] += warnings
-            self._warnings += warnings
+            self.warnings += warnings
 
 
 def _characters(messages: Sequence[Message], text: str | None) -> int:

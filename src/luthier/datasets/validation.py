@@ -11,6 +11,7 @@ import json
 import resource
 import sys
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -45,18 +46,22 @@ def validate(found: Opened, kept: Kept, measure: Measure, content: Content, way:
 
 
 class SoFar:
-    """Writes the report so far into `side`, now and then, for those who wait."""
+    """Writes the report so far into `side`, now and then, for those who wait; what is found first, at once."""
 
     def __init__(self, side: Path, source: BinaryIO, size: int) -> None:
         self._path, self._source, self._size = side / SO_FAR, source, size
-        self._errors = 0
+        self._told = (False, False)
         self._next = 0.0
 
     def __call__(self, tally: Tally) -> None:
-        now = time.monotonic()
-        if now < self._next and not (tally.errors and not self._errors):
-            return
-        self._next, self._errors = now + _TOLD_S, tally.errors
+        found = (tally.errors > 0, tally.warnings > 0)
+        if time.monotonic() >= self._next or found != self._told:
+            self._told = found
+            self.write(tally)
+
+    def write(self, tally: Tally) -> None:
+        """Tell it now."""
+        self._next = time.monotonic() + _TOLD_S
         writing = self._path.with_suffix(".new")
         report = tally.report(size_bytes=self._size, format_name=None)
         writing.write_text(json.dumps({**report, "read_bytes": self._source.tell()}))
@@ -105,6 +110,11 @@ def _reading(request: dict[str, Any]) -> Reading:
     return Reading(limits, Path(request["side"]) / "unpacked", request["mapping"])
 
 
+def _way(request: dict[str, Any], tell: Callable[[Tally], None]) -> Way:
+    library = Path(request["scanner"]) if request["scanner"] else None
+    return Way(request["drop"], request["workers"], request["max_rows"], library, tell)
+
+
 def main() -> int:
     """Check the file that the request names. Exit 0 with a report whatever the file holds; 3 out of memory, 4 out of disk, 5 more
     came out of it than may be written."""
@@ -117,8 +127,9 @@ def main() -> int:
         with path.open("rb") as source, Kept(Path(request["rows"]), Path(request["side"])) as kept:
             found = opened(source, _reading(request))
             so_far = SoFar(Path(request["side"]), source, path.stat().st_size)
-            tally = validate(found, kept, measure, content, Way(request["drop"], request["workers"], request["max_rows"], so_far))
+            tally = validate(found, kept, measure, content, _way(request, so_far))
             repeats = _compare(tally, kept, request)
+            so_far.write(tally)
             seconds = {"structure": time.monotonic() - began}
             _nearly(tally, kept, request["workers"])
             seconds["near"] = time.monotonic() - began
