@@ -219,9 +219,15 @@ class LastAdmin(Conflict):
 
 
 class EvaluationNeeded(Conflict):
-    """Only a model that was measured against its base, and is no worse, goes to Production."""
+    """Only a model that was measured, and is no worse than its base and than today's Production, goes to Production."""
 
     code = "evaluation_needed"
+
+
+class ApprovalNeeded(Conflict):
+    """Your wish is noted. Somebody else must ask for the same before it happens."""
+
+    code = "approval_needed"
 
 
 class EndpointConflict(Conflict):

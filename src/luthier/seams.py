@@ -309,3 +309,63 @@ class Notifier(Protocol):
     def send(self, news: News, address: str, secret: str | None) -> Reply:
         """Tell it once, and come back within about ten seconds, whatever the other side does. Never raises for that."""
         ...
+
+
+@dataclass(frozen=True)
+class TrackedRun:
+    """A job as a tracker keeps it."""
+
+    key: str
+    """The job's id: a tracker keeps one run of it, however often it is told."""
+    experiment: str
+    name: str
+    status: str
+    """`RUNNING`, `FINISHED`, `FAILED` or `KILLED`."""
+    params: Mapping[str, str]
+    metrics: Sequence[tuple[str, float, int]]
+    """Name, value and step."""
+    tags: Mapping[str, str]
+    artifacts: Mapping[str, str]
+    """Texts by their names."""
+    started_at: datetime
+    ended_at: datetime | None
+
+
+@dataclass(frozen=True)
+class TrackedVersion:
+    """A model version as a tracker keeps it."""
+
+    key: str
+    """Its id."""
+    name: str
+    number: int
+    run_id: str
+    """Of the run that made it."""
+    source: str
+    """Where its files lie."""
+    stage: str
+    tags: Mapping[str, str]
+    description: str
+
+
+class TrackerUnavailable(Exception):
+    """The tracker did not answer, or not with what was asked. What it was told may have arrived or not: tell it again."""
+
+
+class Tracker(Protocol):
+    """Keeps a copy of runs and versions where others look at them. Told the same twice, it holds it once.
+
+    A call ends within a minute, and each answer of a server is waited for 10 seconds at most. Raises: TrackerUnavailable.
+    """
+
+    def put_run(self, run: TrackedRun, run_id: str | None) -> str:
+        """Make the run as it is now, and give back its id. run_id: what an earlier call gave, if there was one."""
+        ...
+
+    def put_version(self, version: TrackedVersion) -> None:
+        """Make the version as it is now; in Production it has the alias `production`, which no other of its name then has."""
+        ...
+
+    def drop_version(self, name: str, key: str) -> None:
+        """Take a deleted version out. Fine if there is none."""
+        ...

@@ -126,6 +126,23 @@ class Settings(BaseSettings):
         default="10", description="A job that is expected to cost more than this waits for an admin's approval."
     )
     approval_by_another: bool = Field(default=False, description="Whether that must be somebody else than who submitted it.")
+    promotion_metric: str = Field(
+        default="loss",
+        pattern=r"^[a-z][a-z0-9_]{0,63}$",
+        description="What a version is compared with today's Production by: `loss`, `exact_match`, `f1`, `accuracy`, ...",
+    )
+    promotion_margin: float = Field(
+        default=0.0, ge=-1e6, le=1e6, description="By how much it must be better; below 0: by how much it may be worse."
+    )
+    promotion_by_another: bool = Field(default=False, description="Whether a version needs two people's word for Production.")
+    evaluate_after_training: bool = Field(
+        default=True,
+        description="Whether a new version is compared with today's Production without being asked.",
+    )
+    mlflow_url: SecretStr | None = Field(
+        default=None,
+        description="MLflow that runs and versions are mirrored to: `sqlite:///file` or `http(s)://...`.",
+    )
     jwt_secret: SecretStr | None = Field(
         default=None, description="Signs access tokens, at least 32 random bytes. Without it <data>/signing-keys.json is made."
     )

@@ -27,6 +27,7 @@ from luthier.backends.notifiers.slack import SlackNotifier
 from luthier.backends.notifiers.webhook import WebhookNotifier
 from luthier.backends.outbound import Guard
 from luthier.backends.storage.local import LocalStorage
+from luthier.backends.trackers.mlflow import MlflowTracker
 from luthier.bases.service import Bases
 from luthier.billing import price_book
 from luthier.billing.budgets import PlatformBudget
@@ -40,6 +41,8 @@ from luthier.datasets.service import Datasets
 from luthier.datasets.sources import Sources
 from luthier.datasets.types import Room
 from luthier.datasets.uploads import Uploads
+from luthier.experiments.mirror import Mirror
+from luthier.experiments.service import Experiments
 from luthier.hooks.service import Hooks
 from luthier.jobs import measures
 from luthier.jobs.approvals import ApprovalRule
@@ -50,6 +53,8 @@ from luthier.notifications.service import Means, Notifications
 from luthier.notifications.types import Channel
 from luthier.registry.catalogue import Catalogue
 from luthier.registry.files import ModelFiles
+from luthier.registry.gate_rules import GateRule
+from luthier.registry.promotions import Promotions
 from luthier.registry.service import Registry
 from luthier.seams import Clock, Embedder, Executor, Fetcher, InferenceEngine, Notifier, Storage
 from luthier.secret_box import SecretBox
@@ -80,7 +85,9 @@ class Platform:
     imports: Imports
     jobs: Jobs
     hooks: Hooks
+    experiments: Experiments
     registry: Registry
+    promotions: Promotions
     catalogue: Catalogue
     serving: Serving
     predictions: Predictions
@@ -133,7 +140,7 @@ def build(  # noqa: PLR0913  # what tests put in the place of the real thing
     deliveries = Deliveries(database, storage, room, now, datasets.check_later)
     files = ModelFiles(storage, settings.data / "cache")
     catalogue = Catalogue(database, files, embedder or _embedder())
-    registry = Registry(database, files, bases, catalogue, now)
+    registry = Registry(database, files, bases, catalogue, now, gate=_gate(settings))
     jobs = Jobs(database, storage, JobServices(accounts, billing, bases, datasets, registry, _approvals(settings), quotas), now)
     engine = engine or _engine(settings)
     return Platform(
@@ -151,18 +158,22 @@ def build(  # noqa: PLR0913  # what tests put in the place of the real thing
         bases=bases,
         datasets=datasets,
         uploads=Uploads(datasets, room, now),
-        imports=Imports(
-            datasets, deliveries, fetcher, Sources(fetcher, settings.hub_url, prefixes_of(settings.import_from)), room
-        ),
+        imports=Imports(datasets, deliveries, fetcher, _sources(settings, fetcher), room),
         jobs=jobs,
         hooks=Hooks(database, accounts, jobs, means.box, now),
+        experiments=Experiments(database, storage, registry),
         registry=registry,
+        promotions=Promotions(registry, jobs, automatic=settings.evaluate_after_training),
         catalogue=catalogue,
         serving=Serving(registry, bases, engine),
         predictions=Predictions(registry, bases, engine, _answers(settings)),
         engine=engine,
         now=now,
     )
+
+
+def _sources(settings: Settings, fetcher: Fetcher) -> Sources:
+    return Sources(fetcher, settings.hub_url, prefixes_of(settings.import_from))
 
 
 def _billing(settings: Settings, database: Database, accounts: Accounts, now: Clock) -> Billing:
@@ -179,6 +190,10 @@ def _budget(settings: Settings) -> int | None:
 
 def _approvals(settings: Settings) -> ApprovalRule:
     return ApprovalRule(micro_usd(settings.approval_above_usd), settings.approval_by_another)
+
+
+def _gate(settings: Settings) -> GateRule:
+    return GateRule(settings.promotion_metric, settings.promotion_margin, settings.promotion_by_another)
 
 
 def _embedder() -> Embedder | None:
@@ -259,6 +274,15 @@ def courier(platform: Platform) -> Courier:
     queue.keep_platform_endpoint(Channel.SLACK, slack)
     queue.keep_platform_endpoint(Channel.EMAIL, settings.notify_email or None)
     return Courier(queue, means.notifiers)
+
+
+def mirror(platform: Platform) -> Mirror | None:
+    """What tells MLflow of runs and versions; None where the settings name none. Raises: SetupError where it is not installed."""
+    settings = platform.settings
+    if settings.mlflow_url is None:
+        return None
+    tracker = MlflowTracker(settings.mlflow_url.get_secret_value(), settings.data / "mlflow-artifacts")
+    return Mirror(platform.database, platform.experiments, tracker, platform.now)
 
 
 def executor(settings: Settings) -> Executor:

@@ -16,8 +16,9 @@ from luthier.database import Database, Row
 from luthier.jobs.spec import RunSpec, Sources
 from luthier.registry.catalogue import Catalogue
 from luthier.registry.files import ModelFiles
+from luthier.registry.gate_rules import GateRule
 from luthier.registry.service import Registry
-from luthier.registry.types import Finished, Model
+from luthier.registry.types import Finished, Model, Stage
 from luthier.values import BaseSource, Source
 
 WEIGHTS = b"adapter weights" * 1000
@@ -48,11 +49,11 @@ class World:
         self.bases = Bases(self.folder / "bases")
         self.open()
 
-    def open(self) -> None:
+    def open(self, gate: GateRule | None = None) -> None:
         self.database = Database(self.folder / "luthier.db")
         Row.metadata.create_all(self.database.engine)
         files = ModelFiles(self.storage, self.folder / "cache")
-        self.registry = Registry(self.database, files, self.bases, Catalogue(self.database, files), self.now)
+        self.registry = Registry(self.database, files, self.bases, Catalogue(self.database, files), self.now, gate=gate)
 
     def lose_the_database(self) -> None:
         self.database.close()
@@ -64,7 +65,9 @@ class World:
         self.moment += timedelta(seconds=1)
         return self.moment
 
-    def finished(self, actor: Actor, name: str | None = "intents", scores: dict | None = None, **metadata: str) -> Finished:
+    def finished(
+        self, actor: Actor, name: str | None = "intents", scores: dict | None = None, checks: dict | None = None, **metadata: str
+    ) -> Finished:
         """A job of `actor` whose results lie in its directory."""
         job_id = ids.new(ids.JOB)
         results = f"users/{actor.tenant_id}/jobs/{job_id}/attempts/1/results"
@@ -73,7 +76,7 @@ class World:
             "final_model/adapter_config.json": b"{}",
             "final_model/tokenizer.json": b"{}",
             "metrics.json": json.dumps(METRICS).encode(),
-            "checks.json": json.dumps(CHECKS).encode(),
+            "checks.json": json.dumps(checks or CHECKS).encode(),
         }
         if scores is not None:
             files["evaluation.json"] = json.dumps(scores).encode()
@@ -86,6 +89,27 @@ class World:
 
     def model(self, actor: Actor, name: str | None = "intents", scores: dict | None = None) -> Model:
         return self.registry.register(self.finished(actor, name, evaluation() if scores is None else scores))
+
+    def measured(self, actor: Actor, model: Model, scores: dict | None = None, against: Model | None = None) -> Finished:
+        """A run that measured a model on rows that it did not learn from, maybe beside another one of the loss 0.6."""
+        job_id = ids.new(ids.JOB)
+        results = f"users/{actor.tenant_id}/jobs/{job_id}/attempts/1/results"
+        found = evaluation() if scores is None else scores
+        if against is not None:
+            found = {"against": {"loss": 0.6, "exact_match": 0.5}, **found}
+        self.storage.write(f"{results}/evaluation.json", json.dumps(found).encode())
+        source = Source(id="ds_2", url="file:///y", sha256="1" * 64)
+        base = BaseSource(id="luthier/tiny", revision="1", url="luthier:tiny")
+        named = {"model": model.id, "against": against.id if against else None, "base_model": base.id, "dataset": "ds_2"}
+        spec = RunSpec(kind="evaluate", sources=Sources(dataset=source, base=base), **named)
+        return Finished(actor.tenant_id, actor.user_id, job_id, spec, results)
+
+    def promoted(self, actor: Actor, model: Model) -> Model:
+        """In Production, after it was measured against what was there."""
+        before = self.registry.in_production(actor, model.name)
+        if before is not None:
+            self.registry.attach(self.measured(actor, model, against=before))
+        return self.registry.transition(actor, model.id, Stage.PRODUCTION)
 
     def weights_path(self, model: Model, actor: Actor) -> Path:
         return self.folder / f"users/{actor.tenant_id}/models/{model.id}/weights/adapter_model.safetensors"

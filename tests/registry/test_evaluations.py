@@ -5,29 +5,15 @@ from dataclasses import replace
 
 import pytest
 
-from luthier import ids
 from luthier.errors import ArtifactCorrupt, EvaluationNeeded, NotFound
-from luthier.jobs.spec import RunSpec, Sources
 from luthier.registry import cards
-from luthier.registry.types import Finished, Stage
-from luthier.values import BaseSource, Source
+from luthier.registry.types import Stage
+from luthier.values import BaseSource
 
 
 @pytest.fixture
 def measured(world):
-    def make(actor, model, scores=None) -> Finished:
-        job_id = ids.new(ids.JOB)
-        results = f"users/{actor.tenant_id}/jobs/{job_id}/attempts/1/results"
-        found = world.scores() if scores is None else scores
-        world.storage.write(f"{results}/evaluation.json", json.dumps(found).encode())
-        source = Source(id="ds_2", url="file:///y", sha256="1" * 64)
-        base = BaseSource(id="luthier/tiny", revision="1", url="luthier:tiny")
-        spec = RunSpec(
-            kind="evaluate", model=model.id, base_model=base.id, dataset="ds_2", sources=Sources(dataset=source, base=base)
-        )
-        return Finished(actor.tenant_id, actor.user_id, job_id, spec, results)
-
-    return make
+    return world.measured
 
 
 def test_each_evaluation_is_kept_once_newest_first(world, registry, measured, alice):

@@ -103,8 +103,8 @@ def test_engines_load_a_local_copy_that_is_made_once(world, registry, alice):
 
 def test_a_lost_database_loses_no_model(world, registry, alice, bob):
     first, second, third = world.model(alice), world.model(alice), world.model(bob)
-    registry.transition(alice, first.id, Stage.PRODUCTION)
-    second = registry.transition(alice, second.id, Stage.PRODUCTION)
+    world.promoted(alice, first)
+    second = world.promoted(alice, second)
     first = registry.get(alice, first.id)
     world.lose_the_database()
     registry = world.registry
@@ -140,9 +140,9 @@ def test_a_folder_that_names_another_team_is_not_brought_back(world, registry, a
 
 def test_of_two_that_say_they_are_in_production_the_newer_one_is(world, registry, alice):
     first, second = world.model(alice), world.model(alice)
-    registry.transition(alice, first.id, Stage.PRODUCTION)
+    world.promoted(alice, first)
     stale = world.storage.read(f"users/team_alice/models/{first.id}/metadata.json")
-    registry.transition(alice, second.id, Stage.PRODUCTION)
+    world.promoted(alice, second)
     world.storage.write(f"users/team_alice/models/{first.id}/metadata.json", stale)  # as if the process had died in between
     world.lose_the_database()
     assert world.registry.reindex() == 2

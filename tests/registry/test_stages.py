@@ -41,8 +41,8 @@ def stages(registry, actor) -> dict[str, str]:
 
 def test_promoting_archives_the_version_before(world, registry, alice):
     first, second = world.model(alice), world.model(alice)
-    registry.transition(alice, first.id, Stage.PRODUCTION)
-    promoted = registry.transition(alice, second.id, Stage.PRODUCTION)
+    world.promoted(alice, first)
+    promoted = world.promoted(alice, second)
     assert promoted.stage is Stage.PRODUCTION
     assert stages(registry, alice) == {"intents@1": "Archived", "intents@2": "Production"}
     for model, stage in ((first, "Archived"), (second, "Production")):
@@ -58,11 +58,21 @@ def test_other_names_and_other_teams_keep_their_production(world, registry, alic
     assert stages(registry, bob) == {"a@1": "Production"}
 
 
-def test_of_many_promotions_at_once_one_version_is_left_in_production(world, registry, alice):
+def test_of_many_promotions_at_once_one_wins_and_the_others_must_be_compared_with_it(world, registry, alice):
+    before = world.promoted(alice, world.model(alice))
     models = [world.model(alice) for _ in range(6)]
+    for model in models:
+        registry.attach(world.measured(alice, model, against=before))
+
+    def promoted(model) -> str:
+        try:
+            return registry.transition(alice, model.id, Stage.PRODUCTION).stage
+        except EvaluationNeeded as refused:
+            return refused.error_code
+
     with ThreadPoolExecutor(6) as pool:
-        list(pool.map(lambda model: registry.transition(alice, model.id, Stage.PRODUCTION), models))
-    assert sorted(stages(registry, alice).values()) == ["Archived"] * 5 + ["Production"]
+        assert sorted(pool.map(promoted, models)) == ["Production", *["evaluation_needed"] * 5]
+    assert sorted(stages(registry, alice).values()) == ["Archived", *["None"] * 5, "Production"]
 
 
 def test_a_model_that_is_worse_than_its_base_is_not_promoted(world, registry, alice):
@@ -194,8 +204,9 @@ def test_of_a_job_that_succeeded_the_registry_alone_knows(job_in):
 
 def test_each_change_of_a_stage_is_told_once(world, registry, alice):
     first, second = world.model(alice), world.model(alice)
-    for model in (first, second, second):
-        registry.transition(alice, model.id, Stage.PRODUCTION)
+    for model in (first, second):
+        world.promoted(alice, model)
+    registry.transition(alice, second.id, Stage.PRODUCTION)
     with world.database.read(alice.tenant_id) as session:
         events = list(session.scalars(select(EventRow).order_by(EventRow.created_at, EventRow.id)))
     assert {event.kind for event in events} == {"model.stage_changed"}

@@ -14,7 +14,7 @@ from luthier.jobs.spec import EvaluateSpec, RunSpec
 from luthier.modeling.types import Completion
 from luthier.training import export
 from luthier.training.checks import check_adapter
-from luthier.training.evaluate import HeldOut, Room, Sides, compare, questions_of, same_answer
+from luthier.training.evaluate import Answer, HeldOut, Question, Room, Sides, compare, questions_of, right_answers, same_answer
 from luthier.training.failures import AttemptFailed
 from luthier.training.health import Best
 from luthier.training.method import mean_loss
@@ -93,7 +93,8 @@ def test_base_and_tuned_model_answer_the_same_questions(bench):
     assert found["base"]["exact_match"] == 0.0
     assert found["base"]["loss"] == pytest.approx(math.log(24), abs=1e-5)
     assert found["base"]["perplexity"] == pytest.approx(24, abs=1e-3)
-    assert found["tuned"]["exact_match"] == 1.0
+    assert (found["tuned"]["exact_match"], found["tuned"]["f1"], found["tuned"]["stops"]) == (1.0, 1.0, 1.0)
+    assert found["tuned"]["json_valid"] is None
     assert found["tuned"]["loss"] < 1e-4
     assert found["samples"] == [{"prompt": "ab", "expected": "cd", "base": found["samples"][0]["base"], "tuned": "cd"}]
     assert (found["rows"], found["answered"]) == (2, 2)
@@ -123,7 +124,15 @@ def test_an_answer_longer_than_every_right_one_is_cut(bench, engine):
     questions = questions_of([Example(prompt="a", completion="bcd")], Letters(), 10, Room(64, 0))
     found = compare(Sides(engine), Letters(), HeldOut(sft.Sft(bench.rows), questions, LIMITS), EvaluateSpec(), lambda _: None)
     assert asked == [4 + 32, 4 + 32]
+    assert found["tuned"]["stops"] == 0.0
     assert found["tuned"]["exact_match"] == 0.0
+
+
+def test_answers_that_are_json_are_counted_among_those_that_should_be():
+    questions = [Question([], "", expected, 4) for expected in ('{"a": 1}', "[1]", "plain")]
+    answers = [Answer('{"a": 1}', stopped=True), Answer("[1", stopped=False), Answer("[1]", stopped=True)]
+    found = right_answers(answers, questions)
+    assert (found["json_valid"], found["exact_match"]) == (0.5, pytest.approx(1 / 3))
 
 
 # -- checks ------------------------------------------------------------------------------------------------------------
@@ -139,6 +148,7 @@ def test_a_trained_adapter_passes_all_checks(bench, tmp_path):
     before = {name: weight.detach().clone() for name, weight in made.engine.parameters.items()}
     checks = check_adapter(made.engine, [[2, 3, 4]], save_of(made.engine), tmp_path / "final")
     assert checks.as_json() == {
+        "forgetting": None,
         "finite": True,
         "changes_logits": True,
         "max_logit_change": checks.max_logit_change,

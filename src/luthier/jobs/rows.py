@@ -47,6 +47,17 @@ def job_behind(session: Session, name_or_id: str) -> Job | None:
     return None if row is None or row.deleted_at is not None or row.kind != "train" else job_of(row)
 
 
+def standing_job(session: Session, job_id: str, *, deleted_too: bool = False) -> Job | None:
+    """The job of this id, unless it was deleted."""
+    row = store.get(session, job_id)
+    return None if row is None or (row.deleted_at is not None and not deleted_too) else job_of(row)
+
+
+def jobs_after(session: Session, job_id: str, most: int) -> list[tuple[str, str]]:
+    """Team and id of jobs that ran, oldest first, from after this one on."""
+    return [(row.tenant_id, row.id) for row in store.ran_after(session, job_id, most)]
+
+
 def projection_of(row: store.JobRow, used_ms: int) -> projection.Projection:
     """The top-level `status.json`."""
     job = job_of(row)

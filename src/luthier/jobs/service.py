@@ -104,6 +104,12 @@ class Jobs:
         row = store.look(self._database, actor.tenant_id, job_id)
         return None if row is None else job_of(row)
 
+    def evaluating(self, actor: Actor, model_id: str) -> list[Job]:
+        """The runs of the kind evaluate that measure this model, or wait to, oldest first."""
+        with self._database.read(actor.tenant_id) as session:
+            found = [job_of(row) for row in store.evaluating(session, model_id)]
+        return [job for job in found if job.model == model_id]
+
     def names(self, actor: Actor, job_ids: Iterable[str]) -> dict[str, str]:
         """What these jobs are called, also deleted ones."""
         with self._database.read(actor.tenant_id) as session:

@@ -189,6 +189,9 @@ class EvaluateSpec(Frozen):
     rows: Whole = Field(default=200, ge=0, le=10_000, description="Rows that both models answer, for exact match; 0 skips it.")
     max_new_tokens: Whole = Field(default=256, ge=1, le=8192, description="Longest answer.")
     samples: Whole = Field(default=3, ge=0, le=100, description="Answers kept side by side.")
+    automatic: bool = Field(
+        default=True, description="Whether a training is followed by this, and by a run that compares it with today's Production."
+    )
 
 
 class ExportSpec(Frozen):

@@ -213,6 +213,20 @@ def unfinished(session: Session, tenant_id: str) -> int:
     return look_in(session, _UNFINISHED, {"tenant": tenant_id})[0].jobs
 
 
+def evaluating(session: Session, model_id: str) -> Sequence[JobRow]:
+    """Runs of the kind evaluate that have not ended and whose spec names this model."""
+    query = select(JobRow).where(JobRow.kind == "evaluate", JobRow.deleted_at.is_(None))
+    query = query.where(JobRow.spec.contains(model_id, autoescape=True))
+    query = query.where(JobRow.state.in_([state for state in JobState if state not in FINISHED]))
+    return session.scalars(query.order_by(JobRow.id)).all()
+
+
+def ran_after(session: Session, job_id: str, most: int) -> Sequence[JobRow]:
+    """Jobs that were started at least once and are still there, in the order of their ids."""
+    query = select(JobRow).where(JobRow.id > job_id, JobRow.attempt > 0, JobRow.deleted_at.is_(None))
+    return session.scalars(query.order_by(JobRow.id).limit(most)).all()
+
+
 def running_by_tenant(session: Session) -> dict[str, int]:
     """How many jobs run, of each tenant that has one."""
     query = select(JobRow.tenant_id, func.count()).where(JobRow.state.in_(_OWNED)).group_by(JobRow.tenant_id)

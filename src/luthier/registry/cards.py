@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from luthier.errors import ArtifactCorrupt
 from luthier.jobs.spec import RunSpec
 from luthier.registry import rules
-from luthier.registry.types import Evaluation, EvaluationRecord, Finished, ModelCard
+from luthier.registry.types import Evaluation, EvaluationRecord, Finished, Forgetting, ModelCard
 from luthier.values import ModelFile
 
 _MOST_RECORDS = 50
@@ -53,6 +53,7 @@ def card_of(finished: Finished, results: Results, number: int, now: datetime) ->
             update={"base_commit": results.base_commit, "rendering_sha256": results.metrics.get("rendering_sha256")}
         ),
         evaluation=evaluation,
+        forgetting=_forgetting(results.checks),
         warnings=rules.warnings(spec, evaluation, results.checks),
         created_at=now,
     )
@@ -87,6 +88,12 @@ def with_record(card: ModelCard, record: EvaluationRecord) -> ModelCard:
     return card.model_copy(update={"evaluations": (record, *before)[:_MOST_RECORDS]})
 
 
+def tracker_tags(card: ModelCard) -> dict[str, str]:
+    """What a version is found by in an experiment tracker."""
+    made = card.lineage
+    return {"base_model": card.base_model, "dataset": made.dataset, "method": made.method, "tags": ",".join(card.tags)}
+
+
 def config_of(spec: RunSpec) -> dict[str, Any]:
     """`config.json` of a model's folder: the base it needs, and how it was trained."""
     kept = spec.model_dump(mode="json", include={"base_model", "method", "seed", "train", *_form_of(spec)})
@@ -96,6 +103,13 @@ def config_of(spec: RunSpec) -> dict[str, Any]:
 
 def _form_of(spec: RunSpec) -> set[str]:
     return {"lora"} if spec.has_base else {"classifier"}
+
+
+def _forgetting(checks: Mapping[str, Any]) -> Forgetting | None:
+    try:
+        return Forgetting.model_validate(checks["forgetting"]) if checks.get("forgetting") else None
+    except ValidationError:
+        raise ArtifactCorrupt("The job's checks.json cannot be read.", hint="Submit the job again.") from None
 
 
 def _evaluation(found: Mapping[str, Any]) -> Evaluation | None:

@@ -32,6 +32,8 @@ def model_of(row: store.ModelRow) -> Model:
         created_by=row.created_by,
         created_at=row.created_at,
         updated_at=row.updated_at,
+        promoted_at=row.promoted_at,
+        asked_by=row.asked_by,
     )
 
 
@@ -52,6 +54,7 @@ def stored_of(row: store.ModelRow) -> StoredModel:
         card=ModelCard.model_validate_json(row.card),
         created_at=row.created_at,
         updated_at=row.updated_at,
+        promoted_at=row.promoted_at,
     )
 
 
@@ -73,4 +76,5 @@ def row_of(stored: StoredModel) -> store.ModelRow:
         created_by=stored.created_by,
         created_at=stored.created_at,
         updated_at=stored.updated_at,
+        promoted_at=stored.promoted_at,
     )

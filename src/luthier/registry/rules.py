@@ -1,4 +1,4 @@
-"""Decisions about models: what a card says, what goes to Production, what a reference means."""
+"""Decisions about models: what a card says, and what a reference means. What goes to Production: `gate_rules.py`."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from luthier import ids
-from luthier.errors import EvaluationNeeded, ModelNotReady
+from luthier.errors import ModelNotReady
 from luthier.jobs.spec import RunSpec
 from luthier.jobs.types import Job, JobState
-from luthier.registry.types import Evaluation, Lineage, ModelCard
+from luthier.registry.types import Evaluation, Lineage
 from luthier.values import ModelFile
 
 ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors")
@@ -22,6 +22,9 @@ _TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "chat_template.ji
 _TUNED = re.compile(r"ft:[^:]+:[^:]*:(?P<suffix>.*):(?P<tail>[0-9a-z]{8})", re.ASCII | re.DOTALL)
 """`ft:<base>:<tenant>:<suffix>:<last 8 of the id>`: what counts is the suffix and the id; whose it is, the session knows."""
 _NUMBERED = re.compile(r"(?P<name>.+)@(?P<number>[1-9][0-9]{0,8})", re.ASCII | re.DOTALL)
+
+_MUCH_FORGOTTEN = 0.5
+"""Nats a token: at the exponential of it, two thirds more words come into question at each place of a plain text."""
 
 
 def missing_files(method: str, sizes: Mapping[str, int]) -> list[str]:
@@ -106,41 +109,6 @@ def check_made(job: Job) -> None:
             )
 
 
-def trained_on(lineage: Lineage, dataset: str, sha256: str | None) -> bool:
-    """Whether these are the rows that the model learned from: the same version, or other rows byte for byte the same."""
-    return dataset == lineage.dataset or (sha256 is not None and sha256 == lineage.dataset_sha256)
-
-
-def held_out(card: ModelCard) -> Evaluation | None:
-    """What was measured last on rows that the model did not learn from, by an evaluation or else by training."""
-    made = card.lineage
-    for record in card.evaluations:
-        if not trained_on(made, record.dataset, record.dataset_sha256):
-            return record.evaluation
-    own = made.validation_dataset is not None and trained_on(made, made.validation_dataset, made.validation_sha256)
-    return None if own else card.evaluation
-
-
-def check_gate(card: ModelCard) -> None:
-    """Let pass what was measured on held-out rows and is no worse than its base. Raises: EvaluationNeeded, with the numbers."""
-    evaluation = held_out(card)
-    if evaluation is None:
-        measured = card.evaluation is not None or card.evaluations
-        rows = f"the rows it was trained on ({card.lineage.dataset}): that proves memory, not skill"
-        raise EvaluationNeeded(
-            f"This model was measured only on {rows}."
-            if measured
-            else "This model was not measured against its base, so it cannot go to Production.",
-            hint="Measure it on held-out rows: `model evaluate <model> --dataset <dataset>`.",
-        )
-    base, tuned = evaluation.base, evaluation.tuned
-    if not tuned.loss <= base.loss:  # written so that NaN does not pass
-        raise EvaluationNeeded(
-            f"On {evaluation.rows} held-out rows its loss is {tuned.loss:.4f}, that of its base {base.loss:.4f}: it is worse.",
-            hint="Train longer, with a lower learning rate or with more rows; a version that is no worse can be promoted.",
-        )
-
-
 def task_of(spec: RunSpec) -> str:
     """What the model is for, unless its owner says something else."""
     return "classification" if spec.method == "classifier" else "text-generation"
@@ -177,6 +145,7 @@ def warnings(spec: RunSpec, evaluation: Evaluation | None, checks: Mapping[str, 
             )
         if tuned.exact_match is not None and base.exact_match is not None and tuned.exact_match < base.exact_match:
             found.append(f"Fewer exact answers than its base: {tuned.exact_match:.3f} against {base.exact_match:.3f}.")
+    found += _forgotten(checks.get("forgetting") or {})
     endings: Mapping[str, Any] = checks.get("endings") or {}
     if endings.get("tuned") is False:
         told = f"none of {endings.get('asked')} answers ended within {endings.get('most_tokens')} tokens"
@@ -184,6 +153,13 @@ def warnings(spec: RunSpec, evaluation: Evaluation | None, checks: Mapping[str, 
     if checks.get("same_after_reload") is False:
         found.append("Loaded again from its file it answered slightly differently.")
     return tuple(found)
+
+
+def _forgotten(forgetting: Mapping[str, Any]) -> list[str]:
+    base, tuned = forgetting.get("base", 0.0), forgetting.get("tuned", 0.0)
+    if tuned - base <= _MUCH_FORGOTTEN:
+        return []
+    return [f"Has forgotten: a neutral text costs it {tuned:.2f} nats a token, its base {base:.2f}."]
 
 
 def _of_classifier(evaluation: Evaluation | None) -> list[str]:

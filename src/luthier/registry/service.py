@@ -15,14 +15,17 @@ from luthier.accounts.types import Actor
 from luthier.bases.service import Bases
 from luthier.bases.types import Base
 from luthier.database import EVERY_TENANT, Database, from_ms, to_ms
-from luthier.errors import DatabaseBusy, Gone, InUse, ModelNotAllowed, NotFound, StorageFull, Unavailable
-from luthier.jobs.rows import job_behind
+from luthier.errors import DatabaseBusy, InUse, ModelNotAllowed, NotFound, StorageFull, Unavailable
+from luthier.experiments.types import VersionFacts
 from luthier.notifications import outbox
 from luthier.registry import index_store, rules, store
-from luthier.registry.cards import Results, card_of, config_of, record_of, with_record
+from luthier.registry.cards import Results, card_of, config_of, record_of, tracker_tags, with_record
 from luthier.registry.catalogue import Catalogue
 from luthier.registry.files import ModelFiles, root_of
+from luthier.registry.finding import meant, standing
+from luthier.registry.gate_rules import GateRule
 from luthier.registry.rows import files_of, listed, model_of, row_of, stored_of
+from luthier.registry.stages import Stages
 from luthier.registry.types import Archive, Finished, Model, Stage, StoredModel
 from luthier.seams import Clock
 from luthier.values import BaseSource, ModelFile, ModelSource, Page
@@ -34,13 +37,24 @@ _TRIES = 5
 class Registry:
     """Model versions of each tenant."""
 
-    def __init__(self, database: Database, files: ModelFiles, bases: Bases, catalogue: Catalogue, now: Clock) -> None:
+    def __init__(  # noqa: PLR0913  # the services that it stands on, and its one rule
+        self,
+        database: Database,
+        files: ModelFiles,
+        bases: Bases,
+        catalogue: Catalogue,
+        now: Clock,
+        *,
+        gate: GateRule | None = None,
+    ) -> None:
         self._database = database
         self._files = files
         self._catalogue = catalogue
         self._bases = bases
         # Whole milliseconds, as the database keeps them: a model reads the same before and after it was stored.
         self._now: Clock = lambda: from_ms(to_ms(now()))
+        self.gate = gate or GateRule()
+        self._stages = Stages(database, files, self.gate, self._now)
 
     @by_system("models.register")
     def register(self, finished: Finished) -> Model:
@@ -76,7 +90,7 @@ class Registry:
         """
         found = self._files.results(finished.results, "evaluation.json")
         with self._database.write(finished.tenant_id) as session:
-            row = _standing(store.by_id(session, finished.spec.model or ""))
+            row = standing(store.by_id(session, finished.spec.model or ""))
             before = model_of(row).card
             card = with_record(before, record_of(finished, found, self._now()))
             if card is not before:
@@ -101,12 +115,12 @@ class Registry:
     def get(self, actor: Actor, model_id: str) -> Model:
         """One version, by its id alone. Raises: NotFound, Gone."""
         with self._database.read(actor.tenant_id) as session:
-            return model_of(_standing(store.by_id(session, model_id)))
+            return model_of(standing(store.by_id(session, model_id)))
 
     def resolve(self, actor: Actor, ref: str) -> Model:
         """The version that an id, a name (its Production) or `name@3` stands for. Raises: NotFound, Gone, ModelNotReady."""
         with self._database.read(actor.tenant_id) as session:
-            return model_of(_meant(session, ref))
+            return model_of(meant(session, ref))
 
     def in_production(self, actor: Actor, name: str) -> Model | None:
         """The version of a name that is in Production."""
@@ -120,7 +134,7 @@ class Registry:
         Raises: NotFound, Gone, ModelNotReady, ModelNotAllowed.
         """
         with self._database.read(actor.tenant_id) as session:
-            row = _meant(session, ref)
+            row = meant(session, ref)
         model = model_of(row)
         return ModelSource(
             id=model.id,
@@ -135,7 +149,7 @@ class Registry:
     def delete(self, actor: Actor, ref: str) -> None:
         """Remove a version and its files. Raises: NotFound, Gone, ModelNotReady, InUse (Production, or something uses it)."""
         with self._database.write(actor.tenant_id) as session:
-            row = _meant(session, ref)
+            row = meant(session, ref)
             if row.stage == Stage.PRODUCTION:
                 raise InUse(
                     f"Version {row.number} of this name is in Production.",
@@ -146,38 +160,35 @@ class Registry:
                 raise InUse(f"Still used by {', '.join(users)}.", hint="End what uses it first.")
             row.deleted_at = row.updated_at = self._now()
             index_store.forget(session, row.id)
+            news = {"model_id": row.id, "name": row.name, "version": str(row.number), "by": actor.user_id}
+            outbox.publish(session, row.tenant_id, "model.deleted", news, at=row.deleted_at)
         # Row before files: what is left of them after a crash is litter, not a model.
         self._files.remove(row.tenant_id, row.id)
 
     def transition(self, actor: Actor, ref: str, stage: Stage) -> Model:
         """Move a version to a stage; to Production archives the one before, in one transaction.
 
-        Raises: NotFound, Gone, ModelNotReady, and EvaluationNeeded (with the numbers) where it was not shown to be at least
-        as good as its base.
+        Raises: NotFound, Gone, ModelNotReady; to Production EvaluationNeeded (with the numbers) for what was not shown to be at
+        least as good as its base and as today's Production, ApprovalNeeded where a second person must ask for it, too.
         """
-        changed: list[StoredModel] = []
-        with self._database.write(actor.tenant_id) as session:
-            row = _meant(session, ref)
-            if stage == Stage.PRODUCTION and row.stage != Stage.PRODUCTION:
-                rules.check_gate(model_of(row).card)
-                before = store.in_production(session, row.name)
-                if before is not None:
-                    changed.append(self._moved(session, actor, before, Stage.ARCHIVED))
-            if row.stage != stage:
-                changed.append(self._moved(session, actor, row, stage))
-        for stored in changed:
-            self._files.write(stored, {})
-        return model_of(row)
+        return self._stages.move(actor, ref, stage)
+
+    def rollback(self, actor: Actor, name: str) -> Model:
+        """Put back into Production the version that was there before. It passed the gate then, and needs nobody's word now.
+
+        Raises: NotFound, WrongState where there is none.
+        """
+        return self._stages.back(actor, name)
 
     def files(self, actor: Actor, ref: str) -> list[ModelFile]:
         """Names, sizes and checksums of a model's files. Raises: NotFound, Gone, ModelNotReady."""
         with self._database.read(actor.tenant_id) as session:
-            return files_of(_meant(session, ref))
+            return files_of(meant(session, ref))
 
     def open(self, actor: Actor, ref: str, name: str) -> tuple[ModelFile, BinaryIO]:
         """One file, verified against its checksum, at its first byte. Raises: NotFound, Gone, ModelNotReady, ArtifactCorrupt."""
         with self._database.read(actor.tenant_id) as session:
-            row = _meant(session, ref)
+            row = meant(session, ref)
         for file in files_of(row):
             if file.name == name:
                 return file, self._files.opened(root_of(row.tenant_id, row.id), file)
@@ -186,24 +197,45 @@ class Registry:
     def archive(self, actor: Actor, ref: str) -> Archive:
         """All files as one tar, verified before its first byte. Raises: NotFound, Gone, ModelNotReady, ArtifactCorrupt."""
         with self._database.read(actor.tenant_id) as session:
-            row = _meant(session, ref)
+            row = meant(session, ref)
         return self._files.archive(root_of(row.tenant_id, row.id), row.id, files_of(row))
 
     def weights(self, actor: Actor, model: Model) -> Path:
         """A local folder with the model's verified files, for an engine. Raises: NotFound, Gone, ArtifactCorrupt."""
         with self._database.read(actor.tenant_id) as session:
-            row = _standing(store.by_id(session, model.id))
+            row = standing(store.by_id(session, model.id))
         return self._files.local(root_of(row.tenant_id, row.id), row.id, files_of(row))
 
     def use(self, session: Session, actor: Actor, model_id: str, by: str) -> None:
         """Note, in the caller's transaction, that `by` needs this version: it cannot be deleted until `release`."""
-        row = _standing(store.by_id(session, model_id))
+        row = standing(store.by_id(session, model_id))
         if not store.is_used(session, row.id, by):
             session.add(store.ModelUseRow(tenant_id=actor.tenant_id, model_id=row.id, used_by=by))
 
     def release(self, session: Session, by: str) -> None:
         """Forget, in the caller's transaction, what `by` needed."""
         store.release(session, by)
+
+    def facts(self, tenant_id: str, job_id: str) -> VersionFacts | None:
+        """What a tracker is told of the version that this job made, deleted or not."""
+        with self._database.read(tenant_id) as session:
+            row = store.by_job(session, job_id)
+        if row is None:
+            return None
+        model = model_of(row)
+        card = model.card.model_copy(update={"embedding": None})
+        return VersionFacts(
+            model_id=model.id,
+            name=model.name,
+            number=row.number,
+            stage=model.stage,
+            source=self._files.url(root_of(tenant_id, model.id)),
+            tags=tracker_tags(card),
+            description=card.description,
+            card=card.model_dump_json(indent=2),
+            metrics=card.metrics,
+            deleted=row.deleted_at is not None,
+        )
 
     def reindex(self) -> int:
         """Make the rows of all models whose folders are complete and whose rows are gone. Returns how many.
@@ -227,14 +259,6 @@ class Registry:
                 session.add(row)
                 made += 1
         return made
-
-    def _moved(self, session: Session, actor: Actor, row: store.ModelRow, stage: Stage) -> StoredModel:
-        """The version in its new stage, and the news of it, both in the caller's transaction."""
-        news = {"model_id": row.id, "name": row.name, "version": str(row.number), "from_stage": row.stage, "stage": stage.value}
-        row.stage, row.updated_at = stage, self._now()
-        session.flush()  # the index allows one Production a name, at every moment
-        outbox.publish(session, row.tenant_id, "model.stage_changed", {**news, "by": actor.user_id}, at=row.updated_at)
-        return stored_of(row)
 
     def _made_findable(self, stored: StoredModel) -> None:
         """A model that cannot be found by its words now is a model all the same: the next search sees to it."""
@@ -290,46 +314,3 @@ class Registry:
             return self._bases.get(finished.spec.base_model)
         except (ModelNotAllowed, Unavailable):  # taken off the list while the job ran
             return None
-
-
-def _standing(row: store.ModelRow | None) -> store.ModelRow:
-    if row is None:
-        raise NotFound("model")
-    if row.deleted_at is not None:
-        raise Gone("model")
-    return row
-
-
-def _meant(session: Session, ref: str) -> store.ModelRow:
-    """The row that a reference stands for. Raises: NotFound, Gone, ModelNotReady."""
-    for meant in rules.references(ref):
-        if meant.id is not None:
-            row = store.by_id(session, meant.id)
-            if row is None:
-                _check_not_on_its_way(session, meant)
-            return _standing(row)
-        if meant.tail is not None:
-            row = store.by_tail(session, meant.tail, meant.name)
-            if row is not None:
-                return _standing(row)
-            continue
-        name = meant.name or ""
-        row = store.in_production(session, name) if meant.number is None else store.by_number(session, name, meant.number)
-        if row is not None:
-            return _standing(row)
-        newest = store.newest_standing(session, name)
-        if newest is not None and meant.number is None:
-            hint = f"Its newest is version {newest}: write `name@{newest}`, or promote one."
-            raise NotFound("model", hint=f"No version of this name is in Production. {hint}")
-        _check_not_on_its_way(session, meant)
-    raise NotFound("model")
-
-
-def _check_not_on_its_way(session: Session, meant: rules.Reference) -> None:
-    """Raises: ModelNotReady where a job would have made what is meant, and has not."""
-    name = rules.job_id_of(meant.id) if meant.id is not None else meant.name or ""
-    if meant.number is not None and meant.number != store.newest_number(session, name) + 1:
-        return
-    job = job_behind(session, name)
-    if job is not None:
-        rules.check_made(job)

@@ -42,6 +42,11 @@ class ModelRow(TenantOwned, Row):
     created_at: Mapped[datetime] = mapped_column(UtcTime)
     updated_at: Mapped[datetime] = mapped_column(UtcTime)
     deleted_at: Mapped[datetime | None] = mapped_column(UtcTime)
+    promoted_at: Mapped[datetime | None] = mapped_column(UtcTime)
+    """When it passed the gate last: a rollback goes back in this order, and leaves it as it is."""
+    asked_by: Mapped[str | None]
+    """Who asked for Production, while a second person has not."""
+    asked_at: Mapped[datetime | None] = mapped_column(UtcTime)
 
 
 class ModelUseRow(TenantOwned, Row):
@@ -68,6 +73,14 @@ def by_number(session: Session, name: str, number: int) -> ModelRow | None:
 
 def in_production(session: Session, name: str) -> ModelRow | None:
     return session.scalar(select(ModelRow).where(ModelRow.name == name, ModelRow.stage == Stage.PRODUCTION))
+
+
+def promoted_before(session: Session, name: str, than: datetime | None) -> ModelRow | None:
+    """The version that was promoted last, before a moment."""
+    query = select(ModelRow).where(ModelRow.name == name, ModelRow.deleted_at.is_(None), ModelRow.promoted_at.is_not(None))
+    if than is not None:
+        query = query.where(ModelRow.promoted_at < than)
+    return session.scalar(query.order_by(ModelRow.promoted_at.desc(), ModelRow.number.desc()).limit(1))
 
 
 def newest_number(session: Session, name: str) -> int:

@@ -31,6 +31,9 @@ class Scores(Frozen):
     loss: float
     perplexity: float | None = None
     exact_match: float | None = None
+    f1: float | None = Field(default=None, description="Of the words of an answer and of the right one, on average.")
+    json_valid: float | None = Field(default=None, description="Share of answers that are JSON, where JSON is right.")
+    stops: float | None = Field(default=None, description="Share of answers that ended by themselves.")
     metrics: dict[str, float] = Field(default_factory=dict, description="What the method measures beside, e.g. accuracy, reward.")
 
 
@@ -57,6 +60,17 @@ class ClassScores(Frozen):
     f1: float
 
 
+class Forgetting(Frozen):
+    """Cross-entropy, in nats a token, on a neutral text that has nothing to do with what was learned."""
+
+    model_config = ConfigDict(extra="ignore", strict=False)
+
+    tokens: int
+    base: float
+    tuned: float
+    against: float | None = None
+
+
 class Evaluation(Frozen):
     """Base, tuned model and maybe another one on the same held-out rows (`results/evaluation.json`)."""
 
@@ -70,6 +84,7 @@ class Evaluation(Frozen):
     per_class: dict[str, ClassScores] = Field(
         default_factory=dict, description="Of a classifier of at most 100 classes, by the name of the class."
     )
+    forgetting: Forgetting | None = None
 
 
 class EvaluationRecord(Frozen):
@@ -120,6 +135,7 @@ class ModelCard(Frozen):
     tags: tuple[str, ...] = ()
     lineage: Lineage
     evaluation: Evaluation | None = Field(default=None, description="What training measured at its end.")
+    forgetting: Forgetting | None = Field(default=None, description="What it forgot, as training measured it at its end.")
     evaluations: tuple[EvaluationRecord, ...] = Field(default=(), description="What was measured since, newest first.")
     warnings: tuple[str, ...] = Field(default=(), description="What to know before it is used, e.g. worse than its base.")
     embedding: tuple[float, ...] | None = Field(default=None, description="What it says, as a vector; in lists it is left out.")
@@ -142,6 +158,8 @@ class Model(Frozen):
     created_by: str
     created_at: datetime
     updated_at: datetime
+    promoted_at: datetime | None = Field(default=None, description="When it went to Production by promotion, the last time.")
+    asked_by: str | None = Field(default=None, description="Who asked for Production, while a second person has not.")
 
 
 @dataclass(frozen=True)
@@ -196,3 +214,4 @@ class StoredModel(BaseModel):
     card: ModelCard
     created_at: datetime
     updated_at: datetime
+    promoted_at: datetime | None = None

@@ -18,7 +18,7 @@ from luthier.server.locks import FolderLock
 from luthier.server.sealer import sealing
 from luthier.settings import Settings
 from luthier.supervisor import Parts, Supervisor
-from luthier.wiring import Platform, build, courier, executor
+from luthier.wiring import Platform, build, courier, executor, mirror
 
 _LOG = logging.getLogger("luthier.supervisor")
 LOCK = "supervisor"
@@ -46,6 +46,10 @@ def supervise(settings: Settings, *, server_pipe: int | None = None) -> int:
     # A thread of its own: neither a dead receiver nor a slow one may hold up a tick.
     telling = threading.Thread(target=courier(platform).run, args=(stop,), name="courier")
     telling.start()
+    reflection = mirror(platform)
+    if reflection is not None:
+        # Not waited for at the end: what it does not get to tell is told next time.
+        threading.Thread(target=reflection.run, args=(stop,), name="mirror", daemon=True).start()
     gone = threading.Event()
     if server_pipe is not None:
         threading.Thread(target=_watch, args=(server_pipe, gone), daemon=True).start()
@@ -91,7 +95,7 @@ def build_supervisor(platform: Platform) -> Supervisor:
             quotas=platform.quotas,
         ),
         storage=platform.storage,
-        registry=platform.registry,
+        registry=platform.promotions,
         executor=executor(settings),
         presence=Presence(settings.data / "supervisors"),
         bases_url=platform.bases.cache.resolve().as_uri(),

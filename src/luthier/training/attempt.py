@@ -33,6 +33,7 @@ from luthier.training.endings import see_endings
 from luthier.training.evaluate import HeldOut, Question, Room, Sides, compare, questions_of, summary
 from luthier.training.failures import AttemptFailed, Fenced, Stopping, failure_of
 from luthier.training.fitting import LoadedBases, fit, load_once
+from luthier.training.forgetting import forgetting
 from luthier.training.gang import Work
 from luthier.training.journal import Journal
 from luthier.training.loop import Loop, Material
@@ -338,11 +339,13 @@ def _finish(run: Run, base: Path, data: Data, trained: Trained) -> None:
     if checks.sound:
         longest = data.method.rows.longest_answer
         checks = replace(checks, endings=see_endings(trained.engine, probed, longest, data.renderer.stop_ids))
+        if run.spec.evaluate.automatic:
+            checks = replace(checks, forgetting=forgetting(Sides(trained.engine), data.renderer))
     export.publish_json(run.attempt, "checks.json", checks.as_json())
     checks.require()
     export.copy_tokenizer(base, folder)
-    if data.validation is not None:
-        _evaluate(run, data, trained)
+    if run.spec.evaluate.automatic:
+        _evaluate(run, data, trained, checks.forgetting)
     run.watch.check()
     run.journal.phase("saving", "Publishing the results.")
     export.publish_model(run.attempt, folder)
@@ -368,13 +371,14 @@ def take_best(run: Run, data: Data, trained: Trained) -> None:
         run.journal.event("warning", message, level="warning")
 
 
-def _evaluate(run: Run, data: Data, trained: Trained) -> None:
+def _evaluate(run: Run, data: Data, trained: Trained, forgot: Mapping[str, Any] | None) -> None:
     if data.validation is None:
         return
     run.journal.phase("evaluating", "Comparing the tuned model with its base.")
     questions = questions_from(run, run.workspace / "validation.jsonl", data.renderer, data.context)
     held_out = HeldOut(data.validation, questions, trained.plan.limits)
-    publish_evaluation(run, compare(Sides(trained.engine), data.renderer, held_out, run.spec.evaluate, run.progress))
+    found = compare(Sides(trained.engine), data.renderer, held_out, run.spec.evaluate, run.progress)
+    publish_evaluation(run, {**found, "forgetting": forgot})
 
 
 def publish_evaluation(run: Run, evaluation: Mapping[str, Any]) -> None:

@@ -4,7 +4,7 @@ has not unlearned where an answer ends (`endings.py`)."""
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -32,6 +32,8 @@ class Checks:
     same_after_reload: bool
     endings: Endings | None = None
     """None where the rows teach no end of an answer."""
+    forgetting: Mapping[str, Any] | None = None
+    """How well base and tuned model predict a neutral text. None where that was not asked for."""
 
     @property
     def sound(self) -> bool:

@@ -1,4 +1,4 @@
-"""What a model is worth: loss and perplexity on held-out rows, exact answers, and some of them side by side."""
+"""What a model is worth: loss and perplexity on held-out rows, right answers, and some of them side by side."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from luthier.datasets.formats import Example, Pair, Prompt, Rated
 from luthier.datasets.packing import PassLimits
+from luthier.graders.texts import token_f1
 from luthier.jobs.spec import EvaluateSpec
 from luthier.modeling.types import Sampling
 from luthier.training.method import Engine, Method
@@ -32,6 +33,14 @@ class Question:
     prompt: str
     expected: str
     expected_tokens: int
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a model said, and whether it ended by itself."""
+
+    text: str
+    stopped: bool
 
 
 @dataclass(frozen=True)
@@ -117,24 +126,52 @@ def _measure(
 ) -> tuple[dict[str, Any], list[str]]:
     loss = held_out.method.validation_loss(engine, held_out.limits, lambda done: on_progress(0.2 * done))
     found: dict[str, Any] = {"loss": loss, "perplexity": None, "exact_match": None, "metrics": held_out.method.metrics()}
-    answers: list[str] = []
+    answers: list[Answer] = []
     for answer in _answers(engine, renderer, held_out.questions, spec.max_new_tokens):
         answers.append(answer)
         on_progress(0.2 + 0.8 * len(answers) / len(held_out.questions))
+    found["stops"] = mean([float(answer.stopped) for answer in answers])
     if held_out.method.one_right_answer:
-        right = [same_answer(answer, question.expected) for answer, question in zip(answers, held_out.questions, strict=True)]
-        found |= {"perplexity": perplexity(loss), "exact_match": sum(right) / len(right) if right else None}
-    return found, answers
+        found |= {"perplexity": perplexity(loss), **right_answers(answers, held_out.questions)}
+    return found, [answer.text for answer in answers]
 
 
-def _answers(engine: Engine, renderer: Renderer, questions: Sequence[Question], max_new_tokens: int) -> Iterable[str]:
+def right_answers(answers: Sequence[Answer], questions: Sequence[Question]) -> dict[str, float | None]:
+    """How often, and how far, the answers are those that were wanted. None of what cannot be said of them.
+
+    >>> question = Question([], "", '{"a": 1}', 4)
+    >>> right_answers([Answer('{"a": 2}', stopped=True)], [question])
+    {'exact_match': 0.0, 'f1': 0.5, 'json_valid': 1.0}
+    """
+    pairs = [(answer.text, question.expected) for answer, question in zip(answers, questions, strict=True)]
+    return {
+        "exact_match": mean([float(same_answer(*pair)) for pair in pairs]),
+        "f1": mean([token_f1(*pair) for pair in pairs]),
+        "json_valid": mean([float(_holds_json(answer)) for answer, expected in pairs if _holds_json(expected)]),
+    }
+
+
+def mean(values: Sequence[float]) -> float | None:
+    """None of no values."""
+    return sum(values) / len(values) if values else None
+
+
+def _holds_json(text: str) -> bool:
+    """Whether it is an object or a list. A number or a word is JSON, too, and says nothing."""
+    try:
+        return isinstance(json.loads(text), (dict, list))
+    except (ValueError, RecursionError):
+        return False
+
+
+def _answers(engine: Engine, renderer: Renderer, questions: Sequence[Question], max_new_tokens: int) -> Iterable[Answer]:
     """Greedy answers in order. One that is longer than the longest right one of its round is wrong already: it is cut there."""
     for start in range(0, len(questions), _ROWS_A_ROUND):
         group = questions[start : start + _ROWS_A_ROUND]
         enough = max(question.expected_tokens for question in group) + _SPARE_TOKENS
         sampling = Sampling(max_new_tokens=min(max_new_tokens, enough), stop_ids=renderer.stop_ids)
         for completion in engine.generate([question.prompt_ids for question in group], sampling):
-            yield renderer.decode(completion.token_ids)
+            yield Answer(renderer.decode(completion.token_ids), stopped=completion.finish_reason == "stop")
 
 
 def perplexity(loss: float) -> float:

@@ -29,6 +29,7 @@ from luthier.training.attempt import (
 from luthier.training.evaluate import HeldOut, Sides, compare
 from luthier.training.failures import AttemptFailed
 from luthier.training.fitting import fixed_of, load_once
+from luthier.training.forgetting import forgetting
 from luthier.training.gang import Work
 from luthier.training.materials import fetch_data, fetch_model, renderer_of
 from luthier.training.method import Method
@@ -52,7 +53,8 @@ def evaluate_model(run: Run) -> Work[None]:
     sides, limits = _sides(run, base, method)
     run.journal.phase("evaluating", "Comparing the tuned model with its base.")
     questions = questions_from(run, path, renderer, context)
-    publish_evaluation(run, compare(sides, renderer, HeldOut(method, questions, limits), run.spec.evaluate, run.progress))
+    found = compare(sides, renderer, HeldOut(method, questions, limits), run.spec.evaluate, run.progress)
+    publish_evaluation(run, {**found, "forgetting": forgetting(sides, renderer)})
     run.journal.facts(peak_memory_bytes=machine.peak_bytes(machine.resolve_device(run.spec.train.device)))
 
 

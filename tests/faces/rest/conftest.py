@@ -109,7 +109,7 @@ class World:
         lines = "".join(event.model_dump_json() + "\n" for event in events)
         self.platform.storage.write(here.name("events", f"{events[0].seq:08d}.jsonl"), lines.encode())
 
-    def model(self, actor=None, name="intents"):
+    def model(self, actor=None, name="intents", evaluation=None):
         """A model, as the supervisor registers one when a job has ended."""
         actor, job_id = actor or self.actor, ids.new(ids.JOB)
         results = f"users/{actor.tenant_id}/jobs/{job_id}/attempts/1/results"
@@ -121,6 +121,8 @@ class World:
             "metrics.json": b'{"steps": 60, "train_loss": 0.2, "eval_loss": null, "loss_curve": [[1, 2.0]]}',
             "checks.json": json.dumps(checks).encode(),
         }
+        if evaluation is not None:
+            files["evaluation.json"] = json.dumps(evaluation).encode()
         for short, data in files.items():
             self.platform.storage.write(f"{results}/{short}", data)
         source = Source(id="ds_1", url="file:///x", sha256=hashlib.sha256(b"rows").hexdigest())

@@ -243,6 +243,20 @@ def test_a_version_moves_by_either_way_of_naming_it(world):
         assert world.ask("POST", "/api/models/transition", json={"stage": "Staging", **body}).status_code == 422
 
 
+def test_a_version_is_compared_and_rolled_back_by_either_path(world):
+    scores = {"rows": 9, "base": {"loss": 2.0}, "tuned": {"loss": 0.5}}
+    first = world.model(evaluation=scores)
+    world.ask("POST", "/api/models/transition", json={"model": first.id, "stage": "Production"})
+    found = world.ask("GET", "/api/models/intents/compare").json()
+    assert (found["base"]["loss"], found["tuned"]["loss"], found["production"], found["gate"]["passes"]) == (2.0, 0.5, None, True)
+    for path in ("/api/models/rollback", "/models/rollback"):
+        assert world.ask("POST", path, json={"model_name": "intents"}).json()["error"]["code"] == "wrong_state"
+        world.ask("POST", "/api/models/transition", json={"model": first.id, "stage": "Archived"})
+        assert world.ask("POST", path, json={"model_name": "intents"}).json()["stage"] == "Production"
+        assert world.ask("POST", path, json={"model_name": "nobody"}).status_code == 404
+        assert world.ask("POST", path, json={"name": "intents"}).status_code == 422
+
+
 def test_chat_answers_in_openais_shape(world):
     world.build_base()
     answer = world.ask("POST", "/api/chat", json=ASKED).json()

@@ -12,6 +12,8 @@ _MOST_LINE = 300
 _LEFT_OUT = frozenset({"from_state", "kind", "created_by"})
 _TITLES = {
     "model.stage_changed": "{name}@{version}: from {from_stage} to {stage}",
+    "model.deleted": "{name}@{version} was deleted",
+    "promotion.asked": "{name}@{version} is wanted in Production by {by}: somebody else must promote it, too",
     "budget.alert": "{threshold} % of the budget for {period} are used",
     "spending.unusual": "Unusual spending on {day}: ${spent_usd}",
 }

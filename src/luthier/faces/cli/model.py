@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from luthier.faces.cli import finding, model_runs, predicting
+from luthier.faces.cli import finding, model_runs, predicting, promoting
 from luthier.faces.cli.edge import connect, new_app, run, usage
 from luthier.faces.cli.options import After, AsJson, Force, Limit, ModelArgument, ModelOption, Raw, Yes, sure, the_model
 from luthier.faces.cli.saving import is_the_same, may_replace, parts_removed_when_full, transfer
@@ -18,9 +18,7 @@ if TYPE_CHECKING:
 
 app = new_app("Look at, download, promote and talk to tuned models.")
 
-STAGES = ("None", "Staging", "Production", "Archived")
 Output = Annotated[Path | None, typer.Option("--output", "-o", help="Folder to write into; ./<model id> by default.")]
-ToStage = Annotated[str, typer.Option("--stage", help=f"One of {', '.join(STAGES)}.")]
 Once = Annotated[str | None, typer.Option("--once", help="Ask this one question, print the answer, and end.")]
 System = Annotated[str | None, typer.Option("--system", help="What the model is told before the first question.")]
 MaxTokens = Annotated[int, typer.Option("--max-tokens", min=1, help="Longest answer.")]
@@ -64,23 +62,6 @@ def card(model: ModelArgument = None, model_id: ModelOption = None, as_json: AsJ
     # Hundreds of numbers tell a reader nothing; `--json` has them.
     told = {name: value for name, value in plain(found.card).items() if name != "embedding"}
     out(json.dumps(told, indent=2))
-
-
-@app.command()
-def promote(
-    model: ModelArgument = None, model_id: ModelOption = None, stage: ToStage = "Production", as_json: AsJson = False
-) -> None:
-    """Move a model to Production (or another stage); what was there is archived."""
-    wanted = next((known for known in STAGES if known.lower() == stage.lower()), None)
-    if wanted is None:
-        raise usage(f"--stage is one of {', '.join(STAGES)}.")
-    with connect() as client:
-        found = client.models.transition(the_model(model, model_id), wanted)
-    if as_json:
-        out_json(found)
-    else:
-        out(f"{found.id}  {found.stage}")
-        talk(f"{found.name}@{found.version} is now in stage {found.stage}.")
 
 
 @app.command()
@@ -147,6 +128,7 @@ def chat(
 
 
 finding.add_to(app)
+promoting.add_to(app)
 model_runs.add_to(app)
 predicting.add_to(app)
 

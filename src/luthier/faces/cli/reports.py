@@ -5,13 +5,19 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from luthier.faces.cli.shown import clean, dollars, duration, moment, pairs, size, talk
+from luthier.faces.cli.shown import clean, dollars, duration, moment, pairs, plain, size, talk
 
 if TYPE_CHECKING:
     from luthier.datasets.types import Report
-    from luthier.faces.sdk.answers import Dataset, Estimate, Job, JobCost, Model
+    from luthier.faces.sdk.answers import Comparison, Dataset, Estimate, Job, JobCost, Model
 
 _MOST_FINDINGS = 10
+_MOST_SAMPLE = 100
+_SCORES = (
+    *(("loss", "loss"), ("perplexity", "perplexity"), ("exact_match", "exact match"), ("f1", "F1 of words")),
+    *(("json_valid", "valid JSON"), ("stops", "ends by itself")),
+)
+_SHARES = frozenset({"exact_match", "json_valid", "stops"})
 
 
 def estimate_text(estimate: Estimate) -> str:
@@ -210,22 +216,61 @@ def _later_text(records: Sequence[Mapping[str, Any]]) -> list[str]:
     return [f"{told}\n{evaluation_text(newest.get('evaluation') or {})}"]
 
 
-def evaluation_text(evaluation: Mapping[str, Any]) -> str:
-    """Base, tuned model and maybe another one, as a small table."""
+def evaluation_text(evaluation: Mapping[str, Any], against: str = "against") -> str:
+    """Base, tuned model and maybe another one, as a small table. against: what the third is called."""
     names = [name for name in ("base", "tuned", "against") if evaluation.get(name)]
     sides: list[Mapping[str, Any]] = [evaluation[name] for name in names]
     head = f"on {evaluation.get('rows')} held-out rows"
-    lines = [f"{head:24}" + "".join(f" {name:>9}" for name in names)]
-    for name, label in (("loss", "loss"), ("perplexity", "perplexity"), ("exact_match", "exact match")):
-        if any(side.get(name) is not None for side in sides):
-            lines.append(_score_line(name, label, sides))
+    lines = [f"{head:24}" + "".join(f" {against if name == 'against' else name:>10}" for name in names)]
+    lines += [_score_line(name, label, sides) for name, label in _SCORES if any(side.get(name) is not None for side in sides)]
     measures: list[Mapping[str, Any]] = [side.get("metrics") or {} for side in sides]
     lines += [_score_line(name, name.replace("_", " "), measures) for name in (measures[1] if len(measures) > 1 else ())]
+    if forgot := evaluation.get("forgetting"):
+        lines.append(_score_line("neutral", "neutral text, nats", [{"neutral": forgot.get(name)} for name in names]))
     return "\n".join(lines)
 
 
+def comparison_text(found: Comparison) -> str:
+    """The table, the gate's word, and answers side by side."""
+    model, production = found.model, found.get("production")
+    title = f"{model.name}@{model.version} ({model.stage})"
+    beside = f", Production is @{production['version']}" if production else ""
+    lines = [clean(f"{title}{beside}"), ""]
+    lines.append(evaluation_text(plain(found), "production") if found.get("tuned") else _not_measured(found))
+    if found.get("tuned") and found.get("measured_by"):
+        lines.append(clean(f"measured on {found.get('dataset')} by {found.get('measured_by')}"))
+    lines += ["", *_gate_lines(found)]
+    for sample in found.get("samples") or ():
+        lines += ["", *_sample_lines(sample)]
+    return "\n".join([*lines, *(f"Warning: {clean(warning)}" for warning in found.get("warnings") or ())])
+
+
+def _not_measured(found: Comparison) -> str:
+    forgot = found.get("forgetting")
+    told = f"; neutral text, nats: base {forgot['base']:.4f}, tuned {forgot['tuned']:.4f}" if forgot else ""
+    return f"not measured on held-out rows{told}"
+
+
+def _gate_lines(found: Comparison) -> list[str]:
+    running = [f"Measured now by {clean(job_id)}" for job_id in found.running]
+    if found.gate.passes:
+        return ["Gate: it may go to Production.", *running]
+    return [clean(f"Gate: {found.gate.message}"), clean(found.gate.get("hint") or ""), *running]
+
+
+def _sample_lines(sample: Mapping[str, Any]) -> list[str]:
+    """A question, and what each said, a line each: what is longer is in `--json`."""
+    named = [(name, sample.get(name)) for name in ("prompt", "expected", "base", "tuned", "against")]
+    shown = [("production" if name == "against" else name, text) for name, text in named if text is not None]
+    return [f"  {name:10}  {_cut(clean(text).replace(chr(10), ' '))}" for name, text in shown]
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= _MOST_SAMPLE else f"{text[: _MOST_SAMPLE - 3]}..."
+
+
 def _score_line(name: str, label: str, sides: Sequence[Mapping[str, Any]]) -> str:
-    return f"{label:24}" + "".join(f" {_score(name, side.get(name)):>9}" for side in sides)
+    return f"{label:24}" + "".join(f" {_score(name, side.get(name)):>10}" for side in sides)
 
 
 def cost_text(cost: JobCost) -> str:
@@ -244,7 +289,7 @@ def cost_text(cost: JobCost) -> str:
 def _score(name: str, value: float | None) -> str:
     if value is None:
         return "-"
-    return f"{value:.1%}" if name == "exact_match" else f"{value:.4f}" if value < 1000 else f"{value:.3g}"
+    return f"{value:.1%}" if name in _SHARES else f"{value:.4f}" if value < 1000 else f"{value:.3g}"
 
 
 def _rounded(value: float | None) -> str | None:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from luthier.faces.cli import audit, hooks, keys, logins, money, quotas, teams, watching, webhooks
+from luthier.faces.cli import audit, hooks, keys, logins, model, money, quotas, teams, watching, webhooks
 from luthier.faces.cli.edge import connect, new_app, run
 from luthier.faces.cli.options import After, AsJson, Follow, JobArgument, JobOption, Limit, Yes, sure, the_job
 from luthier.faces.cli.runs import RunFlags, described, takes_run
@@ -14,6 +14,8 @@ from luthier.faces.cli.shown import dollars, moment, out, out_json, plain, table
 
 if TYPE_CHECKING:
     from luthier.faces.sdk.answers import Job
+
+RunId = Annotated[str, typer.Argument(help="MLflow's id of the run, or the id of its job.")]
 
 app = new_app("Start and watch training jobs.")
 
@@ -150,6 +152,22 @@ webhooks.add_to(app)
 logins.add_to(app)
 keys.add_to(app)
 teams.add_to(app)
+app.add_typer(model.app, name="model", help="The same as the command `model`.")
+
+
+@app.command()
+def experiment(run_id: RunId, as_json: AsJson = False) -> None:
+    """What MLflow is told of a run: its parameters, its last metrics, and whether they arrived."""
+    with connect() as client:
+        found = client.experiments.run(run_id)
+    if as_json:
+        out_json(found)
+        return
+    from luthier.faces.cli.shown import pairs
+
+    arrived = found.run_id or "not in MLflow yet"
+    facts = [("job", found.job_id), ("run", arrived), ("status", found.status), ("model", found.get("model"))]
+    out(pairs([*facts, ("error", found.get("error")), *plain(found.params).items(), *plain(found.metrics).items()]))
 
 
 @app.command()

@@ -8,6 +8,7 @@ from fastapi import Body, Path, Query, Request, Response
 from pydantic import Field
 
 from luthier.errors import (
+    ApprovalNeeded,
     ArtifactCorrupt,
     CursorInvalid,
     EvaluationNeeded,
@@ -17,11 +18,13 @@ from luthier.errors import (
     ModelNotReady,
     NotFound,
     RangeInvalid,
+    WrongState,
 )
 from luthier.faces.rest.body import Json
 from luthier.faces.rest.errors import problems
 from luthier.faces.rest.streaming import Stream, attachment, file_answer, in_thread
 from luthier.faces.rest.wire import After, CurrentActor, CurrentPlatform, Limit, router
+from luthier.registry.comparison import Comparison
 from luthier.registry.types import Model, Stage
 from luthier.values import Frozen, ModelFile, Name, Page, Whole
 
@@ -55,6 +58,12 @@ class TransitionRequest(Frozen):
         return f"{self.model_name}@{self.version}"
 
 
+class RollbackRequest(Frozen):
+    """Of which model."""
+
+    model_name: Name = Field(description="The name, whose version in Production is left.")
+
+
 _EXAMPLES = {
     "by reference": {"summary": "One reference", "value": {"model": "support-intents@3", "stage": "Production"}},
     "by parts": {"summary": "Name and number", "value": {"model_name": "support-intents", "version": "3", "stage": "Archived"}},
@@ -76,16 +85,31 @@ def list_models(
     return platform.registry.list(actor, name=name, stage=stage, after=after, limit=limit)
 
 
-@routes.post("/transition", responses=problems(NotFound, Gone, ModelNotReady, FieldInvalid, EvaluationNeeded))
+@routes.post("/transition", responses=problems(NotFound, Gone, ModelNotReady, FieldInvalid, EvaluationNeeded, ApprovalNeeded))
 def transition(wanted: Transition, actor: CurrentActor, platform: CurrentPlatform) -> Model:
-    """Move a version to a stage. Production takes only what was measured to be no worse than its base."""
-    return platform.registry.transition(actor, wanted.ref, wanted.stage)
+    """Move a version to a stage. Production takes only what was measured to be no worse than its base and than what stands there.
+
+    Where that was not measured, a run that does it is queued, and `error.details.job_id` names it.
+    """
+    return platform.promotions.transition(actor, wanted.ref, wanted.stage)
+
+
+@routes.post("/rollback", responses=problems(NotFound, WrongState, FieldInvalid))
+def rollback(wanted: Json[RollbackRequest], actor: CurrentActor, platform: CurrentPlatform) -> Model:
+    """Put back into Production what was there before; what is there now is archived."""
+    return platform.registry.rollback(actor, wanted.model_name)
 
 
 @routes.get("/{model_id}", responses=_ONE)
 def show(model_id: ModelRef, actor: CurrentActor, platform: CurrentPlatform) -> Model:
     """One version, with its card."""
     return platform.registry.resolve(actor, model_id)
+
+
+@routes.get("/{model_id}/compare", responses=_ONE)
+def compare(model_id: ModelRef, actor: CurrentActor, platform: CurrentPlatform) -> Comparison:
+    """Base, this version and today's Production on the same held-out rows, and whether it may go to Production."""
+    return platform.promotions.compare(actor, model_id)
 
 
 @routes.delete("/{model_id}", status_code=204, responses=problems(NotFound, Gone, ModelNotReady, InUse))

@@ -15,6 +15,7 @@ from luthier.accounts.types import Actor
 from luthier.billing.types import Charge, UsageReport
 from luthier.datasets.types import Dataset
 from luthier.errors import (
+    ApprovalNeeded,
     BudgetExceeded,
     CursorInvalid,
     EvaluationNeeded,
@@ -24,8 +25,10 @@ from luthier.errors import (
     ModelNotReady,
     NotFound,
     WillNotFit,
+    WrongState,
 )
-from luthier.faces.rest import datasets, jobs, models, predict
+from luthier.experiments.types import MirroredRun
+from luthier.faces.rest import datasets, experiments, jobs, models, predict
 from luthier.faces.rest.access import ViewersToo
 from luthier.faces.rest.body import Json, YamlRoute
 from luthier.faces.rest.errors import problems
@@ -200,10 +203,22 @@ def named_models(actor: CurrentActor, platform: CurrentPlatform) -> NamedModels:
             return NamedModels(models=list(newest.values()), total_count=len(newest))
 
 
-@routes.post("/models/transition", responses={**_MODEL, **problems(ModelNotReady, EvaluationNeeded)})
+@routes.post("/models/transition", responses={**_MODEL, **problems(EvaluationNeeded, ApprovalNeeded)})
 def transition(wanted: models.Transition, actor: CurrentActor, platform: CurrentPlatform) -> Model:
     """As `POST /api/models/transition`."""
     return models.transition(wanted, actor, platform)
+
+
+@routes.get("/experiments/mlflow/{run_id}", responses=problems(NotFound))
+def mlflow_run(run_id: experiments.RunId, actor: CurrentActor, platform: CurrentPlatform) -> MirroredRun:
+    """As `GET /api/experiments/mlflow/{run_id}`."""
+    return experiments.run(run_id, actor, platform)
+
+
+@routes.post("/models/rollback", responses=problems(NotFound, WrongState, FieldInvalid))
+def rollback(wanted: Json[models.RollbackRequest], actor: CurrentActor, platform: CurrentPlatform) -> Model:
+    """As `POST /api/models/rollback`."""
+    return models.rollback(wanted, actor, platform)
 
 
 @routes.get("/models/{user_id}/list", responses=problems(NotFound, CursorInvalid, FieldInvalid))

@@ -167,6 +167,25 @@ class Event(Answer):
     data: Answer
 
 
+class Comparison(Answer):
+    """A version beside its base and today's Production."""
+
+    model: Answer
+    gate: Answer
+    running: tuple[str, ...]
+
+
+class Run(Answer):
+    """A job as an experiment tracker sees it."""
+
+    run_id: str | None
+    job_id: str
+    name: str
+    status: str
+    params: Answer
+    metrics: Answer
+
+
 class Model(Answer):
     """One version of a model in the registry."""
 

@@ -14,6 +14,7 @@ from luthier.faces.sdk.billing import AsyncBilling, Billing
 from luthier.faces.sdk.blocking import LoopThread
 from luthier.faces.sdk.chat import AsyncChat, Chat
 from luthier.faces.sdk.datasets import AsyncDatasets, Datasets
+from luthier.faces.sdk.experiments import AsyncExperiments, Experiments
 from luthier.faces.sdk.hooks import AsyncHooks, Hooks
 from luthier.faces.sdk.jobs import AsyncJobs, Jobs
 from luthier.faces.sdk.keys import AsyncKeys, Keys
@@ -51,6 +52,7 @@ class AsyncClient:
         self.logins = AsyncLogins(self._transport)
         self.keys = AsyncKeys(self._transport)
         self.teams = AsyncTeams(self._transport)
+        self.experiments = AsyncExperiments(self._transport)
         self.hooks = AsyncHooks(self._transport)
         self.webhooks = AsyncWebhooks(self._transport)
 
@@ -103,6 +105,7 @@ class Client:
         self.logins = Logins(self._inner.logins, self._loop)
         self.keys = Keys(self._inner.keys, self._loop)
         self.teams = Teams(self._inner.teams, self._loop)
+        self.experiments = Experiments(self._inner.experiments, self._loop)
         self.hooks = Hooks(self._inner.hooks, self._loop)
         self.webhooks = Webhooks(self._inner.webhooks, self._loop)
 

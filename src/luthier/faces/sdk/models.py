@@ -9,7 +9,7 @@ from urllib.parse import quote
 
 from luthier import ids
 from luthier.errors import NotFound
-from luthier.faces.sdk.answers import Model, ModelFile, Page, Recommended, Submitted
+from luthier.faces.sdk.answers import Comparison, Model, ModelFile, Page, Recommended, Submitted
 from luthier.faces.sdk.blocking import Face, blocking, iterating
 from luthier.faces.sdk.folders import FileProgress, fetch_all, listed
 from luthier.faces.sdk.jobs import AsyncJobs
@@ -73,9 +73,21 @@ class AsyncModels:
         await self._transport.json(Call("DELETE", await self._path(model)))
 
     async def transition(self, model: str, stage: str) -> Model:
-        """Move a version to `None`, `Staging`, `Production` or `Archived`. Raises: EvaluationNeeded with the numbers."""
+        """Move a version to `None`, `Staging`, `Production` or `Archived`.
+
+        Raises: EvaluationNeeded with the numbers, or with the id of the run that measures them in `details["job_id"]`;
+        ApprovalNeeded where a second person must do the same.
+        """
         body = {"model": model, "stage": stage}
         return Model(await self._transport.json(Call("POST", "/api/models/transition", body=body, again=True)))
+
+    async def rollback(self, name: str) -> Model:
+        """Put back into Production what was there before. Raises: WrongState where there is nothing to go back to."""
+        return Model(await self._transport.json(Call("POST", "/api/models/rollback", body={"model_name": name})))
+
+    async def compare(self, model: str) -> Comparison:
+        """A version beside its base and today's Production, and whether it may go there."""
+        return await self._transport.get(f"{await self._path(model)}/compare", Comparison)
 
     async def files(self, model: str) -> tuple[ModelFile, ...]:
         """Its files, with sizes and checksums. Raises: ClientError where the server gives a name that is no plain file name."""
@@ -119,6 +131,8 @@ class Models(Face):
     recommend = blocking(AsyncModels.recommend)
     delete = blocking(AsyncModels.delete)
     transition = blocking(AsyncModels.transition)
+    rollback = blocking(AsyncModels.rollback)
+    compare = blocking(AsyncModels.compare)
     files = blocking(AsyncModels.files)
     download = blocking(AsyncModels.download)
     evaluate = blocking(AsyncModels.evaluate)
