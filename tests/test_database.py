@@ -5,7 +5,7 @@ import sqlite3
 from datetime import UTC, datetime
 
 import pytest
-from sqlalchemy import bindparam, select, update
+from sqlalchemy import bindparam, create_engine, select, update
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 
@@ -50,6 +50,13 @@ def test_a_tenant_changes_only_its_own(database):
 def test_a_session_without_a_tenant_reads_nothing(database):
     with Session(database.engine) as session, pytest.raises(RuntimeError, match="needs a tenant"):
         session.scalars(select(NoteRow))
+
+
+def test_another_librarys_sessions_are_left_alone(database):
+    other = create_engine("sqlite://")
+    NoteRow.metadata.create_all(other)
+    with Session(other) as session:
+        assert list(session.scalars(select(NoteRow))) == []
 
 
 def test_pages_are_newest_first_and_meet_without_a_gap(database):

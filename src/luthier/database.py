@@ -18,6 +18,7 @@ from datetime import UTC, datetime
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Final, Protocol, TypeVar
+from weakref import WeakSet
 
 from sqlalchemy import BigInteger, Connection, Engine, Select, bindparam, create_engine, event
 from sqlalchemy import Row as Found
@@ -72,6 +73,10 @@ def to_ms(moment: datetime) -> int:
 def from_ms(milliseconds: int) -> datetime:
     """The moment that many milliseconds after 1970 UTC."""
     return datetime.fromtimestamp(milliseconds / 1000, UTC)
+
+
+_OURS: WeakSet[object] = WeakSet()
+"""Engines on which no session works without a tenant."""
 
 
 @dataclass
@@ -211,6 +216,8 @@ def _explained() -> Generator[None]:
 @event.listens_for(Session, "do_orm_execute")
 def _only_the_tenants_own(state: ORMExecuteState) -> None:  # pyright: ignore[reportUnusedFunction]  # called by the event
     tenant_id = state.session.info.get("tenant_id")
+    if tenant_id is None and state.session.bind not in _OURS:
+        return  # a library's own database, in the same process
     if tenant_id is None:
         raise RuntimeError("a session needs a tenant; open it with Database.read or Database.write")
     if not state.is_select and (changes := state.session.info.get("changes")) is not None:
@@ -303,6 +310,7 @@ def _engine(path: Path, *, begin: str | None, pragmas: tuple[str, ...]) -> Engin
     def on_begin(connection: Connection) -> None:
         connection.exec_driver_sql(str(begin))
 
+    _OURS.add(engine)
     event.listen(engine, "connect", on_connect)
     if begin is not None:
         event.listen(engine, "begin", on_begin)

@@ -164,10 +164,10 @@ class Mirror:
                 row.next_at = None if row.changes == held.changes else self._now()
                 return True
             row.attempts += 1
-            row.next_at = self._now() + timedelta(seconds=rules.backoff_s(row.attempts))
+            row.next_at = again_at = self._now() + timedelta(seconds=rules.backoff_s(row.attempts))
             if row.attempts > _IN_ORDER:
                 return True
-            self._rests_until = row.next_at
+            self._rests_until = again_at
             return False
 
     def _let_go(self, held: Iterable[Held]) -> None:
@@ -179,7 +179,7 @@ class Mirror:
     def _tell(self, held: Held) -> str | None:
         with self._database.read(held.tenant_id) as session:
             job = standing_job(session, held.job_id, deleted_too=True)
-        if job is None:
+        if job is None or job.attempt == 0:  # it never ran
             return held.run_id
         run, made = self._experiments.tracked(held.tenant_id, job)
         run_id = self._tracker.put_run(run, held.run_id)

@@ -158,10 +158,10 @@ class Registry:
             users = store.users_of(session, row.id)
             if users:
                 raise InUse(f"Still used by {', '.join(users)}.", hint="End what uses it first.")
-            row.deleted_at = row.updated_at = self._now()
+            row.deleted_at = row.updated_at = now = self._now()
             index_store.forget(session, row.id)
             news = {"model_id": row.id, "name": row.name, "version": str(row.number), "by": actor.user_id}
-            outbox.publish(session, row.tenant_id, "model.deleted", news, at=row.deleted_at)
+            outbox.publish(session, row.tenant_id, "model.deleted", news, at=now)
         # Row before files: what is left of them after a crash is litter, not a model.
         self._files.remove(row.tenant_id, row.id)
 

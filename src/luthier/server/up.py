@@ -27,7 +27,7 @@ from luthier.server.metadata_keeper import describing
 from luthier.server.sealer import sealing
 from luthier.server.sweeper import sweeping
 from luthier.settings import Settings
-from luthier.wiring import Platform, build
+from luthier.wiring import Platform, build, mirror
 
 _DRAIN_S = 20
 
@@ -128,6 +128,7 @@ def _platform(settings: Settings) -> Generator[Platform]:
     platform = build(settings)
     try:
         first_start(platform)
+        mirror(platform)  # what the supervisor would refuse is refused where somebody reads it
         platform.datasets.recover()
         platform.imports.recover()
         platform.uploads.sweep()

@@ -107,7 +107,7 @@ class MlflowTracker:
         params = [Param(name, value[:_MOST_CHARACTERS]) for name, value in run.params.items() if name not in known]
         seen: Mapping[str, float] = before.data.metrics if before is not None else {}
         last = {name: value for name, value, _ in run.metrics}
-        at = _ms(run.ended_at or run.started_at)
+        at = int((run.ended_at or run.started_at).timestamp() * 1000)
         fresh = [Metric(name, value, at, step) for name, value, step in run.metrics if seen.get(name) != last[name]]
         tags = [RunTag(name, value[:_MOST_CHARACTERS]) for name, value in run.tags.items()]
         client = self._client()
