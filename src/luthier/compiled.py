@@ -34,9 +34,11 @@ class Source:
     """Without its ending."""
     options: tuple[str, ...]
     """For the compiler; the linker gets none but `-shared`."""
+    more: tuple[str, ...] = ()
+    """Further files that are compiled as its end."""
 
     def text(self) -> bytes:
-        return files(self.package).joinpath(f"{self.name}.c").read_bytes()
+        return b"".join(files(self.package).joinpath(f"{name}.c").read_bytes() for name in (self.name, *self.more))
 
     def folder(self) -> Path:
         """Where its libraries are kept: beside other caches of this user."""

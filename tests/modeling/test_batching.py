@@ -10,23 +10,43 @@ from transformers import AutoConfig, AutoModelForCausalLM
 import luthier
 from luthier.datasets.rendering import Renderer
 from luthier.errors import FieldInvalid
-from luthier.modeling.batching import Batch, Member
+from luthier.modeling.batching import Batch, Member, passes_on
+from luthier.modeling.fast import weights_of
+from luthier.modeling.fast_passes import FastPasses
 from luthier.modeling.generate import Row, generate
 from luthier.modeling.grammar import JsonGuide
+from luthier.modeling.kernels import Switch
 from luthier.modeling.load import frozen
 from luthier.modeling.lora import new_adapter
+from luthier.modeling.plain_passes import PlainPasses
 from luthier.modeling.types import LoraShape, Sampling
 
 TINY = Path(luthier.__file__).parent / "bases" / "tiny"
-KINDS = ["llama", "qwen2", "gpt_neox", "mistral", "gemma2"]
+FAST = ["llama", "qwen2", "qwen3", "mistral", "gemma", "phi3"]
+KINDS = [*FAST, "gpt_neox", "gemma2"]
 PROMPTS = [[5, 6, 7], [9] * 20, [3], [11, 12, 13, 14, 15, 16, 17], [8, 4]]
+
+
+SOME = ("q_proj", "qkv_proj", "query_key_value", "down_proj", "dense_4h_to_h")
+
+
+def by_torch(base):
+    """What the fast passes do on a machine without a compiler; `Switch` is turned off around it."""
+    return FastPasses(base, weights_of(base))
+
+
+@pytest.fixture
+def no_compiler():
+    Switch.native = False
+    yield
+    Switch.native = True
 
 
 def adapters_on(base, count):
     """Adapters of different ranks and targets, each of which changes what the base says."""
     made = []
     for number in range(count):
-        shape = LoraShape(2 + number, 8, targets=None if number % 2 == 0 else ("q_proj", "query_key_value", "down_proj"))
+        shape = LoraShape(2 + number, 8, targets=None if number % 2 == 0 else SOME)
         adapter = new_adapter(base.linears, shape, number, torch.device("cpu"))
         generator = torch.Generator().manual_seed(number)
         for pair in adapter.pairs.values():
@@ -64,11 +84,30 @@ def run(batch, arrivals):
 
 
 @pytest.mark.parametrize("kind", KINDS)
+def test_the_fast_passes_are_taken_where_they_are_right(random_base, kind):
+    assert isinstance(passes_on(random_base(kind)), FastPasses if kind in FAST else PlainPasses)
+
+
+@pytest.mark.parametrize("kind", KINDS)
 def test_each_row_is_answered_as_by_a_plain_forward_pass_with_its_own_adapter(random_base, kind):
-    base = random_base(kind)
+    check_rows(random_base(kind), passes_on)
+
+
+@pytest.mark.parametrize("kind", ["llama", "mistral"])
+def test_the_plain_passes_answer_the_same(random_base, kind):
+    check_rows(random_base(kind), PlainPasses)
+
+
+@pytest.mark.parametrize("kind", ["llama", "mistral", "qwen3"])
+@pytest.mark.usefixtures("no_compiler")
+def test_without_a_compiler_torch_computes_the_same(random_base, kind):
+    check_rows(random_base(kind), by_torch)
+
+
+def check_rows(base, passes):
     adapters = [None, *adapters_on(base, 4)]
     arrivals = [(3 * n, prompt, adapters[n], Sampling(12 + 3 * n)) for n, prompt in enumerate(PROMPTS)]
-    answers = run(Batch(base), arrivals)
+    answers = run(Batch(base, passes(base)), arrivals)
     for number, (_, prompt, adapter, sampling) in enumerate(arrivals):
         assert answers[number] == plain_answer(base, adapter, prompt, sampling.max_new_tokens), f"row {number}"
 
@@ -102,10 +141,16 @@ def test_a_long_prompt_is_read_in_pieces_and_answered_the_same(random_base, monk
     assert answers[0] == plain_answer(base, None, [5, 6], 30)
 
 
-def test_columns_that_are_padding_everywhere_are_cut_off(random_base, monkeypatch):
-    monkeypatch.setattr("luthier.modeling.batching._SLACK", 4)
+def test_a_row_that_outgrows_its_room_is_answered_the_same(random_base):
     base = random_base()
-    batch = Batch(base)
+    answers = run(Batch(base), [(0, [5, 6], None, Sampling(90)), (3, [9], None, Sampling(80))])
+    assert answers == {0: plain_answer(base, None, [5, 6], 90), 1: plain_answer(base, None, [9], 80)}
+
+
+def test_columns_that_are_padding_everywhere_are_cut_off(random_base, monkeypatch):
+    monkeypatch.setattr("luthier.modeling.plain_passes._SLACK", 4)
+    base = random_base()
+    batch = Batch(base, PlainPasses(base))
     answers = run(batch, [(0, [9] * 40, None, Sampling(3)), (0, [5, 6], None, Sampling(30))])
     assert answers[1] == plain_answer(base, None, [5, 6], 30)
 

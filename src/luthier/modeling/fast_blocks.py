@@ -53,7 +53,7 @@ def forward(setting: Setting, number: int, x_TD: Tensor) -> tuple[Tensor, Kept]:
         return y_TO
 
     qkv_TX = through("qkv", kernels.rms_norm(x_TD, block.norm_in_D, weights.eps))
-    turned_TX = _normed_heads(weights, block, qkv_TX)
+    turned_TX = normed_heads(weights, block, qkv_TX)
     heads_TX, attention = setting.attention.forward(turned_TX)
     mid_TD, normed_TD = kernels.add_rms_norm(x_TD, through("out", heads_TX), block.norm_mid_D, weights.eps)
     gate_up_TI = through("gate_up", normed_TD)
@@ -97,7 +97,7 @@ def backward(setting: Setting, number: int, kept: Kept, dout_TD: Tensor) -> Tens
     return kernels.rms_norm_backward(dnormed_TD, kept.x_TD, block.norm_in_D, weights.eps, dmid_TD)
 
 
-def _normed_heads(weights: FastWeights, block: Block, qkv_TX: Tensor) -> Tensor:
+def normed_heads(weights: FastWeights, block: Block, qkv_TX: Tensor) -> Tensor:
     """Queries and keys normed head by head, where the model does that."""
     if block.norm_q_E is None or block.norm_k_E is None:
         return qkv_TX

@@ -295,6 +295,20 @@ void attention_in(const void *out, const bucket *b, void *heads, int half, int t
 
 // ---- softmax -----------------------------------------------------------------------------------------------------------
 
+static void softmax_row(float *row, i64 n, float scale) {
+    float most = -INFINITY, sum = 0.0f;
+#pragma omp simd reduction(max : most)
+    for (i64 j = 0; j < n; j++) most = row[j] > most ? row[j] : most;
+#pragma omp simd reduction(+ : sum)
+    for (i64 j = 0; j < n; j++) {
+        row[j] = fast_exp((row[j] - most) * scale);
+        sum += row[j];
+    }
+    float part = 1.0f / sum;
+#pragma omp simd
+    for (i64 j = 0; j < n; j++) row[j] *= part;
+}
+
 // scores has `rows` rows of L; row i stands for place i % L, and sees places 0 .. i % L, or the last `window` of those.
 void causal_softmax(void *scores, i64 rows, i64 L, float scale, i64 window, int half, int threads) {
 #pragma omp parallel num_threads(threads)
@@ -304,17 +318,7 @@ void causal_softmax(void *scores, i64 rows, i64 L, float scale, i64 window, int 
         for (i64 i = 0; i < rows; i++) {
             i64 last = i % L, first = window && last >= window ? last - window + 1 : 0, n = last - first + 1;
             load(row, scores, i * L + first, n, half);
-            float most = -INFINITY, sum = 0.0f;
-#pragma omp simd reduction(max : most)
-            for (i64 j = 0; j < n; j++) most = row[j] > most ? row[j] : most;
-#pragma omp simd reduction(+ : sum)
-            for (i64 j = 0; j < n; j++) {
-                row[j] = fast_exp((row[j] - most) * scale);
-                sum += row[j];
-            }
-            float part = 1.0f / sum;
-#pragma omp simd
-            for (i64 j = 0; j < n; j++) row[j] *= part;
+            softmax_row(row, n, scale);
             store_zeros(scores, i * L, first, half);
             store(row, scores, i * L + first, n, half);
             store_zeros(scores, i * L + last + 1, L - last - 1, half);

@@ -38,6 +38,8 @@ _SIGNATURES: dict[str, Sequence[Any]] = {
     "causal_softmax": [_POINTER, _COUNT, _COUNT, _NUMBER, _COUNT],
     "softmax_backward": [_POINTER, _POINTER, _COUNT, _COUNT, _NUMBER],
     "logprob_slope": [*[_POINTER] * 3, _COUNT, _COUNT],
+    "attend": [*[_POINTER] * 5, *[_COUNT] * 6, _NUMBER],
+    "add_low_rank": [*[_POINTER] * 4, *[_COUNT] * 3],
     "dropped": [*[_POINTER] * 2, *[_COUNT] * 4, ctypes.c_int32],
     "add_dropped": [*[_POINTER] * 2, *[_COUNT] * 4, ctypes.c_int32],
 }
@@ -62,7 +64,7 @@ def library() -> ctypes.CDLL | None:
     return found
 
 
-def _native(*tensors: Tensor, wide: Sequence[Tensor] = ()) -> ctypes.CDLL | None:
+def native(*tensors: Tensor, wide: Sequence[Tensor] = ()) -> ctypes.CDLL | None:
     """The library, if it can take these tensors: whole in memory, all of one type, and those of `wide` in fp32."""
     kind = tensors[0].dtype
     if kind not in _TYPES or not Switch.native:
@@ -75,143 +77,143 @@ def _lies_as(tensor: Tensor, kind: torch.dtype) -> bool:
     return tensor.device.type == "cpu" and tensor.dtype == kind and tensor.is_contiguous()
 
 
-def _how(tensor: Tensor) -> tuple[int, int]:
+def how(tensor: Tensor) -> tuple[int, int]:
     return int(tensor.dtype == torch.bfloat16), torch.get_num_threads()
 
 
 def rms_norm(x_TD: Tensor, weight_D: Tensor, eps: float) -> Tensor:
-    lib = _native(x_TD, wide=(weight_D,))
+    lib = native(x_TD, wide=(weight_D,))
     if lib is None:
         return kernels_torch.rms_norm(x_TD, weight_D, eps)
     y_TD = torch.empty_like(x_TD)
-    lib.rms_norm(x_TD.data_ptr(), None, None, weight_D.data_ptr(), y_TD.data_ptr(), *x_TD.shape, eps, *_how(x_TD))
+    lib.rms_norm(x_TD.data_ptr(), None, None, weight_D.data_ptr(), y_TD.data_ptr(), *x_TD.shape, eps, *how(x_TD))
     return y_TD
 
 
 def add_rms_norm(x_TD: Tensor, delta_TD: Tensor, weight_D: Tensor, eps: float) -> tuple[Tensor, Tensor]:
-    lib = _native(x_TD, delta_TD, wide=(weight_D,))
+    lib = native(x_TD, delta_TD, wide=(weight_D,))
     if lib is None:
         return kernels_torch.add_rms_norm(x_TD, delta_TD, weight_D, eps)
     sum_TD, y_TD = torch.empty_like(x_TD), torch.empty_like(x_TD)
     pointers = [each.data_ptr() for each in (x_TD, delta_TD, sum_TD, weight_D, y_TD)]
-    lib.rms_norm(*pointers, *x_TD.shape, eps, *_how(x_TD))
+    lib.rms_norm(*pointers, *x_TD.shape, eps, *how(x_TD))
     return sum_TD, y_TD
 
 
 def rms_norm_backward(dy_TD: Tensor, x_TD: Tensor, weight_D: Tensor, eps: float, residual_TD: Tensor | None) -> Tensor:
-    lib = _native(x_TD, dy_TD, *([] if residual_TD is None else [residual_TD]), wide=(weight_D,))
+    lib = native(x_TD, dy_TD, *([] if residual_TD is None else [residual_TD]), wide=(weight_D,))
     if lib is None:
         return kernels_torch.rms_norm_backward(dy_TD, x_TD, weight_D, eps, residual_TD)
     dx_TD = torch.empty_like(x_TD)
     residual = None if residual_TD is None else residual_TD.data_ptr()
     pointers = [dy_TD.data_ptr(), x_TD.data_ptr(), weight_D.data_ptr(), residual, dx_TD.data_ptr()]
-    lib.rms_norm_backward(*pointers, *x_TD.shape, eps, *_how(x_TD))
+    lib.rms_norm_backward(*pointers, *x_TD.shape, eps, *how(x_TD))
     return dx_TD
 
 
 def gated(gate_up_TI: Tensor, gate: Gate) -> Tensor:
-    lib = _native(gate_up_TI)
+    lib = native(gate_up_TI)
     if lib is None:
         return kernels_torch.gated(gate_up_TI, gate)
     tokens, inner = gate_up_TI.shape[0], gate_up_TI.shape[1] // 2
     y_TI = gate_up_TI.new_empty(tokens, inner)
-    lib.gated(gate_up_TI.data_ptr(), y_TI.data_ptr(), tokens, inner, int(gate == "gelu_tanh"), *_how(y_TI))
+    lib.gated(gate_up_TI.data_ptr(), y_TI.data_ptr(), tokens, inner, int(gate == "gelu_tanh"), *how(y_TI))
     return y_TI
 
 
 def gated_backward(gate_up_TI: Tensor, dy_TI: Tensor, gate: Gate) -> tuple[Tensor, Tensor]:
-    lib = _native(gate_up_TI, dy_TI)
+    lib = native(gate_up_TI, dy_TI)
     if lib is None:
         return kernels_torch.gated_backward(gate_up_TI, dy_TI, gate)
     tokens, inner = dy_TI.shape
     dgate_up_TI, y_TI = torch.empty_like(gate_up_TI), torch.empty_like(dy_TI)
     pointers = [each.data_ptr() for each in (gate_up_TI, dy_TI, dgate_up_TI, y_TI)]
-    lib.gated_backward(*pointers, tokens, inner, int(gate == "gelu_tanh"), *_how(y_TI))
+    lib.gated_backward(*pointers, tokens, inner, int(gate == "gelu_tanh"), *how(y_TI))
     return dgate_up_TI, y_TI
 
 
 def heads_out(qkv_TX: Tensor, bucket: Bucket, tables: tuple[Tensor, Tensor], heads: Heads) -> tuple[Tensor, Tensor, Tensor]:
-    lib = _native(qkv_TX, wide=tables)
+    lib = native(qkv_TX, wide=tables)
     if lib is None or bucket.longest > len(tables[0]):
         return kernels_torch.heads_out(qkv_TX, bucket, tables, heads)
     rows, length = bucket.count * heads.keys, bucket.longest
     query = qkv_TX.new_empty(rows, heads.group * length, heads.width)
     key, value = (qkv_TX.new_empty(rows, length, heads.width) for _ in range(2))
     pointers = [each.data_ptr() for each in (*tables, query, key, value)]
-    lib.heads_out(qkv_TX.data_ptr(), _struct(bucket, heads), *pointers, *_how(qkv_TX))
+    lib.heads_out(qkv_TX.data_ptr(), _struct(bucket, heads), *pointers, *how(qkv_TX))
     return query, key, value
 
 
 def heads_back(
     grads: tuple[Tensor, Tensor, Tensor], bucket: Bucket, tables: tuple[Tensor, Tensor], heads: Heads, dqkv_TX: Tensor
 ) -> None:
-    lib = _native(dqkv_TX, *grads, wide=tables)
+    lib = native(dqkv_TX, *grads, wide=tables)
     if lib is None or bucket.longest > len(tables[0]):
         kernels_torch.heads_back(grads, bucket, tables, heads, dqkv_TX)
         return
     pointers = [each.data_ptr() for each in (*tables, dqkv_TX)]
-    lib.heads_back(*(each.data_ptr() for each in grads), _struct(bucket, heads), *pointers, *_how(dqkv_TX))
+    lib.heads_back(*(each.data_ptr() for each in grads), _struct(bucket, heads), *pointers, *how(dqkv_TX))
 
 
 def attention_out(answers: Tensor, bucket: Bucket, heads: Heads, out_TX: Tensor) -> None:
-    lib = _native(answers, out_TX)
+    lib = native(answers, out_TX)
     if lib is None:
         kernels_torch.attention_out(answers, bucket, heads, out_TX)
         return
-    lib.attention_out(answers.data_ptr(), _struct(bucket, heads), out_TX.data_ptr(), *_how(answers))
+    lib.attention_out(answers.data_ptr(), _struct(bucket, heads), out_TX.data_ptr(), *how(answers))
 
 
 def attention_in(out_TX: Tensor, bucket: Bucket, heads: Heads) -> Tensor:
-    lib = _native(out_TX)
+    lib = native(out_TX)
     if lib is None:
         return kernels_torch.attention_in(out_TX, bucket, heads)
     answers = out_TX.new_empty(bucket.count * heads.keys, heads.group * bucket.longest, heads.width)
-    lib.attention_in(out_TX.data_ptr(), _struct(bucket, heads), answers.data_ptr(), *_how(answers))
+    lib.attention_in(out_TX.data_ptr(), _struct(bucket, heads), answers.data_ptr(), *how(answers))
     return answers
 
 
 def causal_softmax_(scores: Tensor, scale: float, window: int) -> None:
-    lib = _native(scores)
+    lib = native(scores)
     if lib is None:
         kernels_torch.causal_softmax_(scores, scale, window)
         return
     rows, length = scores.shape[0] * scores.shape[1], scores.shape[2]
-    lib.causal_softmax(scores.data_ptr(), rows, length, scale, window, *_how(scores))
+    lib.causal_softmax(scores.data_ptr(), rows, length, scale, window, *how(scores))
 
 
 def softmax_backward_(probs: Tensor, dprobs: Tensor, scale: float) -> None:
-    lib = _native(probs, dprobs)
+    lib = native(probs, dprobs)
     if lib is None:
         kernels_torch.softmax_backward_(probs, dprobs, scale)
         return
     rows, length = probs.shape[0] * probs.shape[1], probs.shape[2]
-    lib.softmax_backward(probs.data_ptr(), dprobs.data_ptr(), rows, length, scale, *_how(probs))
+    lib.softmax_backward(probs.data_ptr(), dprobs.data_ptr(), rows, length, scale, *how(probs))
 
 
 def logprob_slope_(logits_CV: Tensor, target_C: Tensor) -> Tensor:
-    lib = _native(logits_CV)
+    lib = native(logits_CV)
     if lib is None or not _are_places(target_C, logits_CV.shape[1]):
         return kernels_torch.logprob_slope_(logits_CV, target_C)
     logp_C = torch.empty(len(target_C))
-    lib.logprob_slope(logits_CV.data_ptr(), target_C.data_ptr(), logp_C.data_ptr(), *logits_CV.shape, *_how(logits_CV))
+    lib.logprob_slope(logits_CV.data_ptr(), target_C.data_ptr(), logp_C.data_ptr(), *logits_CV.shape, *how(logits_CV))
     return logp_C
 
 
 def dropped(x_TI: Tensor, mask: Mask) -> Tensor:
-    lib = _native(x_TI)
+    lib = native(x_TI)
     if lib is None:
         return kernels_torch.dropped(x_TI, mask)
     y_TI = torch.empty_like(x_TI)
-    lib.dropped(x_TI.data_ptr(), y_TI.data_ptr(), *x_TI.shape, mask.key, mask.first, mask.below, *_how(x_TI))
+    lib.dropped(x_TI.data_ptr(), y_TI.data_ptr(), *x_TI.shape, mask.key, mask.first, mask.below, *how(x_TI))
     return y_TI
 
 
 def add_dropped_(sum_TI: Tensor, x_TI: Tensor, mask: Mask) -> None:
-    lib = _native(sum_TI, x_TI)
+    lib = native(sum_TI, x_TI)
     if lib is None:
         kernels_torch.add_dropped_(sum_TI, x_TI, mask)
         return
-    lib.add_dropped(sum_TI.data_ptr(), x_TI.data_ptr(), *x_TI.shape, mask.key, mask.first, mask.below, *_how(x_TI))
+    lib.add_dropped(sum_TI.data_ptr(), x_TI.data_ptr(), *x_TI.shape, mask.key, mask.first, mask.below, *how(x_TI))
 
 
 def _are_places(target_C: Tensor, vocabulary: int) -> bool:

@@ -14,7 +14,7 @@ _OPTIONS = (
     *("-O3", "-march=native", "-fopenmp", "-fno-math-errno", "-fno-trapping-math", "-ffp-contract=fast"),
     "-fno-tree-loop-distribute-patterns",
 )
-KERNELS = compiled.Source("luthier.modeling", "kernels", _OPTIONS)
+KERNELS = compiled.Source("luthier.modeling", "kernels", _OPTIONS, more=("decoding",))
 
 
 def load(folder: Path | None = None, compiler: str = "cc") -> ctypes.CDLL | None:

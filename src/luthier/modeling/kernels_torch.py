@@ -104,7 +104,7 @@ def heads_out(qkv_TX: Tensor, bucket: Bucket, tables: tuple[Tensor, Tensor], hea
     all_BLHE = qkv_TX[token_BL.flatten()].view(rows, length, -1, width).masked_fill(~real_BL[:, :, None, None], 0)
     cos, sin = (table[:length].view(1, length, 1, width) for table in tables)
     turned = all_BLHE[:, :, : heads.queries + heads.keys].float()
-    turned = (turned * cos + _quarter(turned) * sin).to(qkv_TX.dtype)
+    turned = rotated(turned, cos, sin).to(qkv_TX.dtype)
     query = turned[:, :, : heads.queries].unflatten(2, (heads.keys, heads.group)).permute(0, 2, 3, 1, 4)
     key = turned[:, :, heads.queries :].transpose(1, 2)
     value = all_BLHE[:, :, heads.queries + heads.keys :].transpose(1, 2)
@@ -202,6 +202,11 @@ def _right(x: Tensor, by: int, bits: int) -> Tensor:
 def _gated(gate_up_TI: Tensor, gate: Gate) -> Tensor:
     gate_TI, up_TI = gate_up_TI.chunk(2, -1)
     return (functional.silu(gate_TI) if gate == "silu" else functional.gelu(gate_TI, approximate="tanh")) * up_TI
+
+
+def rotated(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Heads, fp32, turned by their places."""
+    return x * cos + _quarter(x) * sin
 
 
 def _quarter(x: Tensor) -> Tensor:
