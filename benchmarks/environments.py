@@ -7,11 +7,17 @@ import sys
 from importlib.metadata import version
 from pathlib import Path
 
+import numpy
+
+import luthier
+
 BENCH = Path(__file__).parent.parent / ".bench"
 LLAMAFACTORY = BENCH / "llamafactory"
 TOGETHER = BENCH / "together"
+MLFLOW = BENCH / "mlflow"
 
 _TOGETHER = "together==3.1.1"
+_MLFLOW = "mlflow==3.18.0"
 _FACTORY = "llamafactory==0.9.5"
 # The versions that its own requirements allow, of what training imports; not its web page, pictures, sounds and hubs.
 _NEEDS = (
@@ -54,6 +60,18 @@ def python_of_together() -> str:
         _pip(TOGETHER, _TOGETHER)
         done.write_text(_TOGETHER, "utf-8")
     return str(TOGETHER / "bin" / "python")
+
+
+def python_of_mlflow() -> str:
+    """The interpreter that has MLflow, with its own packages first; torch and our modules are those of this one."""
+    done = MLFLOW / "made.txt"
+    if not done.is_file() or done.read_text("utf-8") != _MLFLOW:
+        subprocess.run([sys.executable, "-m", "venv", "--clear", str(MLFLOW)], check=True)
+        _pip(MLFLOW, _MLFLOW)
+        ours = [Path(numpy.__file__).parents[1], Path(luthier.__file__).parents[1]]
+        (next(MLFLOW.glob("lib/python*/site-packages")) / "ours.pth").write_text("".join(f"{path}\n" for path in ours), "utf-8")
+        done.write_text(_MLFLOW, "utf-8")
+    return str(MLFLOW / "bin" / "python")
 
 
 def _made(folder: Path) -> Path:

@@ -22,7 +22,7 @@ LuthierError
 ├── TooMany             429  later, or less at a time
 │   └── RateLimited
 ├── Unavailable         503  something this needs does not answer now
-│   └── DatabaseBusy, EngineUnavailable, BaseUnavailable
+│   └── DatabaseBusy, EngineUnavailable, ModelLoading, BaseUnavailable
 ├── StorageFull         507
 ├── SetupError          exit 78: the process must not start like this
 └── ClientError         only in the SDK and CLI: the server could not be reached, or did not speak our protocol
@@ -408,6 +408,16 @@ class EngineUnavailable(Unavailable):
     """The process that holds the models is starting, or cannot start."""
 
     code = "engine_unavailable"
+
+
+class ModelLoading(Unavailable):
+    """The model is being loaded, and that takes longer than a request may wait. It goes on meanwhile."""
+
+    code = "model_loading"
+    retry_after_s = 5
+
+    def __init__(self) -> None:
+        super().__init__("The model is still being loaded.", hint="Ask again in some seconds.")
 
 
 class BaseUnavailable(Unavailable):

@@ -258,6 +258,11 @@ class InferenceEngine(Protocol):
 class Cache(Protocol):
     """Answers that need not be computed again. May forget any of them at any time."""
 
+    @property
+    def remote(self) -> bool:
+        """Whether it is asked over a network, and so not from an event loop."""
+        ...
+
     def get(self, key: str) -> bytes | None:
         """What was put under this key, if it is still there."""
         ...

@@ -60,7 +60,13 @@ class Settings(BaseSettings):
     max_upload_bytes: int = Field(default=10 * 1024 * _MIB, ge=1, description="Largest dataset upload.")
     inline_upload_bytes: int = Field(default=16 * _MIB, ge=0, description="Up to this size an upload answers with its report.")
     engine_idle_s: float = Field(default=600, gt=0, description="An engine process without requests for this long ends.")
-    engine_start_s: float = Field(default=60, gt=0, description="How long a first request waits for its engine.")
+    engine_start_s: float = Field(default=60, gt=0, description="An engine process that does not answer by then is given up.")
+    loading_wait_s: float = Field(
+        default=30, gt=0, description="A request waits this long for its engine and its model, then it is told to come again."
+    )
+    vllm_url: str = Field(default="", description="A vLLM server that answers for one base and all that stands on it.")
+    vllm_key: SecretStr | None = Field(default=None, description="Its key, where it asks for one.")
+    vllm_base: str = Field(default="", description="The base that it holds, by our id.")
     prediction_cache_bytes: int = Field(default=64 * _MIB, ge=0, description="Memory for answers of `/predict`; 0 keeps none.")
     prediction_cache_s: float = Field(default=3600, gt=0, description="How long such an answer is kept.")
     limit_requests: Rule = Field(default="1500/second", description="Most requests of one user, and of one key. Empty: no limit.")
@@ -69,12 +75,21 @@ class Settings(BaseSettings):
         default="1200/minute", description="Most requests of one address that say not who they are, or are refused for it."
     )
     redis_url: SecretStr | None = Field(
-        default=None, description="Where several servers count requests together; without it each counts for itself."
+        default=None,
+        description="Where several servers count requests and keep answers of `/predict` together; else each for itself.",
     )
     quota_storage_bytes: int = Field(default=0, ge=0, description="Bytes of datasets that a team may keep; 0: no limit.")
     quota_queued_jobs: int = Field(default=20_000, ge=0, description="Jobs of a team that wait or run at a time; 0: no limit.")
     quota_running_jobs: int = Field(default=0, ge=0, description="Jobs of a team that run at a time; 0: no limit.")
     quota_tokens_a_month: int = Field(default=0, ge=0, description="Tokens that a team may train in a month; 0: no limit.")
+    quota_served_tokens_a_month: int = Field(
+        default=0, ge=0, description="Tokens of questions and answers that a team's models may serve in a month; 0: no limit."
+    )
+    token_prices: str = Field(
+        default="",
+        description="Dollars per million prompt and answer tokens of a base, and per million predictions: "
+        "`luthier/tiny=0.15/0.60,*=1.00/2.00/5.00`. Free where nothing is said.",
+    )
     access_log_bytes: int = Field(
         default=16 * _MIB,
         ge=0,

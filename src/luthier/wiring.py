@@ -15,8 +15,10 @@ from luthier.accounts.request_limits import RequestLimits
 from luthier.accounts.service import Accounts
 from luthier.accounts.signing import SigningKeys
 from luthier.backends.caches.memory import MemoryCache
+from luthier.backends.caches.redis import connected
 from luthier.backends.embedders import minilm
 from luthier.backends.engines.process import EngineProcess
+from luthier.backends.engines.vllm import Upstream, VllmEngine
 from luthier.backends.executors.local import LocalExecutor
 from luthier.backends.executors.warm import Keep, WarmExecutor
 from luthier.backends.fetchers.buckets import BucketAccess, BucketFetcher
@@ -29,10 +31,11 @@ from luthier.backends.outbound import Guard
 from luthier.backends.storage.local import LocalStorage
 from luthier.backends.trackers.mlflow import MlflowTracker
 from luthier.bases.service import Bases
-from luthier.billing import price_book
+from luthier.billing import price_book, token_rules
 from luthier.billing.budgets import PlatformBudget
 from luthier.billing.machine import free_bytes
 from luthier.billing.service import Billing
+from luthier.billing.tokens import Metering
 from luthier.database import Database
 from luthier.datasets.buckets import prefixes_of
 from luthier.datasets.deliveries import Deliveries
@@ -41,6 +44,7 @@ from luthier.datasets.service import Datasets
 from luthier.datasets.sources import Sources
 from luthier.datasets.types import Room
 from luthier.datasets.uploads import Uploads
+from luthier.errors import SetupError
 from luthier.experiments.mirror import Mirror
 from luthier.experiments.service import Experiments
 from luthier.hooks.service import Hooks
@@ -56,7 +60,7 @@ from luthier.registry.files import ModelFiles
 from luthier.registry.gate_rules import GateRule
 from luthier.registry.promotions import Promotions
 from luthier.registry.service import Registry
-from luthier.seams import Clock, Embedder, Executor, Fetcher, InferenceEngine, Notifier, Storage
+from luthier.seams import Cache, Clock, Embedder, Executor, Fetcher, InferenceEngine, Notifier, Storage
 from luthier.secret_box import SecretBox
 from luthier.serving.predictions import Predictions
 from luthier.serving.service import Serving
@@ -99,6 +103,7 @@ class Platform:
         self.imports.close()
         self.datasets.close()
         self.engine.close()
+        self.billing.tokens.close()
         self.accounts.close()
         self.audit.close()
         self.access_log.close()
@@ -132,9 +137,9 @@ def build(  # noqa: PLR0913  # what tests put in the place of the real thing
     audit = audit_of(database, settings, now).watching()
     accounts = Accounts(database, now, signing=_signing(settings, now), passwords=passwords)
     means = Means(notifiers or notifiers_of(settings), SecretBox(settings.data / "secrets.key"))
-    billing = _billing(settings, database, accounts, now)
-    fetcher = fetcher or _fetcher(settings)
     quotas = _quotas(settings, database, now)
+    billing = _billing(settings, database, PlatformBudget(_budget(settings), accounts.home), quotas, now)
+    fetcher = fetcher or _fetcher(settings)
     room = Room(settings.data / "scratch", settings.max_upload_bytes, settings.inline_upload_bytes, quotas)
     datasets = Datasets(database, storage, bases, room, now)
     deliveries = Deliveries(database, storage, room, now, datasets.check_later)
@@ -142,7 +147,7 @@ def build(  # noqa: PLR0913  # what tests put in the place of the real thing
     catalogue = Catalogue(database, files, embedder or _embedder())
     registry = Registry(database, files, bases, catalogue, now, gate=_gate(settings))
     jobs = Jobs(database, storage, JobServices(accounts, billing, bases, datasets, registry, _approvals(settings), quotas), now)
-    engine = engine or _engine(settings)
+    engine = engine or _engine(settings, bases)
     return Platform(
         settings=settings,
         database=database,
@@ -165,8 +170,8 @@ def build(  # noqa: PLR0913  # what tests put in the place of the real thing
         registry=registry,
         promotions=Promotions(registry, jobs, automatic=settings.evaluate_after_training),
         catalogue=catalogue,
-        serving=Serving(registry, bases, engine),
-        predictions=Predictions(registry, bases, engine, _answers(settings)),
+        serving=Serving(registry, bases, engine, billing.tokens),
+        predictions=Predictions(registry, bases, engine, _answers(settings), billing.tokens),
         engine=engine,
         now=now,
     )
@@ -176,8 +181,9 @@ def _sources(settings: Settings, fetcher: Fetcher) -> Sources:
     return Sources(fetcher, settings.hub_url, prefixes_of(settings.import_from))
 
 
-def _billing(settings: Settings, database: Database, accounts: Accounts, now: Clock) -> Billing:
-    billing = Billing(database, now, platform=PlatformBudget(_budget(settings), accounts.home))
+def _billing(settings: Settings, database: Database, platform: PlatformBudget, quotas: Quotas, now: Clock) -> Billing:
+    metering = Metering(quotas, token_rules.parsed(settings.token_prices))
+    billing = Billing(database, now, platform=platform, metering=metering)
     billing.first_start()
     if settings.prices is not None:
         billing.adopt(price_book.read(settings.prices))
@@ -202,13 +208,27 @@ def _embedder() -> Embedder | None:
     return None if folder is None else minilm.MiniLm(folder)
 
 
-def _engine(settings: Settings) -> EngineProcess:
-    return EngineProcess(
-        settings.data / "run", child_environment(settings), idle_s=settings.engine_idle_s, start_s=settings.engine_start_s
+def _engine(settings: Settings, bases: Bases) -> InferenceEngine:
+    local = EngineProcess(
+        settings.data / "run",
+        child_environment(settings),
+        idle_s=settings.engine_idle_s,
+        start_s=settings.engine_start_s,
+        wait_s=settings.loading_wait_s,
     )
+    if not settings.vllm_url:
+        return local
+    if not any(base.id == settings.vllm_base for base in bases.list()):
+        raise SetupError(
+            "LUTHIER_VLLM_BASE: no base has this id.", hint="`GET /api/bases` lists them; LUTHIER_BASES adds to them."
+        )
+    key = None if settings.vllm_key is None else settings.vllm_key.get_secret_value()
+    return VllmEngine(Upstream(settings.vllm_url, key, bases.folder(bases.get(settings.vllm_base))), local)
 
 
-def _answers(settings: Settings) -> MemoryCache:
+def _answers(settings: Settings) -> Cache:
+    if settings.redis_url is not None:
+        return connected(settings.redis_url.get_secret_value(), settings.prediction_cache_s)
     return MemoryCache(settings.prediction_cache_bytes, settings.prediction_cache_s)
 
 

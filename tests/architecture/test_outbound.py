@@ -14,6 +14,8 @@ ALLOWED = {
     "backends/engines/child.py": "our own engine process, on loopback",
     "backends/engines/process.py": "our own engine process, on loopback",
     "backends/trackers/mlflow.py": "what MLflow's client raises; it talks to the server that the admin's settings name",
+    "backends/engines/unix_http.py": "our own engine process, on loopback",
+    "backends/engines/vllm.py": "the server that the admin's settings name",
     "modeling/hub.py": "base models of the catalogue, from the hub that the settings name",
     "faces/sdk": "the client's side: it talks to our server",
 }

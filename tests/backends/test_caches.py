@@ -1,8 +1,17 @@
 """The contract of `seams.Cache`, and what memory does besides."""
 
+import shutil
+import socket
+import subprocess
+import time
+
 import pytest
 
 from luthier.backends.caches.memory import MemoryCache
+from luthier.backends.caches.redis import connected
+from luthier.errors import SetupError
+
+from .small_redis import SmallRedis
 
 
 class Watch:
@@ -22,7 +31,40 @@ def cache(watch):
     return MemoryCache(1000, 60, watch)
 
 
-def test_what_was_put_is_there_and_replaced_by_what_is_put_again(cache):
+@pytest.fixture(scope="module")
+def redis_url(tmp_path_factory):
+    """A real Redis where this machine has one, else what speaks its protocol."""
+    server = shutil.which("redis-server")
+    if server is None:
+        with SmallRedis() as small:
+            yield small.url
+            small.shutdown()
+        return
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    folder = tmp_path_factory.mktemp("redis")
+    process = subprocess.Popen([server, "--port", str(port), "--save", "", "--dir", str(folder)], stdout=subprocess.DEVNULL)
+    until = time.monotonic() + 20
+    while not answers(port) and time.monotonic() < until:
+        time.sleep(0.02)
+    yield f"redis://127.0.0.1:{port}/0"
+    process.terminate()
+    process.wait(10)
+
+
+def answers(port):
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
+@pytest.fixture(params=["memory", "redis"])
+def any_cache(request):
+    return MemoryCache(1000, 60) if request.param == "memory" else connected(request.getfixturevalue("redis_url"), 60, 20)
+
+
+def test_what_was_put_is_there_and_replaced_by_what_is_put_again(any_cache):
+    cache = any_cache
     assert cache.get("a") is None
     cache.put("a", b"1")
     cache.put("b", b"")
@@ -64,3 +106,34 @@ def test_what_left_takes_no_room(cache, watch):
         assert cache.get(f"{number}") is None
     cache.put("a", b"x" * 700)
     assert cache.get("a") is not None
+
+
+def test_redis_forgets_after_a_while_and_another_server_finds_what_one_kept(redis_url):
+    one, other, short = connected(redis_url, 60, 20), connected(redis_url, 60, 20), connected(redis_url, 0.001, 20)
+    one.put("shared", b"\x00\xff")
+    assert other.get("shared") == b"\x00\xff"
+    short.put("brief", b"1")
+    until = time.monotonic() + 10
+    while short.get("brief") is not None:
+        assert time.monotonic() < until
+    assert (one.remote, MemoryCache(0, 1).remote) == (True, False)
+
+
+def test_a_redis_that_is_not_there_is_no_hindrance_and_asked_again_later(watch):
+    gone = connected("redis://127.0.0.1:1/0", 60)
+    gone._seconds = watch
+    gone.put("a", b"1")
+    assert gone.get("a") is None
+    with SmallRedis() as small:
+        back = connected(small.url, 60, 20)
+        gone._client = back._client
+        back.put("a", b"2")
+        assert gone.get("a") is None
+        watch.now += 11
+        assert gone.get("a") == b"2"
+        small.shutdown()
+
+
+def test_an_address_of_redis_that_is_none_is_refused():
+    with pytest.raises(SetupError, match="LUTHIER_REDIS_URL"):
+        connected("nonsense://x", 60)

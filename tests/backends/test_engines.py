@@ -13,9 +13,12 @@ import pytest
 
 from luthier.backends.engines.echo import EchoEngine
 from luthier.backends.engines.process import EngineProcess
+from luthier.backends.engines.vllm import Upstream, VllmEngine
 from luthier.errors import ArtifactCorrupt, BaseUnavailable, EngineUnavailable, FieldInvalid, TooMany
 from luthier.seams import Classification, Generation, ServedClassifier, ServedModel
 from luthier.settings import child_environment
+
+from .fake_vllm import FakeVllm
 
 PROMPT = (5, 9, 33, 17, 40)
 SERVER = (sys.executable, "-P", "-m", "luthier.modeling.server", "--threads", "1", "--device", "cpu")
@@ -68,9 +71,21 @@ def process(tmp_path):
         engine.close()
 
 
-@pytest.fixture(params=["echo", "process"])
+@pytest.fixture
+def upstream(base):
+    """A vLLM server's engine, with a local one beside it."""
+    server = FakeVllm()
+    engine = VllmEngine(Upstream(server.url, None, base / "base"), EchoEngine())
+    yield engine
+    engine.close()
+    server.stop()
+
+
+@pytest.fixture(params=["echo", "process", "vllm"])
 def engine(request):
-    return EchoEngine() if request.param == "echo" else request.getfixturevalue("shared_process")
+    if request.param == "echo":
+        return EchoEngine()
+    return request.getfixturevalue("shared_process" if request.param == "process" else "upstream")
 
 
 @pytest.fixture
@@ -295,6 +310,7 @@ STARTER = """
 import sys, threading, time
 from pathlib import Path
 from luthier.backends.engines.process import EngineProcess
+from luthier.backends.engines.vllm import Upstream, VllmEngine
 from luthier.seams import Classification, Generation, ServedClassifier, ServedModel
 engine = EngineProcess(Path(sys.argv[1]), {}, command=sys.argv[3:])
 model = ServedModel("random", Path(sys.argv[2]), None)

@@ -31,7 +31,8 @@ def digits(tmp_path_factory):
 
 
 def ask(models, folder, **given):
-    return classify(models, ClassifyRequest(folder=str(folder), **given))
+    found = classify(models, ClassifyRequest.model_validate({"folder": str(folder), "inputs": [given]}))
+    return {**found, "probabilities": found["probabilities"][0]}
 
 
 def test_a_trained_classifier_tells_digits_apart(digits):
@@ -51,7 +52,7 @@ def test_what_it_does_not_read_is_refused(digits, given):
 
 def test_what_is_no_request_is_refused():
     with pytest.raises(ValidationError):
-        ClassifyRequest.model_validate_json(b'{"folder": "x", "image": [NaN]}')
+        ClassifyRequest.model_validate_json(b'{"folder": "x", "inputs": [{"image": [NaN]}]}')
 
 
 def test_a_broken_classifier_is_said_to_be_one(tmp_path):

@@ -13,6 +13,7 @@ from luthier import ids
 from luthier.accounts.types import Actor, Role
 from luthier.backends.storage.local import LocalStorage
 from luthier.bases.service import Bases
+from luthier.billing.service import Billing
 from luthier.database import Database, Row
 from luthier.datasets.rendering import Renderer
 from luthier.errors import (
@@ -79,7 +80,8 @@ class World:
         files = ModelFiles(self.storage, folder / "cache")
         self.registry = Registry(self.database, files, self.bases, Catalogue(self.database, files), lambda: datetime.now(UTC))
         self.engine = ScriptedEngine()
-        self.serving = Serving(self.registry, self.bases, self.engine)
+        self.billing = Billing(self.database, lambda: datetime.now(UTC))
+        self.serving = Serving(self.registry, self.bases, self.engine, self.billing.tokens)
 
     def build_base(self) -> Path:
         folder = self.bases.folder(self.bases.get("luthier/tiny"))
@@ -280,3 +282,33 @@ def test_an_engine_that_cannot_start_is_told_before_the_first_piece(world):
     world.engine.fails_after = 0
     with pytest.raises(EngineUnavailable):
         world.serving.chat(ALICE, asks("luthier/tiny"))
+
+
+def test_c08_who_hangs_up_pays_for_what_was_sent(world):
+    world.build_base()
+    deltas = world.serving.chat(ALICE, asks("luthier/tiny"))
+    text = next(deltas).text
+    while not text:
+        text = next(deltas).text
+    deltas.close()
+    (usage,) = world.billing.usage(ALICE).tokens
+    assert (usage.requests, usage.prompt_tokens) == (1, len(world.engine.asked[0][1].prompt_ids))
+    assert 1 <= usage.completion_tokens < len(world.engine.token_ids)
+
+
+def test_a_whole_answer_is_metered_to_the_token(world):
+    world.build_base()
+    model = world.model()
+    answer = world.serving.answer(ALICE, asks("intents"))
+    world.serving.answer(ALICE, asks("intents"))
+    (usage,) = world.billing.usage(ALICE).tokens
+    assert (usage.model, usage.kind, usage.requests) == (model.id, "chat", 2)
+    assert (usage.prompt_tokens, usage.completion_tokens) == (2 * answer.prompt_tokens, 2 * answer.completion_tokens)
+
+
+def test_what_breaks_off_is_metered_up_to_there(world):
+    world.build_base()
+    world.engine.fails_after = 2
+    with pytest.raises(EngineUnavailable):
+        world.serving.answer(ALICE, asks("luthier/tiny"))
+    assert world.billing.usage(ALICE).tokens[0].completion_tokens == 2

@@ -22,12 +22,14 @@ class Quota(StrEnum):
     QUEUED_JOBS = "queued_jobs"
     RUNNING_JOBS = "running_jobs"
     TOKENS_A_MONTH = "tokens_a_month"
+    SERVED_TOKENS_A_MONTH = "served_tokens_a_month"
 
 
 _MEND = {
     Quota.STORAGE_BYTES: "Delete datasets that are no longer needed.",
     Quota.QUEUED_JOBS: "Wait until some have ended, or cancel some.",
     Quota.RUNNING_JOBS: "Wait until one has ended.",
+    Quota.SERVED_TOKENS_A_MONTH: "Wait for the next month, or ask those who run this server for more.",
     Quota.TOKENS_A_MONTH: "Wait for the next month, or train on fewer tokens.",
 }
 
@@ -41,6 +43,12 @@ class Standing(Frozen):
     quota: Quota
     limit: int | None = Field(description="None: as much as there is.")
     used: int
+
+
+def check_room(quota: Quota, *, limit: int, used: int, asked: int) -> None:
+    """Raises: QuotaExceeded."""
+    if used + asked > limit:
+        raise QuotaExceeded(quota, limit=limit, used=used, asked=asked, hint=_MEND[quota])
 
 
 class Quotas:
@@ -61,9 +69,7 @@ class Quotas:
         limit = self.limit(session, tenant_id, quota)
         if limit is None:
             return
-        used = self._meters[quota](session, tenant_id)
-        if used + asked > limit:
-            raise QuotaExceeded(quota, limit=limit, used=used, asked=asked, hint=_MEND[quota])
+        check_room(quota, limit=limit, used=self._meters[quota](session, tenant_id), asked=asked)
 
     def room_for(self, tenant_id: str, quota: Quota, asked: int) -> None:
         """The same before there is a transaction, so that what cannot be kept is not sent. Raises: QuotaExceeded."""

@@ -12,7 +12,7 @@ from limits.errors import ConfigurationError, StorageError
 from limits.storage import Storage, storage_from_string
 from limits.strategies import MovingWindowRateLimiter
 
-from luthier.accounts.rules import LOOKING
+from luthier.accounts.rules import looks
 from luthier.accounts.types import Actor
 from luthier.accounts.windows import Windows
 from luthier.errors import RateLimited, SetupError
@@ -53,10 +53,10 @@ class RequestLimits:
         """Whether Redis should count, and does not answer. Asks it, where it answered before."""
         return self._far is not None and (self._far_after > time.monotonic() or not self._far.storage.check())
 
-    def admit(self, actor: Actor, method: str) -> Standing | None:
+    def admit(self, actor: Actor, method: str, path: str = "") -> Standing | None:
         """Count a request of somebody who is known. None where there is no rule. Raises: RateLimited."""
         rules = [(self._requests, "user", actor.user_id), (self._requests, "key", actor.key_id)]
-        if method not in LOOKING:
+        if not looks(method, path):
             rules.append((self._changes, "changes", actor.user_id))
         return self._admitted((item, name, who) for item, name, who in rules if item is not None and who is not None)
 

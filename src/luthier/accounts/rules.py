@@ -7,6 +7,17 @@ from luthier.errors import Forbidden
 
 LOOKING = frozenset({"GET", "HEAD", "OPTIONS"})
 """Methods that change nothing."""
+_QUESTIONS = frozenset({"/predict", "/api/predict"})
+"""Of the other methods, and asked a thousand times a second: their limit is that of reads, and their log the access log."""
+
+
+def looks(method: str, path: str) -> bool:
+    """Whether a request can change nothing, told before anything else is known of it.
+
+    >>> looks("GET", "/api/jobs"), looks("POST", "/predict"), looks("POST", "/api/jobs")
+    (True, True, False)
+    """
+    return method in LOOKING or path in _QUESTIONS
 
 
 def refusal(actor: Actor, method: str, *, admin_only: bool = False, viewers_too: bool = False) -> Forbidden | None:

@@ -6,12 +6,12 @@ import csv
 import html
 import io
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from luthier.billing import rules
-from luthier.billing.types import MonthlyReport, ReportLine, ReportTotal
+from luthier.billing.types import MonthlyReport, ReportLine, ReportTotal, TokenUsage
 
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")
 _COLUMNS = ("job_id", "name", "user_id", "hardware", "seconds", "amount_usd", "refunded_usd")
@@ -43,8 +43,8 @@ class _Sum:
             self.charged += line.micro_usd
 
 
-def report(period: str, lines: Iterable[Booked], names: Mapping[str, str]) -> MonthlyReport:
-    """The lines of one month, summed by job, by user and by hardware."""
+def report(period: str, lines: Iterable[Booked], names: Mapping[str, str], tokens: Sequence[TokenUsage] = ()) -> MonthlyReport:
+    """The lines of one month, summed by job, by user and by hardware; served tokens have no hardware of their own."""
     jobs: dict[tuple[str, str, str], _Sum] = defaultdict(_Sum)
     users: dict[str, _Sum] = defaultdict(_Sum)
     hardware: dict[str, _Sum] = defaultdict(_Sum)
@@ -52,6 +52,9 @@ def report(period: str, lines: Iterable[Booked], names: Mapping[str, str]) -> Mo
     for line in lines:
         for each in (jobs[line.job_id, line.user_id, line.hardware], users[line.user_id], hardware[line.hardware], whole):
             each.add(line)
+    for used in tokens:
+        for each in (users[used.user_id], whole):
+            each.charged += rules.micro_usd(used.cost_usd)
     return MonthlyReport(
         period=period,
         charged_usd=rules.usd(whole.charged),
@@ -63,17 +66,20 @@ def report(period: str, lines: Iterable[Booked], names: Mapping[str, str]) -> Mo
         ),
         by_user={user: ReportTotal(**_amounts(found)) for user, found in sorted(users.items())},
         by_hardware={kind: ReportTotal(**_amounts(found)) for kind, found in sorted(hardware.items())},
+        tokens=tuple(tokens),
     )
 
 
 def as_csv(found: MonthlyReport) -> str:
-    """One line a job. A text that a spreadsheet would compute is shown as text."""
+    """One line a job, then one for what each model answered to each user. What a spreadsheet would compute is shown as text."""
     out = io.StringIO()
     writer = csv.writer(out)
     writer.writerow(_COLUMNS)
     for job in found.jobs:
         texts = (job.job_id, job.name or "", job.user_id, job.hardware)
         writer.writerow((*map(plain_cell, texts), job.seconds, job.amount_usd, job.refunded_usd))
+    for used in found.tokens:
+        writer.writerow(("", *map(plain_cell, (used.model, used.user_id, f"tokens ({used.kind})")), "", used.cost_usd, ""))
     return out.getvalue()
 
 
@@ -90,7 +96,8 @@ def as_html(found: MonthlyReport) -> str:
     """A page without scripts, to be read or printed."""
     head = "".join(f"<th>{html.escape(name)}</th>" for name in ("Job", "Name", "User", "Hardware", "Seconds", "USD", "Refunded"))
     body = "".join(
-        "<tr>" + "".join(f"<td>{html.escape(str(cell))}</td>" for cell in _cells(job)) + "</tr>\n" for job in found.jobs
+        "<tr>" + "".join(f"<td>{html.escape(str(cell))}</td>" for cell in cells) + "</tr>\n"
+        for cells in (*map(_cells, found.jobs), *map(_token_cells, found.tokens))
     )
     title = f"Luthier: {html.escape(found.period)}"
     total = f"Charged ${found.charged_usd}, refunded ${found.refunded_usd}, total ${found.total_usd}."
@@ -109,6 +116,10 @@ _STYLE = (
 
 def _cells(job: ReportLine) -> tuple[object, ...]:
     return (job.job_id, job.name or "", job.user_id, job.hardware, job.seconds, job.amount_usd, job.refunded_usd)
+
+
+def _token_cells(used: TokenUsage) -> tuple[object, ...]:
+    return ("", used.model, used.user_id, f"{used.prompt_tokens + used.completion_tokens} tokens", "", used.cost_usd, "")
 
 
 def _amounts(found: _Sum) -> dict[str, Any]:

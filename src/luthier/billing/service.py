@@ -12,11 +12,13 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from luthier import ids
+from luthier.accounts.quotas import Quotas
 from luthier.accounts.types import Actor
 from luthier.billing import budget_store, price_book, reports, rules, store
 from luthier.billing.budgets import Budgets, PlatformBudget, Spender
 from luthier.billing.machine import Machine, this_machine
 from luthier.billing.refunds import Refunds
+from luthier.billing.tokens import Metering, TokenMeter
 from luthier.billing.types import Charge, HardwareUsage, Hold, JobCost, MonthlyReport, Price, Refund, Segment, UsageReport
 from luthier.database import EVERY_TENANT, Database, page
 from luthier.errors import FieldInvalid, NotFound
@@ -30,13 +32,19 @@ class Billing:
     """What usage costs. Prices a running job by the price that its usage segment began with."""
 
     def __init__(
-        self, database: Database, now: Clock, machine: Machine | None = None, platform: PlatformBudget | None = None
+        self,
+        database: Database,
+        now: Clock,
+        machine: Machine | None = None,
+        platform: PlatformBudget | None = None,
+        metering: Metering | None = None,
     ) -> None:
         self._database = database
         self._now = now
         self._machine = machine or this_machine()
         self._refunds = Refunds(database, now)
         self.budgets = Budgets(database, now, platform or PlatformBudget())
+        self.tokens = TokenMeter(database, self.budgets, metering or Metering(Quotas(database, {})), now)
 
     def first_start(self) -> None:
         """Fill an empty price table from the shipped price book; afterwards the table is the truth. Safe to repeat."""
@@ -125,6 +133,7 @@ class Billing:
 
     def usage(self, actor: Actor) -> UsageReport:
         """The current month of the caller's tenant."""
+        self.tokens.keep()
         now = self._now()
         month = now.replace(day=1, hour=0, minute=0, second=0, microsecond=0)
         with self._database.read(actor.tenant_id) as session:
@@ -132,13 +141,18 @@ class Billing:
             since = month - timedelta(milliseconds=2 * rules.SEGMENT_MS)
             rows = store.segments_of_jobs_used_since(session, since)
             held = store.held(session)
+            tokens = self.tokens.usage(session, rules.period_of(now))
         used = _used_in(rules.period_of(now), rows)
         by_hardware = {
             name: HardwareUsage(seconds=ms / 1000, cost_usd=rules.usd(money)) for name, (ms, money) in sorted(used.items())
         }
-        total = sum(money for _, money in used.values())
+        total = sum(money for _, money in used.values()) + sum(rules.micro_usd(each.cost_usd) for each in tokens)
         return UsageReport(
-            period=rules.period_of(now), cost_usd=rules.usd(total), held_usd=rules.usd(held), by_hardware=by_hardware
+            period=rules.period_of(now),
+            cost_usd=rules.usd(total),
+            held_usd=rules.usd(held),
+            by_hardware=by_hardware,
+            tokens=tuple(tokens),
         )
 
     def history(self, actor: Actor, *, after: str | None = None, limit: int = 50) -> Page[Charge]:
@@ -151,13 +165,15 @@ class Billing:
         """A month of the ledger. `names` says what jobs are called. Raises: FieldInvalid for a month that has not begun."""
         if period > rules.period_of(self._now()):
             raise FieldInvalid("This month has not begun.", hint="A month is `YYYY-MM`, in UTC.", param="period")
+        self.tokens.keep()
         with self._database.read(actor.tenant_id) as session:
             rows = store.lines_in(session, period)
+            tokens = self.tokens.usage(session, period)
         booked = [
             reports.Booked(row.job_id, user_id or "", row.hardware, row.ms, row.micro_usd, row.refund_key is not None)
             for row, user_id in rows
         ]
-        return reports.report(period, booked, names({each.job_id for each in booked}))
+        return reports.report(period, booked, names({each.job_id for each in booked}), tokens)
 
     def refund(self, wanted: Refund) -> Charge:
         """Give back what a job was charged, once a key. Raises: NotFound, FieldInvalid, KeyReused."""

@@ -49,13 +49,26 @@ class HardwareUsage(Frozen):
     cost_usd: Usd
 
 
+class TokenUsage(Frozen):
+    """What one user was served by one model in a period."""
+
+    model: str = Field(description="A model id, or a base id.")
+    kind: Literal["chat", "predict"]
+    user_id: str
+    requests: int
+    prompt_tokens: int
+    completion_tokens: int = Field(description="As sent: of an answer that nobody waited for, those that had been.")
+    cost_usd: Usd
+
+
 class UsageReport(Frozen):
     """What the caller's tenant used in the current month (UTC)."""
 
     period: str = Field(description="`YYYY-MM`.")
-    cost_usd: Usd = Field(description="All usage, settled or not.")
+    cost_usd: Usd = Field(description="All usage, settled or not: hardware and served tokens.")
     held_usd: Usd = Field(description="Set aside for jobs that are not settled yet.")
     by_hardware: dict[str, HardwareUsage]
+    tokens: tuple[TokenUsage, ...] = Field(default=(), description="What models answered, by model, kind and user.")
 
 
 class Charge(Frozen):
@@ -112,6 +125,7 @@ class MonthlyReport(Frozen):
     jobs: tuple[ReportLine, ...]
     by_user: dict[str, ReportTotal]
     by_hardware: dict[str, ReportTotal]
+    tokens: tuple[TokenUsage, ...] = Field(default=(), description="What models answered; in the sums above, but in no job.")
 
 
 @dataclass(frozen=True)

@@ -1,14 +1,15 @@
-"""One question to a classifier, as an engine process answers it.
+"""Questions to one classifier, as an engine process answers them: all in one pass.
 
 ```text
-POST /v1/classify   {"folder", "base_path" or null, and one of "image": [0 to 1], "text", "prompt": [ids]}
-                    {"classes": [...], "probabilities": [...]}; what is no finite number is null
+POST /v1/classify   {"folder", "base_path" or null, "inputs": [one of {"image": [0 to 1]}, {"text"}, {"prompt": [ids]}, ...]}
+                    {"classes": [...], "probabilities": [[...], ...]}, a row for each; what is no finite number is null
 ```
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,43 +21,58 @@ from luthier.modeling.classifiers.saving import About, Inputs
 from luthier.modeling.models import Models
 
 
-class ClassifyRequest(BaseModel):
-    """A saved classifier and one input. A folder's files never change."""
+class Question(BaseModel):
+    """One input."""
 
     model_config = ConfigDict(strict=True, allow_inf_nan=False)
 
-    folder: str
-    base_path: str | None = None
     image: list[float] | None = None
     text: str | None = None
     prompt: list[int] | None = Field(default=None, min_length=1, max_length=4_194_304)
 
 
+class ClassifyRequest(BaseModel):
+    """A saved classifier and what it is asked. A folder's files never change."""
+
+    model_config = ConfigDict(strict=True)
+
+    folder: str
+    base_path: str | None = None
+    inputs: list[Question] = Field(min_length=1, max_length=1024)
+
+
 def classify(models: Models, asked: ClassifyRequest) -> dict[str, Any]:
     """How likely each class is. Raises: FieldInvalid, ArtifactCorrupt, BaseUnavailable, ModelNotAllowed."""
-    folder = Path(asked.folder).resolve()
+    folder = Path(asked.folder)
     if asked.base_path is None:
         alone = models.classifier(folder)
-        about, found = alone.about, alone.probabilities(_inputs(alone.about, asked))[0]
+        about, found = alone.about, alone.probabilities(_inputs(alone.about, asked.inputs))
     else:
         held = models.classifier_on(Path(asked.base_path), folder)
-        if asked.prompt is None:
-            raise _wrong("prompt", "tokens of a text")
-        about, found = held.about, held.logits([asked.prompt]).double().softmax(-1).numpy()[0]
-    likely = [float(each) for each in found]
-    if len(likely) != len(about.classes):
+        about, found = held.about, held.logits(_prompts(asked.inputs)).double().softmax(-1).numpy()
+    if found.shape != (len(asked.inputs), len(about.classes)):
         raise ArtifactCorrupt("The classifier gives another number of answers than it has classes.", hint="Train it again.")
-    return {"classes": list(about.classes), "probabilities": [each if math.isfinite(each) else None for each in likely]}
+    rows = found.tolist()
+    return {"classes": about.classes, "probabilities": [[each if math.isfinite(each) else None for each in row] for row in rows]}
 
 
-def _inputs(about: About, asked: ClassifyRequest) -> Inputs:
+def _prompts(asked: Sequence[Question]) -> list[list[int]]:
+    prompts = [each.prompt for each in asked if each.prompt is not None]
+    if len(prompts) < len(asked):
+        raise _wrong("prompt", "tokens of a text")
+    return prompts
+
+
+def _inputs(about: About, asked: Sequence[Question]) -> Inputs:
     if about.reads == "labelled":
-        if asked.text is None:
-            raise _wrong("text", "a text")
-        return [asked.text]
-    if asked.image is None or len(asked.image) != about.pixels:
+        texts = [each.text for each in asked if each.text is not None]
+        if len(texts) < len(asked):
+            raise _wrong("text", "texts")
+        return texts
+    images = [each.image for each in asked if each.image is not None and len(each.image) == about.pixels]
+    if len(images) < len(asked):
         raise _wrong("image", f"{about.pixels} numbers")
-    return np.array([asked.image], np.float32)
+    return np.array(images, np.float32)
 
 
 def _wrong(param: str, wanted: str) -> FieldInvalid:

@@ -19,6 +19,7 @@ from collections.abc import AsyncGenerator, Callable
 from pathlib import Path
 from typing import Annotated, Any
 
+import orjson
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from starlette.applications import Starlette
 from starlette.requests import Request
@@ -115,7 +116,7 @@ class Engine:
         asked = ClassifyRequest.model_validate_json(await request.body())
         found: list[dict[str, Any]] = []
         await self._done(lambda models: found.append(classify(models, asked)))
-        return JSONResponse(found[0])
+        return Response(orjson.dumps(found[0]), media_type="application/json")
 
     async def _done(self, work: Callable[[Models], None]) -> None:
         """Wait until the computing thread did it. Raises: what it raised."""

@@ -128,6 +128,10 @@ class Registry:
             row = store.in_production(session, name)
             return None if row is None else model_of(row)
 
+    def production_id(self, tenant_id: str, name: str) -> str | None:
+        """The id of that version alone, fast enough to be asked for each prediction. Raises: DatabaseBusy."""
+        return store.production_id(self._database, tenant_id, name)
+
     def pinned(self, actor: Actor, ref: str) -> ModelSource:
         """A version as a run takes it: where its files lie, each pinned by its content, and its base.
 

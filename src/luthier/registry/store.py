@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from datetime import datetime
 
-from sqlalchemy import ForeignKey, Index, Text, UniqueConstraint, delete, func, select, text
+from sqlalchemy import ForeignKey, Index, Text, UniqueConstraint, bindparam, delete, func, select, text
 from sqlalchemy.orm import Mapped, Session, mapped_column
 
-from luthier.database import Row, TenantOwned, UtcTime, page
+from luthier.database import Database, Row, TenantOwned, UtcTime, page
 from luthier.registry.types import Stage
 
 _IN_PRODUCTION = text("stage = 'Production'")
@@ -81,6 +81,16 @@ def promoted_before(session: Session, name: str, than: datetime | None) -> Model
     if than is not None:
         query = query.where(ModelRow.promoted_at < than)
     return session.scalar(query.order_by(ModelRow.promoted_at.desc(), ModelRow.number.desc()).limit(1))
+
+
+# Made once: building it takes longer than running it, and every prediction runs it.
+_PRODUCTION_ID = select(ModelRow.id).where(ModelRow.name == bindparam("name"), ModelRow.stage == Stage.PRODUCTION)
+
+
+def production_id(database: Database, tenant_id: str, name: str) -> str | None:
+    """The id alone, and without a session."""
+    found = database.look(tenant_id, _PRODUCTION_ID, {"name": name})
+    return found[0].id if found else None
 
 
 def newest_number(session: Session, name: str) -> int:

@@ -26,6 +26,7 @@ from luthier.server.locks import FolderLock
 from luthier.server.metadata_keeper import describing
 from luthier.server.sealer import sealing
 from luthier.server.sweeper import sweeping
+from luthier.server.token_keeper import metering
 from luthier.settings import Settings
 from luthier.wiring import Platform, build, mirror
 
@@ -132,7 +133,7 @@ def _platform(settings: Settings) -> Generator[Platform]:
         platform.datasets.recover()
         platform.imports.recover()
         platform.uploads.sweep()
-        with sealing(platform.audit), sweeping(platform), describing(platform):
+        with sealing(platform.audit), sweeping(platform), describing(platform), metering(platform.billing.tokens):
             yield platform
     finally:
         platform.close()

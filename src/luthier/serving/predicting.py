@@ -6,12 +6,13 @@ import hashlib
 import math
 from typing import Literal
 
+import orjson
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from luthier.errors import ArtifactCorrupt, FieldInvalid, ModelOutputInvalid
 from luthier.registry.types import Model
 from luthier.seams import Classified
-from luthier.serving.types import Prediction, PredictRequest
+from luthier.serving.types import DEFAULT_CLASSIFIER, Prediction, PredictRequest
 
 _SUM_TOLERANCE = 1e-3
 
@@ -94,7 +95,22 @@ def class_of(label: str) -> int | str:
     return int(label) if whole and label != "-0" else label
 
 
-def cache_key(tenant_id: str, model: Model, request: PredictRequest) -> str:
+def asked_in(request: PredictRequest) -> bytes:
+    """A question as bytes: the same question, the same bytes."""
+    return request.model_dump_json(include={"image", "text"}).encode()
+
+
+def name_in(body: bytes) -> str | None:
+    """The model that the body of a request names, where it can be told at a glance; nothing else of it is looked at."""
+    if b"model_name" not in body and b"\\" not in body:
+        return DEFAULT_CLASSIFIER
+    try:
+        name = orjson.loads(body)["model_name"]
+    except (ValueError, KeyError, TypeError):
+        return None
+    return name if isinstance(name, str) else None
+
+
+def cache_key(tenant_id: str, model_id: str, asked: bytes) -> str:
     """The same for the same question of a team to the same version; for all others another."""
-    asked = request.model_dump_json(include={"image", "text"})
-    return f"{tenant_id}:{model.id}:{hashlib.sha256(asked.encode()).hexdigest()}"
+    return f"{tenant_id}:{model_id}:{hashlib.sha256(asked).hexdigest()}"

@@ -2,47 +2,99 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
+from dataclasses import dataclass
 from pathlib import Path
 
 from luthier.accounts.types import Actor
 from luthier.bases.service import Bases
+from luthier.billing.token_rules import Served
+from luthier.billing.tokens import Account, TokenMeter
 from luthier.datasets.renderers import Renderers
 from luthier.errors import ArtifactCorrupt, FieldInvalid, NoModel, NotFound
 from luthier.registry.service import Registry
 from luthier.registry.types import Model
-from luthier.seams import Cache, Classification, Classified, InferenceEngine, ServedClassifier
+from luthier.seams import Cache, Classification, InferenceEngine, ServedClassifier
 from luthier.serving import predicting
 from luthier.serving.here import folder_of
 from luthier.serving.types import DEFAULT_CLASSIFIER, Prediction, PredictRequest
+
+_MOST_READY = 64
+
+
+@dataclass(frozen=True)
+class _Ready:
+    """A version that is in Production, and what its files say of it. They never change."""
+
+    model: Model
+    served: ServedClassifier
+    about: predicting.About
 
 
 class Predictions:
     """Classes of images and texts, by the version in Production alone."""
 
-    def __init__(self, registry: Registry, bases: Bases, engine: InferenceEngine, cache: Cache) -> None:
+    def __init__(self, registry: Registry, bases: Bases, engine: InferenceEngine, cache: Cache, meter: TokenMeter) -> None:
         self._registry = registry
         self._bases = bases
         self._engine = engine
         self._cache = cache
+        self._meter = meter
         self._renderers = Renderers()
+        self._ready: OrderedDict[str, _Ready] = OrderedDict()
 
-    def predict(self, actor: Actor, request: PredictRequest) -> Prediction:
+    @property
+    def cache_is_near(self) -> bool:
+        """Whether `kept` takes microseconds, so that the event loop may ask."""
+        return not self._cache.remote
+
+    def kept(self, actor: Actor, body: bytes) -> bytes | None:
+        """The answer to a request of these very bytes, as JSON, if the version in Production gave it before.
+
+        Raises: DatabaseBusy.
+        """
+        name = predicting.name_in(body)
+        model_id = None if name is None else self._registry.production_id(actor.tenant_id, name)
+        ready = self._ready.get(model_id or "")
+        if ready is None:
+            return None
+        account = self._account(actor, ready)
+        kept = self._cache.get(predicting.cache_key(actor.tenant_id, ready.model.id, body))
+        if kept is None or not self._meter.admitted(actor, account):
+            return None
+        self._meter.add(account, Served(requests=1))
+        return kept
+
+    def predict(self, actor: Actor, request: PredictRequest, body: bytes | None = None) -> Prediction:
         """To which class it belongs, and how likely each is. What was asked before is answered from the cache.
 
+        `body`: the bytes in which the request came; they are what `kept` knows it by.
         Raises: FieldInvalid, NoModel, NotFound, ModelOutputInvalid, ArtifactCorrupt, ModelNotAllowed, BaseUnavailable,
-        EngineUnavailable, TooMany.
+        EngineUnavailable, TooMany, QuotaExceeded, BudgetExceeded.
         """
         predicting.check_asked(request)
-        model = self._in_production(actor, request.model_name)
-        key = predicting.cache_key(actor.tenant_id, model, request)
+        ready = self._in_production(actor, request.model_name)
+        account = self._account(actor, ready)
+        self._meter.admit(actor, account)
+        key = predicting.cache_key(actor.tenant_id, ready.model.id, body or predicting.asked_in(request))
         kept = self._cache.get(key)
         if kept is not None:
+            self._meter.add(account, Served(requests=1))
             return Prediction.model_validate_json(kept)
-        found = predicting.prediction_of(model, self._asked(actor, model, request))
+        question = self._question(ready, request)
+        found = predicting.prediction_of(ready.model, self._engine.classify(ready.served, question))
+        self._meter.add(account, Served(requests=1, prompt_tokens=len(question.prompt_ids or ())))
         self._cache.put(key, found.model_dump_json().encode())
         return found
 
-    def _in_production(self, actor: Actor, name: str) -> Model:
+    def _account(self, actor: Actor, ready: _Ready) -> Account:
+        return self._meter.account(actor, "predict", ready.model.id, ready.model.base_model)
+
+    def _in_production(self, actor: Actor, name: str) -> _Ready:
+        model_id = self._registry.production_id(actor.tenant_id, name)
+        ready = self._ready.get(model_id or "")
+        if ready is not None and ready.served.folder.is_dir():
+            return ready
         model = self._registry.in_production(actor, name)
         if model is None:
             if name == DEFAULT_CLASSIFIER or self._registry.list(actor, name=name, limit=1).data:
@@ -50,19 +102,26 @@ class Predictions:
             raise NotFound("model")
         if model.card.lineage.method != "classifier":
             raise FieldInvalid("This model is no classifier.", hint="Ask it with `POST /api/chat`.", param="model_name")
-        return model
+        self._ready[model.id] = ready = self._opened(actor, model)
+        while len(self._ready) > _MOST_READY:
+            self._ready.popitem(last=False)
+        return ready
 
-    def _asked(self, actor: Actor, model: Model, request: PredictRequest) -> Classified:
+    def _opened(self, actor: Actor, model: Model) -> _Ready:
         folder = self._registry.weights(actor, model)
         about = _about(folder)
-        predicting.check_fits(request, about)
         if not about.on_base:
-            alone = ServedClassifier(model.id, folder, None)
-            return self._engine.classify(alone, Classification(image=request.image, text=request.text))
+            return _Ready(model, ServedClassifier(model.id, folder, None), about)
         base = self._bases.get(model.base_model).model_copy(update={"revision": model.base_revision})
-        standing = ServedClassifier(model.id, folder, folder_of(self._bases, base))
-        tokens = self._renderers.of(folder).text(request.text or "")[: about.max_tokens]
-        return self._engine.classify(standing, Classification(prompt_ids=tuple(tokens)))
+        return _Ready(model, ServedClassifier(model.id, folder, folder_of(self._bases, base)), about)
+
+    def _question(self, ready: _Ready, request: PredictRequest) -> Classification:
+        """What the engine is asked. Raises: FieldInvalid."""
+        predicting.check_fits(request, ready.about)
+        if not ready.about.on_base:
+            return Classification(image=request.image, text=request.text)
+        tokens = self._renderers.of(ready.served.folder).text(request.text or "")[: ready.about.max_tokens]
+        return Classification(prompt_ids=tuple(tokens))
 
 
 def _about(folder: Path) -> predicting.About:

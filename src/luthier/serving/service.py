@@ -11,6 +11,8 @@ from typing import Any
 from luthier.accounts.types import Actor
 from luthier.bases.service import Bases
 from luthier.bases.types import Base
+from luthier.billing.token_rules import Served
+from luthier.billing.tokens import Account, TokenMeter
 from luthier.datasets.decoding import StopTexts, TextStream
 from luthier.datasets.renderers import Renderers
 from luthier.datasets.rendering import Renderer
@@ -36,22 +38,25 @@ class _Ready:
     renderer: Renderer
     generation: Generation
     stop: tuple[str, ...]
+    account: Account
 
 
 class Serving:
     """Chat with tuned models and bare bases."""
 
-    def __init__(self, registry: Registry, bases: Bases, engine: InferenceEngine) -> None:
+    def __init__(self, registry: Registry, bases: Bases, engine: InferenceEngine, meter: TokenMeter) -> None:
         self._registry = registry
         self._bases = bases
         self._engine = engine
+        self._meter = meter
         self._renderers = Renderers()
 
     def chat(self, actor: Actor, request: ChatRequest) -> Iterator[ChatDelta]:
         """The answer, piece by piece. All refusals come before this returns; closing the iterator stops the engine.
 
-        Raises: NotFound, Gone, ModelNotReady, ModelNotAllowed, FieldInvalid (`context_length`), ArtifactCorrupt,
-        RenderingDiffers, BaseUnavailable, EngineUnavailable.
+        Tokens are counted as they come, whoever still waits for them. Raises: NotFound, Gone, ModelNotReady, ModelNotAllowed,
+        FieldInvalid (`context_length`), ArtifactCorrupt, RenderingDiffers, QuotaExceeded, BudgetExceeded, BaseUnavailable,
+        EngineUnavailable.
         """
         deltas = self._deltas(self._prepared(actor, request))
         next(deltas)  # it has started: from here on `close` reaches the engine, and what the engine refuses was raised
@@ -95,7 +100,9 @@ class Serving:
             logprobs=request.logprobs,
             json_schema=request.json_schema,
         )
-        return _Ready(model, renderer, generation, request.stop)
+        account = self._meter.account(actor, "chat", model.id, base.id)
+        self._meter.admit(actor, account, len(prompt))
+        return _Ready(model, renderer, generation, request.stop, account)
 
     def _found(self, actor: Actor, ref: str) -> tuple[ServedModel, Base, Path, str | None]:
         """What a reference means, where its tokenizer lies, and the rendering that it was trained with.
@@ -134,9 +141,11 @@ class Serving:
             pieces = _explained(self._engine.generate(ready.model, ready.generation))
             held.callback(pieces.close)
             piece = next(pieces, None)
+            self._meter.add(ready.account, Served(requests=1, prompt_tokens=facts["prompt_tokens"]))
             yield ChatDelta(**facts)
             while piece is not None:
                 count += len(piece.token_ids)
+                self._meter.add(ready.account, Served(completion_tokens=len(piece.token_ids)))
                 shown, likely = stops.push(text.push(piece.token_ids)), _told(ready.renderer, piece.likely)
                 if shown or likely:
                     yield ChatDelta(text=shown, completion_tokens=count, likely=likely, **facts)

@@ -10,6 +10,7 @@ import pytest
 from luthier import ids
 from luthier.backends.engines.echo import EchoEngine
 from luthier.errors import TooMany
+from luthier.faces.rest.predict import Hall
 from luthier.jobs.spec import RunSpec, Sources
 from luthier.registry.types import Finished, Stage
 from luthier.seams import Classified
@@ -245,3 +246,63 @@ def test_many_at_once_get_the_same_answer(world):
     for thread in threads:
         thread.join()
     assert found == [3] * 8
+
+
+def test_what_was_asked_before_is_answered_without_the_engine_and_metered(world, engine):
+    classifier(world)
+    answers = [predict(world) for _ in range(3)]
+    assert [answer.json() for answer in answers] == [answers[0].json()] * 3
+    assert len(engine.asked) == 1
+    usage = world.ask("GET", "/api/billing/usage").json()["tokens"]
+    assert [(each["kind"], each["requests"], each["prompt_tokens"]) for each in usage] == [("predict", 3, 0)]
+
+
+def test_only_the_whole_body_is_the_question(world, engine):
+    classifier(world), classifier(world, "other")
+    predict(world)
+    engine.likely = [1.0, *[0.0] * 9]
+    assert predict(world, model_name="other").json()["prediction"] == 0
+    assert predict(world).json()["prediction"] == 3
+    escaped = json.dumps({"image": IMAGE, "model_name": "other"}).replace("model_name", "model\\u005fname")
+    assert world.raw(escaped.encode(), path="/predict").json()["model_name"] == "other"
+    assert world.raw(escaped.encode(), path="/predict").json()["model_name"] == "other"
+
+
+def test_a_prediction_only_looks(world):
+    classifier(world)
+    before = world.ask("GET", "/api/audit").json()
+    predict(world)
+    assert world.ask("GET", "/api/audit").json() == before
+
+
+def test_p09_what_finds_no_place_is_told_to_come_again(world, engine):
+    classifier(world)
+    gate, entered = threading.Event(), threading.Semaphore(0)
+    ask = engine.classify
+
+    def slow(model, request):
+        entered.release()
+        assert gate.wait(20)
+        return ask(model, request)
+
+    engine.classify = slow
+    hall = world.app.state.hall = Hall(at_a_time=2, most_waiting=3)
+    found = []
+    images = [[number / 100, *IMAGE[1:]] for number in range(12)]
+    threads = [threading.Thread(target=lambda image=image: found.append(predict(world, image))) for image in images]
+    for thread in threads[:5]:
+        thread.start()
+    assert entered.acquire(timeout=10)
+    assert entered.acquire(timeout=10)
+    while hall.waiting < 3:
+        pass
+    for thread in threads[5:]:
+        thread.start()
+    for thread in threads[5:]:
+        thread.join()
+    assert [answer.status_code for answer in found] == [429] * 7
+    assert {answer.headers["retry-after"] for answer in found} == {"1"}
+    gate.set()
+    for thread in threads[:5]:
+        thread.join()
+    assert [answer.status_code for answer in found[7:]] == [200] * 5

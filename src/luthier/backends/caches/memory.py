@@ -15,6 +15,8 @@ _ENTRY_BYTES = 200
 class MemoryCache:
     """Implements `seams.Cache`. `most_bytes` 0 keeps nothing. `seconds` is a clock that only goes forward."""
 
+    remote = False
+
     def __init__(self, most_bytes: int, keep_s: float, seconds: Callable[[], float] = time.monotonic) -> None:
         self._most_bytes = most_bytes
         self._keep_s = keep_s

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import httpx
 
+from luthier.backends.engines.unix_http import UnixHttp
 from luthier.errors import EngineUnavailable
 from luthier.seams import ServedModel
 
@@ -27,6 +28,8 @@ _SOCKET_PATH_BYTES = 100
 _LOG_BYTES = 8 * 1024 * 1024
 _END_S = 5
 _LOOK_S = 0.05
+_READ_S = 600.0
+"""A large base takes minutes to load, a long prompt on a CPU minutes to read."""
 
 
 @dataclass(eq=False)
@@ -35,6 +38,8 @@ class Child:
 
     process: subprocess.Popen[bytes]
     client: httpx.Client
+    quick: UnixHttp
+    """For what is small and asked often."""
     exited: threading.Event
     loaded: set[ServedModel] = field(default_factory=set[ServedModel])
     """What it was told to load. It may have let go of some since."""
@@ -54,6 +59,7 @@ class Child:
             self.process.kill()
             self.exited.wait(_END_S)
         self.client.close()
+        self.quick.close()
 
 
 @dataclass(frozen=True)
@@ -73,9 +79,9 @@ def start(folder: Path, command: Sequence[str], environment: Mapping[str, str], 
     child = _spawned([*command, "--socket", str(socket), "--parent-pipe", "0"], environment, folder / "engine.log", made)
     # trust_env would send this through a proxy that the environment names.
     transport = httpx.HTTPTransport(uds=str(socket))
-    timeout = httpx.Timeout(5, read=600)  # a large base takes minutes to load, a long prompt on a CPU minutes to read
+    timeout = httpx.Timeout(5, read=_READ_S)
     client = httpx.Client(transport=transport, base_url="http://engine", timeout=timeout, trust_env=False)
-    whole = Child(child[0], client, child[1])
+    whole = Child(child[0], client, UnixHttp(socket, _READ_S), child[1])
     deadline = time.monotonic() + patience.start_s
     while time.monotonic() < deadline and not patience.closed.is_set() and not whole.ended(_LOOK_S):
         # Only once it is there: httpx leaves a socket open behind each connection that fails.

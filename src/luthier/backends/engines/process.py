@@ -7,12 +7,16 @@ import json
 import math
 import threading
 from collections.abc import Generator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import httpx
+import orjson
 
 from luthier.backends.engines.child import COMMAND, Child, Patience, start
+from luthier.backends.engines.gathering import Gathering
+from luthier.backends.engines.underway import Underway
 from luthier.errors import (
     ArtifactCorrupt,
     BaseUnavailable,
@@ -36,13 +40,14 @@ class EngineProcess:
     `folder` takes the socket and the log; `environment` is all that the process inherits.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913  # how long it waits for what, each with a default
         self,
         folder: Path,
         environment: Mapping[str, str],
         *,
         idle_s: float = 600,
         start_s: float = 60,
+        wait_s: float = 60,
         command: Sequence[str] = COMMAND,
     ) -> None:
         self._folder = folder
@@ -53,18 +58,20 @@ class EngineProcess:
         self._child: Child | None = None
         self._closed = threading.Event()
         self._state = "idle"
+        self._gathering = Gathering(self._classified)
+        self._underway = Underway(wait_s)
 
     def generate(self, model: ServedModel, request: Generation) -> Generator[Piece]:
         """Stream the answer. Closing the iterator stops the generation within a second.
 
-        Raises: EngineUnavailable, TooMany; ArtifactCorrupt for an adapter that cannot be used, BaseUnavailable and
+        Raises: ModelLoading, EngineUnavailable, TooMany; ArtifactCorrupt for an adapter that cannot be used, BaseUnavailable and
         ModelNotAllowed for such a base, FieldInvalid for a prompt longer than the context.
         """
         for last_try in (False, True):
             child = self._ready()
             begun = False
             try:
-                _load(child, model)
+                self._load(child, model)
                 for piece in _answer(child, model, request):
                     begun = True
                     yield piece
@@ -81,14 +88,23 @@ class EngineProcess:
                     ) from error
 
     def classify(self, model: ServedClassifier, request: Classification) -> Classified:
-        """Ask a classifier, once more where the process ended meanwhile: an answer changes nothing.
+        """Ask a classifier, together with whoever else asks it at this moment.
 
-        Raises: EngineUnavailable, TooMany; ArtifactCorrupt, BaseUnavailable, ModelNotAllowed; FieldInvalid.
+        Raises: ModelLoading, EngineUnavailable, TooMany; ArtifactCorrupt, BaseUnavailable, ModelNotAllowed; FieldInvalid.
         """
+        child = self._ready()
+        if model.base_folder is not None:
+            # Before the line: loading takes long, and others ask for what is there. A process that ends is told of in the line.
+            with contextlib.suppress(httpx.TransportError):
+                self._load(child, ServedModel(str(model.base_folder), model.base_folder, None))
+        return self._gathering.ask(model, request)
+
+    def _classified(self, model: ServedClassifier, questions: Sequence[Classification]) -> Sequence[Classified]:
+        """The answers; asked once more where the process ended meanwhile: an answer changes nothing."""
         for last_try in (False, True):
             child = self._ready()
             try:
-                return _classified(child, model, request)
+                return _classified(child, model, questions)
             except httpx.TransportError as error:
                 if last_try or not child.ended(wait_s=2):
                     raise EngineUnavailable(
@@ -111,13 +127,27 @@ class EngineProcess:
                 self._child.end()
                 self._child = None
 
+    def _load(self, child: Child, model: ServedModel) -> None:
+        """See to it that the process was told to load this. Raises: ModelLoading; what the process refuses it with."""
+        if model not in child.loaded:
+            self._underway.done(model, partial(_load, child, model))
+
     def _ready(self) -> Child:
-        """The process, answering; started if there is none. Raises: EngineUnavailable."""
+        """The process, answering; started if there is none. Raises: ModelLoading, EngineUnavailable."""
+        child = self._child
+        if child is None or child.ended() or self._closed.is_set():
+            self._underway.done("start", self._start)
+            child = self._child
+        if child is None:
+            raise EngineUnavailable("The engine was closed.", hint="Start the platform again.")
+        return child
+
+    def _start(self) -> None:
         with self._lock:
             if self._closed.is_set():
                 raise EngineUnavailable("The engine was closed.", hint="Start the platform again.")
             if self._child is not None and not self._child.ended():
-                return self._child
+                return
             if self._child is not None:
                 self._child.end()
             self._state, self._child = "starting", None
@@ -127,12 +157,9 @@ class EngineProcess:
                 self._state = "failed"
                 raise
             self._state, self._child = "ready", child
-            return child
 
 
 def _load(child: Child, model: ServedModel) -> None:
-    if model in child.loaded:
-        return
     adapter = None if model.adapter_folder is None else str(model.adapter_folder)
     body = {"lora_name": model.id, "lora_path": adapter, "base_path": str(model.base_folder)}
     response = child.client.post("/v1/load_lora_adapter", json=body)
@@ -164,19 +191,18 @@ def _answer(child: Child, model: ServedModel, request: Generation) -> Generator[
                 yield _piece(json.loads(line.removeprefix("data: ")))
 
 
-def _classified(child: Child, model: ServedClassifier, request: Classification) -> Classified:
+def _classified(child: Child, model: ServedClassifier, questions: Sequence[Classification]) -> list[Classified]:
+    """The answers to questions to one classifier, in one request."""
     body = {
         "folder": str(model.folder),
         "base_path": None if model.base_folder is None else str(model.base_folder),
-        "image": request.image,
-        "text": request.text,
-        "prompt": request.prompt_ids,
+        "inputs": [{"image": each.image, "text": each.text, "prompt": each.prompt_ids} for each in questions],
     }
-    response = child.client.post("/v1/classify", json=body)
+    response = child.quick.post("/v1/classify", orjson.dumps(body))
     _refuse(response)
-    found = response.json()
-    likely = tuple(math.nan if each is None else float(each) for each in found["probabilities"])
-    return Classified(tuple(found["classes"]), likely)
+    found = orjson.loads(response.content)
+    classes = tuple(found["classes"])
+    return [Classified(classes, tuple(math.nan if each is None else each for each in row)) for row in found["probabilities"]]
 
 
 def _piece(event: dict[str, Any]) -> Piece:

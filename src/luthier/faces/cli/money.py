@@ -65,6 +65,12 @@ def billing(
     rows = [(name, duration(each.seconds), dollars(each.cost_usd)) for name, each in usage.by_hardware.items()]
     if rows:
         out("\n" + table(("HARDWARE", "TIME", "COST"), rows))
+    served = [
+        (each.model, each.kind, f"{each.requests:,}", f"{each.prompt_tokens + each.completion_tokens:,}", dollars(each.cost_usd))
+        for each in usage.get("tokens", ())
+    ]
+    if served:
+        out("\n" + table(("MODEL", "KIND", "REQUESTS", "TOKENS", "COST"), served))
 
 
 @pricing_app.callback(invoke_without_command=True)

@@ -18,6 +18,7 @@ from luthier.faces.rest.door import SIGNED, Door, open_paths
 from luthier.faces.rest.errors import ErrorBody, answer, on_luthier_error, on_routing_error
 from luthier.faces.rest.events import Pace
 from luthier.faces.rest.polls import Polls
+from luthier.faces.rest.predict import Hall
 from luthier.faces.rest.trail import Trail
 from luthier.faces.rest.uploads import Receiver
 from luthier.faces.rest.validation import refused
@@ -51,6 +52,7 @@ def create_app(platform: Platform, *, pace: Pace | None = None) -> FastAPI:
     app.state.pace = pace or Pace()
     app.state.receiver = Receiver(platform)
     app.state.lane = Lane()
+    app.state.hall = Hall()
     open_ = open_paths(platform.settings.open_docs)
     app.add_middleware(Polls, jobs=platform.jobs)
     app.add_middleware(Door, accounts=platform.accounts, limits=platform.limits, open_paths=open_)

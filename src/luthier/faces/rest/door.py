@@ -62,7 +62,7 @@ class Door:
                 dressed.standing = await self._counted(partial(self._limits.admit_address, _address(connection)))
             else:
                 actor = scope["luthier.actor"] = await self._actor(connection)
-                dressed.standing = await self._counted(partial(self._limits.admit, actor, scope["method"]))
+                dressed.standing = await self._counted(partial(self._limits.admit, actor, scope["method"], scope["path"]))
             await self._app(scope, receive, dressed)
         except LuthierError as error:
             await answer(HTTPConnection(scope), error)(scope, receive, dressed)

@@ -33,6 +33,9 @@ from luthier.faces.rest.openai import jobs as openai_jobs
 from luthier.faces.rest.openai import models as openai_models
 
 ROUTERS = (
+    # First: they are asked a thousand times a second, and each router before them is tried each time.
+    predict.routes,
+    predict.seed_routes,
     health.routes,
     docs.routes,
     datasets.routes,
@@ -44,7 +47,6 @@ ROUTERS = (
     models.routes,
     experiments.routes,
     chat.routes,
-    predict.routes,
     account.routes,
     billing.routes,
     auth.routes,

@@ -28,8 +28,7 @@ from luthier.errors import (
     WrongState,
 )
 from luthier.experiments.types import MirroredRun
-from luthier.faces.rest import datasets, experiments, jobs, models, predict
-from luthier.faces.rest.access import ViewersToo
+from luthier.faces.rest import datasets, experiments, jobs, models
 from luthier.faces.rest.body import Json, YamlRoute
 from luthier.faces.rest.errors import problems
 from luthier.faces.rest.seed_training import EXAMPLES, TrainRequest, digits, lora
@@ -45,7 +44,6 @@ from luthier.faces.rest.wire import (
 )
 from luthier.jobs.types import Job, JobState
 from luthier.registry.types import Model
-from luthier.serving.types import Prediction
 from luthier.values import Page
 
 if TYPE_CHECKING:
@@ -180,12 +178,6 @@ def task(task_id: str, actor: CurrentActor, platform: CurrentPlatform) -> JobSta
 def stop(job_id: JobId, actor: CurrentActor, platform: CurrentPlatform) -> Job:
     """As `POST /api/jobs/{job_id}/stop`."""
     return platform.jobs.stop(actor, job_id)
-
-
-@routes.post("/predict", dependencies=[ViewersToo], responses=predict.REFUSALS)
-def seed_predict(asked: predict.Asked, actor: CurrentActor, platform: CurrentPlatform) -> Prediction:
-    """As `POST /api/predict`."""
-    return predict.predict(asked, actor, platform)
 
 
 @routes.get("/models")

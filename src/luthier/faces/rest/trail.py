@@ -14,7 +14,7 @@ from luthier.accounts import deeds
 from luthier.accounts.access_log import AccessLog
 from luthier.accounts.audit import Audit
 from luthier.accounts.deeds import Act, Deed
-from luthier.accounts.rules import LOOKING
+from luthier.accounts.rules import looks
 from luthier.accounts.types import Actor
 from luthier.faces.rest.errors import CODE
 
@@ -51,7 +51,7 @@ class _Request:
         self._audit = audit
         self._began = time.perf_counter()
         self._status: int | None = None
-        self.changing = scope["method"] not in LOOKING
+        self.changing = not looks(scope["method"], scope["path"])
         self.deed = Deed(lambda: act_of(scope))
 
     async def __call__(self, message: Message) -> None:

@@ -300,6 +300,8 @@ class UsageReport(Answer):
     cost_usd: str
     held_usd: str
     by_hardware: Answer
+    tokens: tuple[Answer, ...]
+    """What models answered, by model, kind and user."""
 
 
 class JobCost(Answer):

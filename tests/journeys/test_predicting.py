@@ -1,0 +1,60 @@
+"""From labelled images to answers: train by the seed's `/train`, promote, ask `/predict`, with real processes all the way."""
+
+import httpx
+import numpy as np
+import psutil
+import pytest
+from sklearn.datasets import load_digits
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(420)]
+
+ROWS, HELD_OUT = 1200, 60
+
+
+def digits():
+    """scikit-learn's digits, 28 x 28: each pixel three times each way, and a margin of two. Pixels from 0 to 255."""
+    small, labels = load_digits(return_X_y=True)
+    large = np.kron(small.reshape(-1, 8, 8), np.ones((3, 3))) * (255 / 16)
+    return np.pad(large, ((0, 0), (2, 2), (2, 2))).reshape(len(large), 784).astype(int), labels
+
+
+def csv(path, images, labels):
+    lines = ["label," + ",".join(f"pixel{number}" for number in range(784))]
+    lines += [",".join(map(str, (label, *image))) for image, label in zip(images.tolist(), labels.tolist(), strict=True)]
+    path.write_text("\n".join(lines) + "\n")
+    return path
+
+
+def test_digits_are_learned_promoted_and_told_apart(house, tmp_path):
+    client = house.start()
+    images, labels = digits()
+    client.datasets.upload(csv(tmp_path / "digits.csv", images[:ROWS], labels[:ROWS]), name="digits")
+    client.datasets.upload(csv(tmp_path / "digits-test.csv", images[ROWS:1400], labels[ROWS:1400]), name="digits-test")
+    key = (house.data / "admin.key").read_text().strip()
+    with httpx.Client(base_url=house.url(), headers={"X-API-Key": key}, timeout=120, trust_env=False) as http:
+        asked = [{"image": (image / 255).tolist()} for image in images[-HELD_OUT:]]
+        refused = http.post("/predict", json=asked[0])
+        assert (refused.status_code, refused.json()["error"]["code"]) == (409, "no_model")
+        body = {"learning_rate": 0.001, "epochs": 4, "batch_size": 32, "hidden_size": 32}
+        job_id = http.post("/train", json=body).json()["job_id"]
+        house.wait_until(lambda: client.jobs.get(job_id).state == "succeeded", "the digits were learned", 240)
+        client.models.transition("MNISTClassifier@1", "Production")
+        found = [http.post("/predict", json=each).json() for each in asked]
+        right = [answer["prediction"] == label for answer, label in zip(found, labels[-HELD_OUT:], strict=True)]
+        assert np.mean(right) > 0.85
+        first = found[0]
+        assert set(first) == {
+            *("prediction", "confidence", "probabilities", "classes"),
+            *("model_name", "model_version", "model_stage"),
+        }
+        assert (first["model_name"], first["model_version"], first["model_stage"]) == ("MNISTClassifier", "1", "Production")
+        assert first["confidence"] == max(first["probabilities"])
+        assert sum(first["probabilities"]) == pytest.approx(1)
+        (engine,) = house.processes("luthier.modeling.server")
+        engine.kill()
+        psutil.wait_procs([engine], timeout=20)
+        assert [http.post("/predict", json=each).json() for each in asked[:3]] == found[:3], "answers outlive the engine"
+        other = [*asked[0]["image"][1:], 0.5]
+        assert http.post("/predict", json={"image": other}).status_code == 200, "a new engine is started"
+    (usage,) = client.billing.usage().tokens
+    assert (usage["kind"], usage["requests"], usage["prompt_tokens"]) == ("predict", HELD_OUT + 4, 0)
