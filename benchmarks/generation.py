@@ -1,6 +1,6 @@
-"""Answers with 1, 4 and 16 adapters on one base: ours in one batch, PEFT's one adapter at a time.
+"""Answers with 1, 4, 8 and 16 adapters on one base: ours in one batch, PEFT's one adapter at a time.
 
-    python benchmarks/generation.py [--rounds 15] [--requests 16] [--tokens 64] [--adapters 1,4,16]
+    python benchmarks/generation.py [--rounds 15] [--requests 16] [--tokens 64] [--adapters 1,4,8,16]
 
 16 requests of 24 to 160 tokens come at once, spread evenly over the adapters; each is answered greedily with 64 tokens. The
 peer is `transformers.generate` on a PEFT model: `set_adapter`, then one call with all requests of that adapter as one batch.
@@ -245,7 +245,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--requests", type=int, default=16)
     parser.add_argument("--tokens", type=int, default=64)
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 4)
-    parser.add_argument("--adapters", type=lambda text: [int(each) for each in text.split(",")], default=[1, 4, 16])
+    parser.add_argument("--adapters", type=lambda text: [int(each) for each in text.split(",")], default=[1, 4, 8, 16])
     parser.add_argument("--side", choices=SIDES, help=argparse.SUPPRESS)
     parser.add_argument("--count", type=int, default=1, help=argparse.SUPPRESS)
     return parser.parse_args()

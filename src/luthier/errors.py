@@ -10,6 +10,7 @@ LuthierError
 │   └── BudgetExceeded, QuotaExceeded
 ├── Forbidden           403  known, but the role lacks it
 ├── NotFound            404  unknown, or somebody else's: the answer is the same
+├── TooSlow             408
 ├── Conflict            409  the thing is in another state
 │   └── WrongState, InUse, AccountExists, LastAdmin, EvaluationNeeded, KeyInFlight, ArtifactCorrupt, DatasetNotReady,
 │       ModelNotReady, NoModel
@@ -280,6 +281,15 @@ class Gone(LuthierError):
 
     def __init__(self, noun: str) -> None:
         super().__init__(f"This {noun} was deleted.", hint=f"List what is there with `GET /api/{noun}s`.")
+
+
+class TooSlow(LuthierError):
+    """The body did not come to an end in time."""
+
+    code = "request_timeout"
+
+    def __init__(self, seconds: float) -> None:
+        super().__init__(f"The body did not come to an end within {seconds:g} s.", hint="Send it in one go.")
 
 
 class TooLarge(LuthierError):

@@ -188,6 +188,19 @@ def test_chat_answers_once_or_line_by_line_and_keeps_the_conversation(world, ter
     assert "/exit ends" in loop.err
 
 
+def test_two_models_are_asked_the_same_and_each_goes_on_from_its_own_answers(world, terminal):
+    world.build_base()
+    typed = b"one\ntwo\n/save both.jsonl\n/reset\n/save empty.jsonl\n"
+    ended = terminal("model", "chat", "--model", "luthier/tiny", "--versus", "tiny", typed=typed)
+    assert ended.code == 0, ended.err
+    assert ended.out.count("luthier/tiny:\n") == ended.out.count("tiny:\n") - 2 == 2
+    rows = [json.loads(line)["messages"] for line in (terminal.folder / "both.jsonl").read_text().splitlines()]
+    assert [[message["content"] for message in row[::2]] for row in rows] == [["one", "two"], ["one", "two"]]
+    assert json.loads((terminal.folder / "empty.jsonl").read_text().splitlines()[0]) == {"messages": []}
+    assert terminal("model", "chat", "luthier/tiny", "--versus", "nobody", "--once", "Hello").code == 4
+    assert terminal("model", "chat", "luthier/tiny", "--versus", "tiny", "--once", "Hello", "--json").code == 2
+
+
 def test_json_of_a_conversation_is_refused(world, terminal):
     ended = terminal("model", "chat", "luthier/tiny", "--json")
     assert (ended.code, ended.json["error"]["code"]) == (2, "usage")

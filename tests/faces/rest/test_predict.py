@@ -5,11 +5,13 @@ import json
 import math
 import threading
 
+import anyio
 import pytest
 
 from luthier import ids
 from luthier.backends.engines.echo import EchoEngine
-from luthier.errors import TooMany
+from luthier.errors import ModelLoading, TooMany
+from luthier.faces.rest import body
 from luthier.faces.rest.predict import Hall
 from luthier.jobs.spec import RunSpec, Sources
 from luthier.registry.types import Finished, Stage
@@ -306,3 +308,37 @@ def test_p09_what_finds_no_place_is_told_to_come_again(world, engine):
     for thread in threads[:5]:
         thread.join()
     assert [answer.status_code for answer in found[7:]] == [200] * 5
+
+
+def test_p05_a_model_that_is_still_loading_is_told_with_a_time(world, engine):
+    classifier(world)
+    engine.refusal = ModelLoading()
+    answer = predict(world)
+    refused(answer, 503, "model_loading")
+    assert answer.headers["retry-after"] == "5"
+
+
+def test_p08_a_body_that_does_not_come_to_an_end_is_refused(world, monkeypatch):
+    monkeypatch.setattr(body, "_BODY_S", 0.05)
+    classifier(world)
+    sent = []
+
+    async def run():
+        first = iter([{"type": "http.request", "body": b'{"image"', "more_body": True}])
+
+        async def receive():
+            message = next(first, None)
+            if message is None:
+                await anyio.sleep_forever()
+            return message
+
+        async def send(message):
+            sent.append(message)
+
+        headers = [(b"host", b"x"), (b"x-api-key", world.key.encode()), (b"content-type", b"application/json")]
+        scope = {"type": "http", "method": "POST", "path": "/predict", "query_string": b"", "headers": headers, "root_path": ""}
+        await world.app({**scope, "scheme": "http", "client": ("127.0.0.1", 1), "server": ("x", 80), "state": {}}, receive, send)
+
+    anyio.run(run)
+    assert (sent[0]["status"], dict(sent[0]["headers"])[b"connection"]) == (408, b"close")
+    assert json.loads(sent[1]["body"])["error"]["code"] == "request_timeout"

@@ -20,6 +20,9 @@ app = new_app("Look at, download, promote and talk to tuned models.")
 
 Output = Annotated[Path | None, typer.Option("--output", "-o", help="Folder to write into; ./<model id> by default.")]
 Once = Annotated[str | None, typer.Option("--once", help="Ask this one question, print the answer, and end.")]
+VersusOption = Annotated[
+    str | None, typer.Option("--versus", metavar="MODEL", help="Ask this model the same, and show both answers side by side.")
+]
 System = Annotated[str | None, typer.Option("--system", help="What the model is told before the first question.")]
 MaxTokens = Annotated[int, typer.Option("--max-tokens", min=1, help="Longest answer.")]
 Temperature = Annotated[float, typer.Option("--temperature", min=0.0, max=2.0, help="0 takes the most likely token each time.")]
@@ -109,22 +112,25 @@ def chat(
     max_tokens: MaxTokens = 256,
     temperature: Temperature = 0.0,
     raw: Raw = False,
+    versus: VersusOption = None,
     as_json: AsJson = False,
 ) -> None:
     """Talk to a model or a base. /reset forgets, /save FILE keeps the conversation, /exit ends."""
-    from luthier.faces.cli.chatting import Conversation, Drawing
+    from luthier.faces.cli.chatting import Conversation, Drawing, Versus, converse
 
     ref = the_model(model, model_id)
-    if as_json and once is None:
-        raise usage("--json goes with --once: a conversation is no JSON document.")
+    if as_json and (once is None or versus is not None):
+        raise usage("--json goes with --once and one model: a conversation is no JSON document.")
     with connect() as client:
-        talk_with = Conversation(client, ref, Drawing(max_tokens, temperature, raw), system)
+        drawing = Drawing(max_tokens, temperature, raw)
+        talk_with = Conversation(client, ref, drawing, system)
+        partner = talk_with if versus is None else Versus(talk_with, Conversation(client, versus, drawing, system))
         if once is None:
-            talk_with.loop()
+            converse(partner)
         elif as_json:
             out_json(talk_with.whole(once))
         else:
-            talk_with.ask(once)
+            partner.ask(once)
 
 
 finding.add_to(app)

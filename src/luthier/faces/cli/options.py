@@ -24,7 +24,7 @@ JobOption = Annotated[str | None, typer.Option("--job-id", help="The same, as a 
 ModelArgument = Annotated[
     str | None, typer.Argument(metavar="[MODEL]", help="An id, a name, or name@version.", show_default=False)
 ]
-ModelOption = Annotated[str | None, typer.Option("--model-id", help="The same, as a flag.")]
+ModelOption = Annotated[str | None, typer.Option("--model-id", "--model", help="The same, as a flag.")]
 DatasetArgument = Annotated[str | None, typer.Argument(metavar="[DATASET]", help="The dataset's id.", show_default=False)]
 DatasetOption = Annotated[str | None, typer.Option("--dataset-id", help="The same, as a flag.")]
 

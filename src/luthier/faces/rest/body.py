@@ -10,6 +10,7 @@ from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from typing import Annotated, Any, TypeVar
 
+import anyio
 import orjson
 from fastapi import Body, Request, Response
 from fastapi.dependencies.models import Dependant
@@ -17,12 +18,14 @@ from fastapi.routing import APIRoute
 from pydantic import BaseModel, GetCoreSchemaHandler, TypeAdapter, ValidationError
 from pydantic_core import CoreSchema, core_schema
 
-from luthier.errors import FieldInvalid, LuthierError, TooLarge, UnsupportedType
+from luthier.errors import FieldInvalid, LuthierError, TooLarge, TooSlow, UnsupportedType
 from luthier.faces.rest import access
 from luthier.faces.rest.validation import did_you_mean, refused, shown, unparsable
 
 MAX_BODY_BYTES = 1024 * 1024
 MAX_DEPTH = 64
+_BODY_S = 10.0
+"""The whole of a body of JSON comes within this; each byte of a slow one would hold a connection."""
 _MAX_DIGITS = 64
 # Always matches from a quote on, to the end if need be: a string that never ends must not be tried again at each quote in it.
 _STRINGS = re.compile(rb'"(?:[^"\\]+|\\.|\\\Z)*+(?:"|\Z)', re.DOTALL)
@@ -149,17 +152,21 @@ class _Parsed(Request):
 
 
 async def read_limited(request: Request, most: int) -> bytes:
-    """The body, refused as soon as it is larger than `most`, whatever its header says. Raises: TooLarge."""
+    """The body, refused as soon as it is larger than `most`, whatever its header says. Raises: TooLarge, TooSlow."""
     declared = request.headers.get("content-length", "")
     if declared.isascii() and declared.isdigit() and int(declared[:20]) > most:
         raise _too_large(most)
     chunks: list[bytes] = []
     size = 0
-    async for chunk in request.stream():
-        size += len(chunk)
-        if size > most:
-            raise _too_large(most)
-        chunks.append(chunk)
+    try:
+        with anyio.fail_after(_BODY_S):
+            async for chunk in request.stream():
+                size += len(chunk)
+                if size > most:
+                    raise _too_large(most)
+                chunks.append(chunk)
+    except TimeoutError:
+        raise TooSlow(_BODY_S) from None
     return b"".join(chunks)
 
 

@@ -22,6 +22,7 @@ STATUS: dict[type[errors.LuthierError], tuple[int, str]] = {
     errors.PaymentRequired: (402, "insufficient_quota"),
     errors.Forbidden: (403, "permission_error"),
     errors.NotFound: (404, "invalid_request_error"),
+    errors.TooSlow: (408, "invalid_request_error"),
     errors.Conflict: (409, "invalid_request_error"),
     errors.Gone: (410, "invalid_request_error"),
     errors.TooLarge: (413, "invalid_request_error"),
@@ -168,6 +169,8 @@ def _headers(error: errors.LuthierError) -> dict[str, str]:
         return {"retry-after": str(error.retry_after_s), **limit_headers(error.limit, 0, error.retry_after_s)}
     if isinstance(error, errors.TooMany | errors.Unavailable):
         return {"retry-after": str(error.retry_after_s)}
+    if isinstance(error, errors.TooSlow):
+        return {"connection": "close"}  # what is still to come of the body belongs to nothing
     if isinstance(error, errors.StorageFull):
         return {"retry-after": "30"}
     if isinstance(error, errors.RangeInvalid) and isinstance(error.details, Mapping):
