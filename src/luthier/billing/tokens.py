@@ -133,7 +133,7 @@ class TokenMeter:
                 with self._database.write(EVERY_TENANT) as session:
                     for (account, day), served in taken.served.items():
                         self._write(session, account, day, served)
-            except BaseException:
+            except BaseException:  # whatever it was, it is raised again: what was taken must not be lost with it
                 with self._lock:
                     for key, served in taken.served.items():
                         self._unwritten.served[key] += served

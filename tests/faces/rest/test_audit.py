@@ -9,6 +9,7 @@ import pytest
 from luthier.accounts import deeds
 from luthier.accounts.access_log import AccessLog
 from luthier.accounts.audit_types import Wanted
+from luthier.accounts.rules import looks
 from luthier.accounts.types import Role
 from luthier.faces.rest.features import ROUTERS
 from luthier.faces.rest.trail import act_of
@@ -52,7 +53,7 @@ def rows(world):
 def test_each_request_that_may_change_something_leaves_exactly_one_row(shared):
     asked = {}
     for method, path, operation in operations(shared.app):
-        if method not in CHANGING:
+        if method not in CHANGING or looks(method.upper(), path):
             continue
         for kind, body in bodies(operation):
             named = re.sub(r"\{user_id\}", shared.actor.user_id, path)

@@ -107,7 +107,9 @@ class VllmEngine:
     def _name_of(self, model: ServedModel) -> str:
         """What the server calls it, told to load it where it was not."""
         if model.adapter_folder is None:
-            return self._base()
+            name = self._base()
+            self._loaded.add(model)
+            return name
         with self._lock:
             if model not in self._loaded:
                 body = {"lora_name": model.id, "lora_path": str(model.adapter_folder)}

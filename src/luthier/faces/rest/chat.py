@@ -15,13 +15,16 @@ from pydantic import BaseModel, Field
 from luthier.errors import (
     ArtifactCorrupt,
     BaseUnavailable,
+    BudgetExceeded,
     EngineUnavailable,
     FieldInvalid,
     Gone,
     LuthierError,
+    ModelLoading,
     ModelNotAllowed,
     ModelNotReady,
     NotFound,
+    QuotaExceeded,
     RenderingDiffers,
 )
 from luthier.faces.rest.access import ViewersToo
@@ -112,8 +115,11 @@ _REFUSALS = problems(
     FieldInvalid,
     ArtifactCorrupt,
     RenderingDiffers,
+    QuotaExceeded,
+    BudgetExceeded,
     BaseUnavailable,
     EngineUnavailable,
+    ModelLoading,
 )
 
 

@@ -16,12 +16,15 @@ from starlette.types import Scope
 from luthier.errors import (
     ArtifactCorrupt,
     BaseUnavailable,
+    BudgetExceeded,
     EngineUnavailable,
     FieldInvalid,
+    ModelLoading,
     ModelNotAllowed,
     ModelOutputInvalid,
     NoModel,
     NotFound,
+    QuotaExceeded,
     TooMany,
 )
 from luthier.faces.rest import access
@@ -112,8 +115,11 @@ REFUSALS = problems(
     ModelNotAllowed,
     ArtifactCorrupt,
     TooMany,
+    QuotaExceeded,
+    BudgetExceeded,
     BaseUnavailable,
     EngineUnavailable,
+    ModelLoading,
 )
 
 
