@@ -9,11 +9,13 @@ POST /v1/classify   {"folder", "base_path" or null, "inputs": [one of {"image": 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from pydantic import BaseModel, ConfigDict, Field
 
 from luthier.errors import ArtifactCorrupt, FieldInvalid
@@ -46,7 +48,8 @@ def classify(models: Models, asked: ClassifyRequest) -> dict[str, Any]:
     folder = Path(asked.folder)
     if asked.base_path is None:
         alone = models.classifier(folder)
-        about, found = alone.about, alone.probabilities(_inputs(alone.about, asked.inputs))
+        with one_thread():
+            about, found = alone.about, alone.probabilities(_inputs(alone.about, asked.inputs))
     else:
         held = models.classifier_on(Path(asked.base_path), folder)
         about, found = held.about, held.logits(_prompts(asked.inputs)).double().softmax(-1).numpy()
@@ -54,6 +57,17 @@ def classify(models: Models, asked: ClassifyRequest) -> dict[str, Any]:
         raise ArtifactCorrupt("The classifier gives another number of answers than it has classes.", hint="Train it again.")
     rows = found.tolist()
     return {"classes": about.classes, "probabilities": [[each if math.isfinite(each) else None for each in row] for row in rows]}
+
+
+@contextmanager
+def one_thread() -> Generator[None]:
+    """A few images through a small network: threads that wait for each other take the cores from those who ask."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _prompts(asked: Sequence[Question]) -> list[list[int]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import ipaddress
 import json
 import os
@@ -83,6 +84,9 @@ class _Server(uvicorn.Server):
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Listen, then write `server.json` and say where everything is."""
         await super().startup(sockets=sockets)
+        # What was imported stays: a full collection that looks through all of it holds up every answer for a tenth of a second.
+        gc.collect()
+        gc.freeze()
         data = self._settings.data
         arriving = data / f".server.json.{os.getpid()}"
         arriving.write_text(json.dumps({"url": self._url, "pid": os.getpid()}) + "\n", "utf-8")
