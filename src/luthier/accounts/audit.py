@@ -11,6 +11,7 @@ import json
 import os
 from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any, Self
@@ -115,21 +116,25 @@ class Audit:
             return bool(store.unsealed(session, 1))
 
     def _seal(self) -> int:
-        """Seal the oldest rows. Under the write lock: of several at once the second finds them sealed."""
+        """Seal the oldest rows. Worked out before the write lock is taken, for which others wait; checked under it: of several
+        at once the second finds longer chains, and begins anew."""
+        with self._database.read(EVERY_TENANT) as session:
+            plan = _planned(session)
         with self._database.write(EVERY_TENANT) as session:
-            rows = store.unsealed(session, _ROUND)
-            if not rows:
+            if any(_end(session, tenant_id) != end for tenant_id, end in plan.before.items()):
+                plan = _planned(session)
+            if not plan.rows:
                 return 0
-            ends = _extended(session, [row for row in rows if row.tenant_id != deeds.PLATFORM])
-            ours = [row for row in rows if row.tenant_id == deeds.PLATFORM]
-            if ends:
-                anchor = self._anchor(ends)
+            ours = plan.ours
+            if plan.ends:
+                anchor = self._anchor(plan.ends)
                 session.add(anchor)
                 session.flush()
-                ours.append(anchor)
-            head = _extended(session, ours)[deeds.PLATFORM]
-        self._note(head)
-        return len(rows)
+                ours = [*ours, anchor]
+            ends, seals = _extended(session, ours)
+            store.seal(session, plan.seals + seals)
+        self._note(ends[deeds.PLATFORM])
+        return plan.rows
 
     def _anchor(self, ends: dict[str, Head]) -> store.AuditRow:
         facts = {tenant_id: end.model_dump() for tenant_id, end in ends.items()}
@@ -226,8 +231,27 @@ def entry_of(row: store.AuditRow) -> AuditEntry:
     )
 
 
-def _extended(session: Session, rows: list[store.AuditRow]) -> dict[str, Head]:
-    """Seal these rows, each at the end of its tenant's chain. Returns the new ends."""
+@dataclass(frozen=True)
+class _Plan:
+    """What is to be sealed, as long as the chains end where they did `before`."""
+
+    rows: int
+    ours: list[store.AuditRow]
+    """Rows of the platform's own chain: they follow those that it pins."""
+    before: dict[str, Head | None]
+    ends: dict[str, Head]
+    seals: list[dict[str, Any]]
+
+
+def _planned(session: Session) -> _Plan:
+    rows = store.unsealed(session, _ROUND)
+    ours = [row for row in rows if row.tenant_id == deeds.PLATFORM]
+    ends, seals = _extended(session, [row for row in rows if row.tenant_id != deeds.PLATFORM])
+    return _Plan(len(rows), ours, {tenant_id: _end(session, tenant_id) for tenant_id in (*ends, deeds.PLATFORM)}, ends, seals)
+
+
+def _extended(session: Session, rows: list[store.AuditRow]) -> tuple[dict[str, Head], list[dict[str, Any]]]:
+    """These rows, each at the end of its tenant's chain: the new ends, and what is to be written for it."""
     ends: dict[str, Head] = {}
     seals: list[dict[str, Any]] = []
     for row in rows:
@@ -235,9 +259,7 @@ def _extended(session: Session, rows: list[store.AuditRow]) -> dict[str, Head]:
         entry = sealed(entry_of(row), end)
         ends[row.tenant_id] = Head(seq=entry.seq or 0, sha256=entry.sha256 or "")
         seals.append({"row": entry.id, "number": entry.seq, "hash": entry.sha256})
-    if seals:
-        store.seal(session, seals)
-    return ends
+    return ends, seals
 
 
 def _pins(*heads: Head | None) -> dict[int, str]:
