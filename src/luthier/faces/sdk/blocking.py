@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
+import os
 import threading
 import weakref
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Iterator
@@ -18,8 +19,60 @@ from luthier.errors import ClientError
 P = ParamSpec("P")
 R = TypeVar("R")
 T = TypeVar("T")
+Work = Callable[[], Coroutine[Any, Any, R]]
+"""What makes a coroutine: it is made on the loop's thread."""
 
 _END = object()
+
+
+class Outcome(Generic[R]):
+    """What a coroutine on another thread's loop comes to.
+
+    Not a `concurrent.futures.Future`: its lock is taken by both sides, and a Ctrl-C that strikes the waiting side just after
+    it has taken it leaves the loop waiting for it for ever. Here the waiting side holds nothing that the loop asks for. Nor
+    does it hold coroutine or task: Python drops an interrupt that strikes while an object is finalised.
+    """
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, work: Work[R]) -> None:
+        self._loop = loop
+        self._ended = threading.Lock()
+        self._ended.acquire()
+        self._task: asyncio.Task[R] | None = None
+        self._values: list[R] = []
+        self._error: BaseException | None = None
+        loop.call_soon_threadsafe(self._start, work)
+
+    def wait(self) -> R:
+        """The result. Raises: what the coroutine raised; asyncio.CancelledError."""
+        self._ended.acquire()
+        if self._error is not None:
+            try:
+                raise self._error
+            finally:
+                self._error = None  # its traceback has this frame: a circle
+        return self._values.pop()
+
+    def cancel(self) -> None:
+        """Cancel what still runs, without waiting for its end."""
+        self._loop.call_soon_threadsafe(self._cancel)
+
+    def _start(self, work: Work[R]) -> None:
+        self._task = self._loop.create_task(_worked(work))
+        self._task.add_done_callback(self._done)
+
+    def _cancel(self) -> None:
+        if self._task is not None:
+            self._task.cancel()
+
+    def _done(self, task: asyncio.Task[R]) -> None:
+        self._task = None
+        if task.cancelled():
+            self._error = asyncio.CancelledError()
+        elif (error := task.exception()) is not None:
+            self._error = error
+        else:
+            self._values.append(task.result())
+        self._ended.release()
 
 
 class LoopThread:
@@ -29,38 +82,42 @@ class LoopThread:
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=_serve, args=(self._loop, last), name="luthier-client", daemon=True)
         self._thread.start()
-        self._end = weakref.finalize(self, _end, self._loop, self._thread)
+        # Not `Thread.is_alive`: a Ctrl-C that strikes it marks the thread as ended, although it runs.
+        self._process = os.getpid()
+        self._end = weakref.finalize(self, _end, self._loop, self._thread, self._process)
 
-    def run(self, work: Coroutine[Any, Any, R]) -> R:
-        """The result of `work`. Ctrl-C cancels it. Raises: ClientError once closed, or in a forked child."""
+    def run(self, work: Work[R]) -> R:
+        """The result of `work()`. Ctrl-C cancels it. Raises: ClientError once closed, or in a forked child."""
         if threading.current_thread() is self._thread:
-            work.close()
             raise ClientError("A callback of this client cannot call it again.", hint="Use a second client, or AsyncClient.")
         if not self.open:
-            work.close()
             raise ClientError("This client is closed, or was made before a fork.", hint="Make a new `luthier.Client()` here.")
-        future = asyncio.run_coroutine_threadsafe(work, self._loop)
+        outcome = Outcome(self._loop, work)
         try:
-            return future.result()
-        finally:
-            future.cancel()  # on Ctrl-C; one that is done stays as it is
+            return outcome.wait()
+        except BaseException:
+            if self.open:  # Ctrl-C; one that has ended stays as it is
+                outcome.cancel()
+            raise
 
     def iterate(self, items: AsyncIterator[T]) -> Iterator[T]:
         """The items one by one; leaving the loop early closes the stream behind them."""
+        held = [items]
+        del items  # what iterates is finalised where it runs, as tasks are
         try:
-            while (item := self.run(_next(items))) is not _END:
+            while (item := self.run(lambda: _next(held))) is not _END:
                 yield item
         finally:
-            if isinstance(items, AsyncGenerator) and self.open:
-                closing = asyncio.run_coroutine_threadsafe(_close(items), self._loop)
+            if self.open:
+                closing = Outcome(self._loop, lambda: _close(held))
                 # The garbage collector may come by here on the loop's own thread, which must not wait for itself.
                 if threading.current_thread() is not self._thread:
-                    closing.result()
+                    closing.wait()
 
     @property
     def open(self) -> bool:
         """Whether it can still run something."""
-        return self._end.alive and self._thread.is_alive()
+        return self._end.alive and self._process == os.getpid()
 
     def close(self) -> None:
         """End the loop and its thread."""
@@ -92,7 +149,7 @@ class Blocking(Generic[P, R]):
             return self
 
         def call(*args: P.args, **kwargs: P.kwargs) -> R:
-            return face.loop.run(self._method(face.inner, *args, **kwargs))
+            return face.loop.run(functools.partial(self._method, face.inner, *args, **kwargs))
 
         return functools.wraps(self._method.__get__(face.inner))(call)  # pyright: ignore[reportReturnType]  # a method's signature
 
@@ -129,26 +186,36 @@ def iterating(method: Callable[Concatenate[Any, P], AsyncIterator[T]]) -> Iterat
     return Iterating(method)
 
 
-async def _next(items: AsyncIterator[T]) -> Any:
-    return await anext(items, _END)
+async def _worked(work: Work[R]) -> R:
+    return await work()
 
 
-async def _close(items: AsyncGenerator[Any]) -> None:
-    with contextlib.suppress(RuntimeError):  # after Ctrl-C it may still be on its own way out
-        await items.aclose()
+async def _next(held: list[AsyncIterator[Any]]) -> Any:
+    return await anext(held[0], _END)
+
+
+async def _close(held: list[AsyncIterator[Any]]) -> None:
+    items = held.pop()
+    if isinstance(items, AsyncGenerator):
+        with contextlib.suppress(RuntimeError):  # after Ctrl-C it may still be on its own way out
+            await items.aclose()
 
 
 def _serve(loop: asyncio.AbstractEventLoop, last: Callable[[], Coroutine[Any, Any, None]]) -> None:
     asyncio.set_event_loop(loop)
     loop.run_forever()
+    left = asyncio.all_tasks(loop)
+    for task in left:
+        task.cancel()
+    loop.run_until_complete(asyncio.gather(*left, return_exceptions=True))
     loop.run_until_complete(loop.shutdown_asyncgens())
     loop.run_until_complete(last())
     loop.run_until_complete(loop.shutdown_default_executor())
     loop.close()
 
 
-def _end(loop: asyncio.AbstractEventLoop, thread: threading.Thread) -> None:
-    if thread.is_alive():
+def _end(loop: asyncio.AbstractEventLoop, thread: threading.Thread, process: int) -> None:
+    if process == os.getpid():  # a forked child has no such thread
         loop.call_soon_threadsafe(loop.stop)
         if thread is not threading.current_thread():  # the garbage collector may run anywhere
             thread.join(timeout=5)

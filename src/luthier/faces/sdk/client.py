@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from types import TracebackType
 from typing import Self
 
@@ -111,11 +112,11 @@ class Client:
 
     def me(self) -> Me:
         """Whose key this is."""
-        return self._loop.run(self._inner.me())
+        return self._loop.run(self._inner.me)
 
     def health(self) -> Answer:
         """How the server is, part by part. Needs no key; a server that is not well is an answer, not an error."""
-        return self._loop.run(self._inner.health())
+        return self._loop.run(self._inner.health)
 
     def predict(
         self, *, image: Sequence[float] | None = None, text: str | None = None, model: str = "MNISTClassifier"
@@ -124,7 +125,7 @@ class Client:
 
         Raises: NoModel where there is none.
         """
-        return self._loop.run(self._inner.predict(image=image, text=text, model=model))
+        return self._loop.run(partial(self._inner.predict, image=image, text=text, model=model))
 
     def close(self) -> None:
         """Close all connections and end the thread behind this. A second call does nothing."""
