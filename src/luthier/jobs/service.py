@@ -191,13 +191,15 @@ class Jobs:
     def resume(self, actor: Actor, job_id: str) -> Job:
         """Queue a paused, stopped or failed job again; it goes on from its last checkpoint.
 
-        Raises: NotFound, Gone, WrongState, DatasetNotReady, BudgetExceeded.
+        Raises: NotFound, Gone, WrongState, DatasetNotReady, BudgetExceeded, QuotaExceeded.
         """
         with self._database.write(actor.tenant_id) as session:
             row = _found(session, job_id)
             if row.state not in (JobState.PAUSED, JobState.STOPPED, JobState.FAILED):
                 raise rules.refusal("resumed", JobState(row.state), "Only a paused, stopped or failed job can be resumed.")
             self._within_limits(session, row)
+            if self._quotas is not None:
+                measures.check_again(self._quotas, session, row, self._now())
             self._use(session, actor, row)
             left = 1 - row.step / row.total_steps if row.total_steps else 1.0
             hold = Hold(job_id=row.id, hardware=row.hardware, micro_usd=int(row.estimated_micro_usd * max(0.0, left)))

@@ -240,10 +240,10 @@ def running(session: Session, tenant_id: str) -> int:
 
 
 def tokens_since(session: Session, tenant_id: str, moment: datetime) -> int:
-    """The estimated tokens of a tenant's jobs since then, without those that ended before they began."""
+    """The estimated tokens of a tenant's jobs queued, or queued again, since then; not of those that ended before they began."""
     began = or_(JobRow.attempt > 0, JobRow.state.not_in(FINISHED))
     tokens = func.sum(type_coerce(JobRow.estimate, JSON)["tokens"].as_integer())
-    return session.scalar(select(tokens).where(JobRow.tenant_id == tenant_id, JobRow.created_at >= moment, began)) or 0
+    return session.scalar(select(tokens).where(JobRow.tenant_id == tenant_id, JobRow.queued_at >= moment, began)) or 0
 
 
 def owned(session: Session) -> Sequence[JobRow]:

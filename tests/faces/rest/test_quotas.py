@@ -73,6 +73,23 @@ def test_tokens_of_a_month_are_counted_and_a_refused_job_leaves_nothing(world):
     assert len(world.ask("GET", "/api/jobs").json()["data"]) == 2
 
 
+def test_a_resume_asks_as_a_submit_does(world):
+    tokens = world.ask("POST", "/api/jobs/estimate", json=world.spec()).json()["tokens"]
+    job = world.job()
+    assert world.ask("POST", f"/api/jobs/{job}/stop").json()["state"] == "stopped"
+    limit(world, Quota.QUEUED_JOBS, 1)
+    other = world.job()
+    again = world.ask("POST", f"/api/jobs/{job}/resume")
+    assert refused(again) == {"quota": "queued_jobs", "limit": 1, "used": 1, "asked": 1}
+    assert world.ask("GET", f"/api/jobs/{job}").json()["state"] == "stopped"
+    limit(world, Quota.QUEUED_JOBS, None)
+    limit(world, Quota.TOKENS_A_MONTH, 2 * tokens - 1)
+    again = world.ask("POST", f"/api/jobs/{job}/resume")  # it never began, so its tokens do not count yet
+    assert refused(again) == {"quota": "tokens_a_month", "limit": 2 * tokens - 1, "used": tokens, "asked": tokens}
+    world.ask("POST", f"/api/jobs/{other}/cancel")
+    assert world.ask("POST", f"/api/jobs/{job}/resume").json()["state"] == "queued"
+
+
 def test_a_team_sees_its_own_quotas(world):
     world.job()
     limit(world, Quota.QUEUED_JOBS, 5)

@@ -22,6 +22,7 @@ from luthier.errors import (
     ModelNotAllowed,
     ModelNotReady,
     NotFound,
+    QuotaExceeded,
     RangeInvalid,
     StorageFull,
     TooLarge,
@@ -174,7 +175,7 @@ def cancel(job_id: JobId, actor: CurrentActor, platform: CurrentPlatform) -> Job
     return platform.jobs.cancel(actor, job_id)
 
 
-@routes.post("/{job_id}/resume", responses=problems(NotFound, Gone, WrongState, BudgetExceeded))
+@routes.post("/{job_id}/resume", responses=problems(NotFound, Gone, WrongState, BudgetExceeded, QuotaExceeded))
 def resume(job_id: JobId, actor: CurrentActor, platform: CurrentPlatform) -> Job:
     """Queue a paused, stopped or failed run again; it goes on from its last checkpoint."""
     return platform.jobs.resume(actor, job_id)
