@@ -7,7 +7,9 @@ import itertools
 import os
 import platform
 import shutil
+import socket
 import subprocess
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -129,6 +131,51 @@ def small_disk(tmp_path) -> Iterator[SmallDisk]:
     disk = SmallDisk(tmp_path / "small")
     yield disk
     disk.close()
+
+
+# -- a real Redis ---------------------------------------------------------------------------------------------------------
+
+
+class Redis:
+    """A server of its own on a free port, which can be stopped and started again."""
+
+    def __init__(self, folder: Path) -> None:
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            self.port = free.getsockname()[1]
+        self.url = f"redis://127.0.0.1:{self.port}/0"
+        self._line = ["redis-server", "--port", str(self.port), "--bind", "127.0.0.1", "--save", "", "--dir", str(folder)]
+        self.start()
+
+    def start(self) -> None:
+        self._process = subprocess.Popen(self._line, stdout=subprocess.DEVNULL)
+        end = time.monotonic() + 10
+        while True:
+            try:
+                socket.create_connection(("127.0.0.1", self.port), 1).close()
+                return
+            except OSError:
+                assert time.monotonic() < end, "redis-server does not listen"
+                time.sleep(0.02)  # another process starts: there is nothing to step forward but real time
+
+    def stop(self) -> None:
+        self._process.terminate()
+        self._process.wait(10)
+
+
+@pytest.fixture(scope="session")
+def own_redis(tmp_path_factory) -> Iterator[Redis]:
+    if shutil.which("redis-server") is None:
+        pytest.skip("there is no redis-server on PATH")
+    redis = Redis(tmp_path_factory.mktemp("redis"))
+    yield redis
+    redis.stop()
+
+
+@pytest.fixture
+def redis_url(request) -> str:
+    """That of LUTHIER_TEST_REDIS_URL, else of a server of our own. Names in it are to be random: it may be anybody's."""
+    return os.environ.get("LUTHIER_TEST_REDIS_URL") or request.getfixturevalue("own_redis").url
 
 
 # -- what `make prove` records --------------------------------------------------------------------------------------------

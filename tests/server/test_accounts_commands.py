@@ -62,6 +62,9 @@ def test_what_cannot_be_an_account_is_refused(console):
             console("users", "add", words, "--generate")
     with pytest.raises(FieldInvalid, match="at least 10"):
         console("users", "add", "bob@example.org", typed="short\n")
+    with pytest.raises(FieldInvalid, match="No password came on stdin") as refused:
+        console("users", "add", "bob@example.org")
+    assert "--generate" in refused.value.hint
     with pytest.raises(NotFound):
         console("users", "disable", "nobody@example.org")
 

@@ -12,6 +12,7 @@ import pytest
 from luthier.errors import SetupError
 from luthier.server import ground
 from luthier.server.first import first_start
+from luthier.server.locks import FolderLock
 from luthier.server.main import main
 from luthier.settings import Settings
 from luthier.wiring import build
@@ -78,6 +79,22 @@ def test_every_row_of_the_catalogue_has_a_case():
     assert not {case[0] for case in CASES} & set(ELSEWHERE)
 
 
+def test_a_second_server_on_a_folder_is_refused(started, tmp_path):
+    """E02. On this host by the kernel's lock; folders that another host can have, `ground.prepare` refuses for each of them."""
+    first = FolderLock(tmp_path / "data", "server")
+    assert first.take()
+    status, said = started("LUTHIER_DATA", str(tmp_path / "data"))
+    first.release()
+    assert (status, "Another `luthier up` serves this data folder." in said) == (78, True)
+
+
+@pytest.mark.parametrize(
+    "kind", ["nfs4", "cifs", "ceph", "fuse.ceph-fuse", "lustre", "gpfs", "fuse.glusterfs", "ocfs2", "fuse.gcsfuse"]
+)
+def test_a_folder_that_another_host_may_have_too_is_refused(kind):
+    assert kind in ground.SHARED
+
+
 def test_a_port_in_use_is_refused(started):
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
@@ -93,7 +110,7 @@ def test_a_network_filesystem_is_known_by_the_deepest_mount_and_refused(tmp_path
     assert ground.filesystem(Path("/srv/disk/data"), mounts) == "nfs"
     assert ground.filesystem(Path("/srvdata"), mounts) == "ext4"
     ground.prepare(tmp_path / "data")
-    monkeypatch.setattr(ground, "_NETWORK", {ground.filesystem(tmp_path, _mounts())})
+    monkeypatch.setattr(ground, "SHARED", {ground.filesystem(tmp_path, _mounts())})
     with pytest.raises(SetupError, match=r"LUTHIER_DATA.*network filesystem"):
         ground.prepare(tmp_path / "data")
 

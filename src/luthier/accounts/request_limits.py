@@ -37,11 +37,11 @@ class RequestLimits:
     When Redis does not answer, each process counts for itself, and asks it again 10 s later: nobody is refused for that.
     """
 
-    def __init__(self, *, requests: str, changes: str, address: str, redis_url: str = "") -> None:
+    def __init__(self, *, requests: str, changes: str, address: str, redis_url: str = "", again_s: float = _AGAIN_S) -> None:
         self._requests, self._changes, self._address = _rule(requests), _rule(changes), _rule(address)
         self._near = Windows()
         self._far = MovingWindowRateLimiter(_redis(redis_url)) if redis_url else None
-        self._far_after = 0.0
+        self._far_after, self._again_s = 0.0, again_s
 
     @property
     def remote(self) -> bool:
@@ -79,7 +79,7 @@ class RequestLimits:
             try:
                 return _counted(self._far, item, name, who)
             except StorageError:
-                self._far_after = time.monotonic() + _AGAIN_S
+                self._far_after = time.monotonic() + self._again_s
         allowed, remaining, reset_s = self._near.hit((str(item), name, who), item.amount, item.get_expiry())
         return Standing(item.amount, remaining, max(1, math.ceil(reset_s)), allowed)
 

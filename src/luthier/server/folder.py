@@ -59,10 +59,14 @@ def typed_password(*, generate: bool) -> tuple[str, bool]:
 
     if generate:
         return secrets.token_urlsafe(18), True
-    if sys.stdin.isatty():
+    if sys.stdin is not None and sys.stdin.isatty():
         text = typer.prompt("Password", hide_input=True, confirmation_prompt=True, err=True)
     else:
-        text = sys.stdin.readline().rstrip("\r\n")
+        text = (sys.stdin.readline() if sys.stdin is not None else "").rstrip("\r\n")  # a service has no stdin at all
+        if not text:
+            raise FieldInvalid(
+                "No password came on stdin.", hint="Pipe it in, type it at a terminal, or use --generate.", param="password"
+            )
     return checked(Password, text, "password"), False
 
 

@@ -13,7 +13,10 @@ from luthier.errors import SetupError
 
 BUILT = datetime(2026, 11, 21, tzinfo=UTC)
 """When this version was made: an earlier time of day is a clock that was never set."""
-_NETWORK = frozenset({"nfs", "nfs4", "cifs", "smb3", "smbfs", "afs", "fuse.sshfs"})
+SHARED = frozenset(
+    {"nfs", "nfs4", "cifs", "smb3", "smbfs", "afs", "ceph", "lustre", "gpfs", "beegfs", "glusterfs", "ocfs2", "gfs2"}
+) | {f"fuse.{name}" for name in ("sshfs", "ceph", "ceph-fuse", "glusterfs", "gcsfuse", "s3fs", "rclone", "juicefs")}
+"""What several machines can have at a time: there no lock keeps a second server out, and SQLite loses data."""
 
 
 def prepare(data: Path) -> None:
@@ -25,7 +28,7 @@ def prepare(data: Path) -> None:
     if not os.access(data, os.W_OK | os.X_OK):
         raise SetupError("LUTHIER_DATA: the folder cannot be written.", hint="Give it to this user, or give another one.")
     kind = filesystem(data.resolve(), [(part.mountpoint, part.fstype) for part in psutil.disk_partitions(all=True)])
-    if kind in _NETWORK:
+    if kind in SHARED:
         raise SetupError(
             f"LUTHIER_DATA: the folder is on a network filesystem ({kind}), where SQLite loses data.",
             hint="Give a folder on a disk of this machine.",

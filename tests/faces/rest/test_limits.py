@@ -1,8 +1,14 @@
 """Rate limits: who sends too much waits, and is told for how long; a Redis that is gone refuses nobody."""
 
+import contextlib
+import secrets
+import time
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 
 from luthier import wiring
+from luthier.accounts.limits import Limiter
 from luthier.accounts.request_limits import RequestLimits
 from luthier.accounts.types import Actor, Role
 from luthier.backends.engines.echo import EchoEngine
@@ -77,6 +83,66 @@ def test_without_redis_each_process_counts_for_itself():
     limits.admit(ALICE, "GET")
     with pytest.raises(RateLimited):
         limits.admit(ALICE, "GET")
+
+
+def somebody() -> Actor:
+    """Unknown to any Redis."""
+    return Actor(tenant_id="t", user_id=secrets.token_hex(8), role=Role.ADMIN, key_id=secrets.token_hex(8))
+
+
+def test_servers_with_one_redis_count_together(redis_url):
+    one, other = (RequestLimits(**{**NONE, "requests": "4/minute", "changes": "3/minute"}, redis_url=redis_url) for _ in "12")
+    alice, bob = somebody(), somebody()
+    assert [each.admit(alice, "GET").remaining for each in (one, other, one, other)] == [3, 2, 1, 0]
+    for each in (one, other):
+        with pytest.raises(RateLimited) as refused:
+            each.admit(alice, "GET")
+        assert 1 <= refused.value.retry_after_s <= 60
+    assert [other.admit(bob, "POST").limit for _ in range(3)] == [3, 3, 3]
+    with pytest.raises(RateLimited):
+        one.admit(bob, "POST")
+    assert [one.degraded, other.degraded] == [False, False]
+
+
+def test_many_at_once_do_not_share_the_last_one(redis_url):
+    servers = [RequestLimits(**{**NONE, "address": "20/minute"}, redis_url=redis_url) for _ in range(4)]
+    address, passed = secrets.token_hex(8), []
+
+    def ask(number: int) -> None:
+        with contextlib.suppress(RateLimited):
+            passed.append(servers[number % 4].admit_address(address))
+
+    with ThreadPoolExecutor(16) as many:
+        list(many.map(ask, range(80)))
+    assert len(passed) == 20
+
+
+def test_a_redis_that_goes_refuses_nobody_and_is_asked_again_when_it_is_back(own_redis):
+    limits = RequestLimits(**{**NONE, "requests": "3/minute"}, redis_url=own_redis.url, again_s=0.2)
+    alice = somebody()
+    limits.admit(alice, "GET")
+    own_redis.stop()
+    try:
+        assert [limits.admit(alice, "GET").remaining for _ in range(3)] == [2, 1, 0], "it counts for itself, anew"
+        with pytest.raises(RateLimited):
+            limits.admit(alice, "GET")
+        assert limits.degraded
+    finally:
+        own_redis.start()
+    end = time.monotonic() + 10
+    while limits.degraded and time.monotonic() < end:
+        time.sleep(0.05)  # another process starts: there is nothing to step forward but real time
+    assert not limits.degraded
+    assert limits.admit(alice, "GET").remaining == 2, "what Redis had counted went with it"
+
+
+def test_logins_can_be_counted_there_too(redis_url):
+    one, other = Limiter(redis_url), Limiter(redis_url)
+    who = secrets.token_hex(8)
+    assert [each.hit("login", who, "2/minute").allowed for each in (one, other, one)] == [True, True, False]
+    assert other.look("login", who, "2/minute").allowed is False
+    one.clear("login", who, "2/minute")
+    assert other.look("login", who, "2/minute").allowed is True
 
 
 def test_an_address_of_redis_that_is_none_stops_the_start():
