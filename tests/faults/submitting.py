@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 import httpx
 
 CLIENTS = 6
+_AGAIN = ((409, "idempotency_key_in_flight"), (503, "database_busy"))
+"""What says by itself that the same request may be sent again: the second one where the machine has no time for the disk."""
 
 
 @dataclass
@@ -17,6 +19,7 @@ class Load:
     api: object
     acknowledged: dict[str, str] = field(default_factory=dict)
     unanswered: int = 0
+    refused: int = 0
     retried: int = 0
     replayed: int = 0
     _lock: threading.Lock = field(default_factory=threading.Lock)
@@ -41,7 +44,9 @@ class Load:
                 with self._lock:
                     self.unanswered += 1
                 continue
-            if answer.status_code == 409 and answer.json()["error"]["code"] == "idempotency_key_in_flight":
+            if (answer.status_code, answer.json().get("error", {}).get("code")) in _AGAIN:
+                with self._lock:
+                    self.refused += 1
                 continue
             self._answered(key, answer, first=first)
             return
