@@ -311,8 +311,11 @@ class Notifier(Protocol):
         """Whether anything may be sent there, by its form; asks nobody. Raises: NotSendable."""
         ...
 
-    def send(self, news: News, address: str, secret: str | None) -> Reply:
-        """Tell it once, and come back within about ten seconds, whatever the other side does. Never raises for that."""
+    def send(self, news: News, address: str, secrets: Sequence[str]) -> Reply:
+        """Tell it once, and come back within about ten seconds, whatever the other side does. Never raises for that.
+
+        `secrets` sign it, each for itself: two while one replaces the other.
+        """
         ...
 
 

@@ -40,7 +40,7 @@ class Case:
     heard: Any
 
     def send(self, news=NEWS) -> Reply:
-        return self.notifier.send(news, self.address, SECRET)
+        return self.notifier.send(news, self.address, (SECRET,))
 
 
 @pytest.fixture(scope="session")
@@ -145,7 +145,7 @@ def test_nobody_there(name, request):
     case = request.getfixturevalue(name)
     dead = f"http://127.0.0.1:{_closed_port()}/"
     notifier = MailNotifier(Relay("127.0.0.1", _closed_port())) if name == "mail" else case.notifier
-    reply = notifier.send(NEWS, case.address if name == "mail" else dead, SECRET)
+    reply = notifier.send(NEWS, case.address if name == "mail" else dead, (SECRET,))
     assert reply == Reply(error="unreachable")
 
 
@@ -174,13 +174,22 @@ def test_the_signature_is_that_of_standard_webhooks(name, request):
     assert first["content-type"] == "application/json"
 
 
+def test_two_secrets_sign_while_one_replaces_the_other(webhook):
+    other = signatures.new_secret()
+    webhook.notifier.send(NEWS, webhook.address, (other, SECRET))
+    ((headers, body),) = webhook.heard.requests
+    given = tuple(headers[f"webhook-{name}"] for name in ("id", "timestamp", "signature"))
+    assert len(given[2].split(" ")) == 2
+    assert all(signatures.is_signed(secret, given, body, NEWS.sent_at) for secret in (SECRET, other))
+
+
 def test_a_webhook_without_a_secret_is_not_sent(webhook):
-    assert webhook.notifier.send(NEWS, webhook.address, None) == Reply(error="no_secret")
+    assert webhook.notifier.send(NEWS, webhook.address, ()) == Reply(error="no_secret")
     assert webhook.heard.requests == []
 
 
 def test_a_server_whose_certificate_is_for_another_name_is_not_told(webhook_tls):
-    reply = webhook_tls.notifier.send(NEWS, webhook_tls.address.replace("hooks.test", "other.test"), SECRET)
+    reply = webhook_tls.notifier.send(NEWS, webhook_tls.address.replace("hooks.test", "other.test"), (SECRET,))
     assert reply == Reply(error="unreachable")
     assert webhook_tls.heard.requests == []
 
@@ -283,14 +292,14 @@ def test_no_words_of_others_begin_a_header(mail):
 def test_an_address_that_is_more_than_one_is_refused(mail, address):
     with pytest.raises(NotSendable):
         mail.notifier.check(address)
-    assert mail.notifier.send(NEWS, address, None) == Reply(error="bad_address")
+    assert mail.notifier.send(NEWS, address, ()) == Reply(error="bad_address")
     assert mail.heard.requests == []
 
 
 def test_without_a_mail_server_nothing_is_sent():
     with pytest.raises(NotSendable, match="sends no mail"):
         MailNotifier(None).check("a@b.example")
-    assert MailNotifier(None).send(NEWS, "a@b.example", None) == Reply(error="no_mail_server")
+    assert MailNotifier(None).send(NEWS, "a@b.example", ()) == Reply(error="no_mail_server")
 
 
 # -- signatures --------------------------------------------------------------------------------------------------------

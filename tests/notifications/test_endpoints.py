@@ -2,11 +2,14 @@
 
 import json
 import sqlite3
+from datetime import timedelta
 
 import pytest
 from pydantic import ValidationError
 
 from luthier.errors import EndpointConflict, FieldInvalid, NotFound, SetupError
+from luthier.notifications import store
+from luthier.notifications.rows import unlock
 from luthier.notifications.types import FOR_PEOPLE, Channel, EndpointChange, NewEndpoint
 from luthier.secret_box import SecretBox
 
@@ -121,7 +124,26 @@ def test_it_can_be_changed_and_removed(desk):
     assert desk.notifications.list(ALICE) == []
 
 
-@pytest.mark.parametrize("verb", ["get", "remove", "test", "deliveries"])
+def test_a_replaced_secret_signs_beside_the_new_one_for_a_day(desk):
+    made = desk.add()
+    new = desk.notifications.rotate(ALICE, made.id)
+    with desk.database.read(ALICE.tenant_id) as session:
+        sealed = unlock(desk.box, store.endpoint(session, made.id))
+    day = timedelta(days=1)
+    assert new.secret not in (None, made.secret)
+    assert sealed.secrets(desk.clock) == (new.secret, made.secret)
+    assert sealed.secrets(desk.clock + day) == (new.secret,)
+    again = sealed.rotated("whsec_third", desk.clock + day)
+    assert again.secrets(desk.clock) == ("whsec_third", new.secret)
+
+
+def test_what_is_not_signed_has_no_secret_to_replace(desk):
+    made = desk.add("https://hooks.slack.com/x", channel=Channel.SLACK)
+    with pytest.raises(FieldInvalid, match="Only webhooks"):
+        desk.notifications.rotate(ALICE, made.id)
+
+
+@pytest.mark.parametrize("verb", ["get", "remove", "test", "rotate", "deliveries"])
 def test_another_teams_endpoint_is_unknown(desk, verb):
     made = desk.add()
     with pytest.raises(NotFound):

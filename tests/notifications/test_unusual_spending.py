@@ -20,7 +20,7 @@ class Listener:
     def check(self, address):
         """Everything may be sent."""
 
-    def send(self, news, address, secret):
+    def send(self, news, address, secrets):
         self.told.append(news)
         return Reply(200)
 

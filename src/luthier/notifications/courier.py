@@ -70,7 +70,7 @@ class Courier:
     def _go(self, errand: Errand) -> None:
         notifier, ends = self._notifiers[errand.channel], time.monotonic() + _ERRAND_S
         for delivery_id, news in errand.news.items():
-            reply = notifier.send(news, errand.sealed.address, errand.sealed.secret)
+            reply = notifier.send(news, errand.sealed.address, errand.sealed.secrets(news.sent_at))
             if not self._queue.note(errand, delivery_id, reply) or time.monotonic() > ends:
                 break
         self._queue.give_back(errand)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import dataclass
+from datetime import datetime
 
 from luthier.notifications.store import DeliveryRow, EndpointRow
 from luthier.notifications.types import Channel, Delivery, DeliveryState, Endpoint
@@ -17,6 +18,18 @@ class Sealed:
 
     address: str
     secret: str | None
+    earlier: str | None = None
+    """The secret before this one, which signs too until then (seconds since 1970)."""
+    earlier_until_s: float = 0
+
+    def secrets(self, at: datetime) -> tuple[str, ...]:
+        """What signs at this moment, the newest first."""
+        earlier = self.earlier if at.timestamp() < self.earlier_until_s else None
+        return tuple(each for each in (self.secret, earlier) if each is not None)
+
+    def rotated(self, secret: str, until: datetime) -> Sealed:
+        """With a new secret, and the one that signed so far until then."""
+        return Sealed(self.address, secret, self.secret, until.timestamp())
 
 
 def lock(box: SecretBox, sealed: Sealed, endpoint_id: str) -> str:

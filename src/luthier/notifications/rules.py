@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from datetime import timedelta
 from urllib.parse import urlsplit
 
 from luthier.notifications.types import Channel, DeliveryState
@@ -11,6 +12,8 @@ from luthier.seams import Reply
 
 BACKOFF_S = (5, 300, 1800, 7200, 18_000, 36_000)
 """After the first attempt, the second, ...; 17.6 hours in all."""
+SECRETS_OVERLAP = timedelta(days=1)
+"""For so long a replaced secret signs beside the new one: a receiver is changed by people, in their hours."""
 MOST_ENDPOINTS = 100
 _MOST_WAIT_S = 86_400.0
 _UNWELCOME_STATUSES = frozenset({401, 404})

@@ -15,7 +15,7 @@ from luthier.accounts.types import Actor
 from luthier.database import EVERY_TENANT, Database, page
 from luthier.errors import EndpointConflict, FieldInvalid, NotFound
 from luthier.notifications import outbox, rules, store
-from luthier.notifications.rows import Sealed, address_hash, delivery_of, endpoint_of, lock
+from luthier.notifications.rows import Sealed, address_hash, delivery_of, endpoint_of, lock, unlock
 from luthier.notifications.types import (
     FOR_PEOPLE,
     Channel,
@@ -104,6 +104,17 @@ class Notifications:
             if wanted.enabled is False:
                 store.drop_waiting(session, row.id, "endpoint_disabled")
             return endpoint_of(row)
+
+    def rotate(self, actor: Actor, endpoint_id: str) -> CreatedEndpoint:
+        """A new secret; the one before signs beside it for a day. Raises: NotFound, FieldInvalid for what is not signed."""
+        secret = signatures.new_secret()
+        with self._database.write(actor.tenant_id) as session:
+            row = _found(session, endpoint_id)
+            if row.channel != Channel.WEBHOOK:
+                raise FieldInvalid("Only webhooks are signed.", hint="This one has no secret to replace.", param="webhook_id")
+            sealed = unlock(self._means.box, row).rotated(secret, self._now() + rules.SECRETS_OVERLAP)
+            row.locked = lock(self._means.box, sealed, row.id)
+            return CreatedEndpoint(**endpoint_of(row).model_dump(), secret=secret)
 
     def remove(self, actor: Actor, endpoint_id: str) -> None:
         """Tell it nothing more, and forget what it was told. Raises: NotFound."""

@@ -53,6 +53,9 @@ def test_an_endpoint_is_added_tested_and_removed(terminal, courier):
     assert "with status 200" in tested.out
     (sent,) = terminal("tune", "webhooks", "deliveries", webhook, "--json").json["data"]
     assert (sent["kind"], sent["state"]) == ("endpoint.test", "delivered")
+    rotated = terminal("tune", "webhooks", "rotate", webhook, "--yes")
+    assert (rotated.code, rotated.out[:6], rotated.out.strip() != secret) == (0, "whsec_", True)
+    assert "both sign" in rotated.err
     changed = terminal("tune", "webhooks", "change", webhook, "--off", "--kind", "*")
     assert "off, and told of: *" in changed.err
     assert terminal("tune", "webhooks", "remove", webhook, "--yes").code == 0

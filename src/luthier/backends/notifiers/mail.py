@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import smtplib
 import ssl
+from collections.abc import Sequence
 from dataclasses import dataclass
 from email.message import EmailMessage
 from email.utils import format_datetime
@@ -44,7 +45,7 @@ class MailNotifier:
         if len(address) > 254 or not _ADDRESS.fullmatch(address):
             raise NotSendable("this is no e-mail address")
 
-    def send(self, news: News, address: str, secret: str | None) -> Reply:  # noqa: ARG002
+    def send(self, news: News, address: str, secrets: Sequence[str]) -> Reply:  # noqa: ARG002
         """One exchange with the relay."""
         if self._relay is None:
             return Reply(error="no_mail_server")

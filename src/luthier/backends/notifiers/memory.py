@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from luthier.seams import News, NotSendable, Reply
 
@@ -21,7 +21,7 @@ class MemoryNotifier:
         if "://" not in address and "@" not in address:
             raise NotSendable("this is no address")
 
-    def send(self, news: News, address: str, secret: str | None) -> Reply:  # noqa: ARG002
+    def send(self, news: News, address: str, secrets: Sequence[str]) -> Reply:  # noqa: ARG002
         """Keep it."""
         with self._lock:
             self.told.append((news, address))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 
 from luthier.backends.notifiers import wording
 from luthier.backends.notifiers.posting import Posts
@@ -23,7 +24,7 @@ class SlackNotifier:
         """Raises: NotSendable."""
         self._posts.check(address)
 
-    def send(self, news: News, address: str, secret: str | None) -> Reply:  # noqa: ARG002  # the address is the secret
+    def send(self, news: News, address: str, secrets: Sequence[str]) -> Reply:  # noqa: ARG002  # the address is the secret
         """One POST."""
         text = "\n".join(map(escaped, [wording.title(news), *wording.lines(news)]))
         told = {"text": text, "mrkdwn": False, "parse": "none", "link_names": False, "unfurl_links": False, "unfurl_media": False}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 
 from luthier import signatures
 from luthier.backends.notifiers.posting import Posts
@@ -20,9 +21,9 @@ class WebhookNotifier:
         """Raises: NotSendable."""
         self._posts.check(address)
 
-    def send(self, news: News, address: str, secret: str | None) -> Reply:
+    def send(self, news: News, address: str, secrets: Sequence[str]) -> Reply:
         """One POST. A webhook without a secret is none: nobody could tell who sent it."""
-        if secret is None:
+        if not secrets:
             return Reply(error="no_secret")
         told = {"type": news.kind, "timestamp": news.at.isoformat().replace("+00:00", "Z"), "data": news.data}
         body = json.dumps(told, ensure_ascii=False, separators=(",", ":"), sort_keys=True).encode()
@@ -30,6 +31,6 @@ class WebhookNotifier:
         headers = {
             "webhook-id": news.id,
             "webhook-timestamp": str(stamp),
-            "webhook-signature": signatures.signature(secret, news.id, stamp, body),
+            "webhook-signature": " ".join(signatures.signature(each, news.id, stamp, body) for each in secrets),
         }
         return self._posts.post(address, headers, body, news.sent_at)

@@ -99,6 +99,19 @@ def send_test(webhook: Webhook, as_json: AsJson = False) -> None:
 
 
 @app.command()
+def rotate(webhook: Webhook, yes: Yes = False, as_json: AsJson = False) -> None:
+    """Replace the secret of a webhook, and print the new one. The one before signs beside it for 24 hours."""
+    sure("Replace the secret that signs what this endpoint is told?", yes=yes)
+    with connect() as client:
+        made = client.webhooks.rotate(_an_id(webhook))
+    if as_json:
+        out_json(made)
+        return
+    out(str(made.secret))
+    talk("It is shown this once. Until tomorrow both sign; after that only this one does.")
+
+
+@app.command()
 def deliveries(webhook: Webhook, limit: Limit = 50, after: After = None, as_json: AsJson = False) -> None:
     """What it was sent, newest first."""
     with connect() as client:

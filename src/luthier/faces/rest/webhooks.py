@@ -61,6 +61,12 @@ def test(webhook_id: WebhookId, actor: CurrentActor, platform: CurrentPlatform) 
     return platform.notifications.test(actor, webhook_id)
 
 
+@routes.post("/{webhook_id}/rotate", responses=problems(NotFound, FieldInvalid), dependencies=[AdminOnly])
+def rotate(webhook_id: WebhookId, actor: CurrentActor, platform: CurrentPlatform) -> CreatedEndpoint:
+    """Replace its secret. The answer has the new one, this once; the one before signs beside it for 24 hours more."""
+    return platform.notifications.rotate(actor, webhook_id)
+
+
 @routes.get("/{webhook_id}/deliveries", responses=problems(NotFound, CursorInvalid, FieldInvalid))
 def deliveries(
     webhook_id: WebhookId, actor: CurrentActor, platform: CurrentPlatform, limit: Limit = 50, after: After = None

@@ -54,6 +54,10 @@ class AsyncWebhooks:
             delivery = found[0] if found else delivery
         return delivery
 
+    async def rotate(self, webhook_id: str) -> Endpoint:
+        """Replace its secret: the new one is in this answer and in no other; the one before signs too for 24 hours."""
+        return Endpoint(await self._transport.json(Call("POST", f"{_path(webhook_id)}/rotate")))
+
     async def deliveries(self, webhook_id: str, *, limit: int = 50, after: str | None = None) -> Page[Delivery]:
         """What it was sent, newest first."""
         return await self._transport.page(f"{_path(webhook_id)}/deliveries", Delivery, limit=limit, after=after)
@@ -72,4 +76,5 @@ class Webhooks(Face):
     change = blocking(AsyncWebhooks.change)
     remove = blocking(AsyncWebhooks.remove)
     test = blocking(AsyncWebhooks.test)
+    rotate = blocking(AsyncWebhooks.rotate)
     deliveries = blocking(AsyncWebhooks.deliveries)
