@@ -95,8 +95,8 @@ class LoopThread:
         outcome = Outcome(self._loop, work)
         try:
             return outcome.wait()
-        except BaseException:
-            if self.open:  # Ctrl-C; one that has ended stays as it is
+        except BaseException:  # also Ctrl-C, after which it would go on in its thread
+            if self.open:
                 outcome.cancel()
             raise
 
