@@ -207,6 +207,10 @@ class Embedder(Protocol):
         """One vector for each text, in its order. Raises: NotEmbedded."""
         ...
 
+    def tokens(self, texts: Sequence[str]) -> int:
+        """How many tokens `embed` reads of them. Raises: NotEmbedded."""
+        ...
+
 
 @dataclass(frozen=True)
 class ServedClassifier:

@@ -99,6 +99,10 @@ class Settings(BaseSettings):
     model_aliases: str = Field(
         default="", description="More names of bases, as `gpt-4o-mini-2024-07-18=luthier/tiny`, separated by commas."
     )
+    embedder_names: str = Field(
+        default="",
+        description="More names of the embedder under `/v1/embeddings`, as `text-embedding-3-small`, separated by commas.",
+    )
     hub_url: str = Field(
         default="https://huggingface.co",
         description="Where base models and datasets are fetched from; for bases without it `HF_ENDPOINT` counts.",

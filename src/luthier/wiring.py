@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from pathlib import Path
 
 from luthier import migrations
 from luthier.accounts.access_log import AccessLog
@@ -14,6 +15,7 @@ from luthier.accounts.quotas import Quota, Quotas
 from luthier.accounts.request_limits import RequestLimits
 from luthier.accounts.service import Accounts
 from luthier.accounts.signing import SigningKeys
+from luthier.accounts.types import Actor
 from luthier.backends.caches.memory import MemoryCache
 from luthier.backends.caches.redis import connected
 from luthier.backends.embedders import minilm
@@ -51,6 +53,7 @@ from luthier.hooks.service import Hooks
 from luthier.jobs import measures
 from luthier.jobs.approvals import ApprovalRule
 from luthier.jobs.service import Jobs, JobServices
+from luthier.jobs.types import SavedStep
 from luthier.notifications.courier import Courier
 from luthier.notifications.queue import DeliveryQueue
 from luthier.notifications.service import Means, Notifications
@@ -62,8 +65,9 @@ from luthier.registry.promotions import Promotions
 from luthier.registry.service import Registry
 from luthier.seams import Cache, Clock, Embedder, Executor, Fetcher, InferenceEngine, Notifier, Storage
 from luthier.secret_box import SecretBox
+from luthier.serving.embeddings import Embeddings
 from luthier.serving.predictions import Predictions
-from luthier.serving.service import Serving
+from luthier.serving.service import Saved, Serving
 from luthier.settings import Settings, child_environment
 from luthier.values import micro_usd
 
@@ -95,6 +99,7 @@ class Platform:
     catalogue: Catalogue
     serving: Serving
     predictions: Predictions
+    embeddings: Embeddings
     engine: InferenceEngine
     now: Clock
 
@@ -125,10 +130,8 @@ def build(  # noqa: PLR0913  # what tests put in the place of the real thing
     passwords: Passwords | None = None,
     now: Clock = utc_now,
 ) -> Platform:
-    """The embedded platform on one data folder, migrated and with a price book.
-
-    `engine` is for tests: a shipped fake; so is `fetcher`: one that may reach the tests' own servers; so are quick `passwords`.
-    """
+    """The embedded platform on one data folder, migrated and with a price book. All but `settings` is for tests: shipped fakes,
+    a fetcher that may reach the tests' own servers, quick passwords."""
     settings.data.mkdir(parents=True, exist_ok=True, mode=0o700)
     database = Database(settings.database_path)
     migrations.upgrade(database)
@@ -144,7 +147,7 @@ def build(  # noqa: PLR0913  # what tests put in the place of the real thing
     datasets = Datasets(database, storage, bases, room, now)
     deliveries = Deliveries(database, storage, room, now, datasets.check_later)
     files = ModelFiles(storage, settings.data / "cache")
-    catalogue = Catalogue(database, files, embedder or _embedder())
+    catalogue = Catalogue(database, files, embedder := embedder or _embedder())
     registry = Registry(database, files, bases, catalogue, now, gate=_gate(settings))
     jobs = Jobs(database, storage, JobServices(accounts, billing, bases, datasets, registry, _approvals(settings), quotas), now)
     engine = engine or _engine(settings, bases)
@@ -170,8 +173,9 @@ def build(  # noqa: PLR0913  # what tests put in the place of the real thing
         registry=registry,
         promotions=Promotions(registry, jobs, automatic=settings.evaluate_after_training),
         catalogue=catalogue,
-        serving=Serving(registry, bases, engine, billing.tokens),
+        serving=Serving(registry, bases, engine, billing.tokens, _saved(jobs, files)),
         predictions=Predictions(registry, bases, engine, _answers(settings), billing.tokens),
+        embeddings=_embeddings(settings, embedder),
         engine=engine,
         now=now,
     )
@@ -206,6 +210,18 @@ def _embedder() -> Embedder | None:
     """Where its weights are installed. They are loaded at the first text."""
     folder = minilm.weights()
     return None if folder is None else minilm.MiniLm(folder)
+
+
+def _saved(jobs: Jobs, files: ModelFiles) -> Saved:
+    def fetched(actor: Actor, tail: str, step: int) -> tuple[SavedStep, Path]:
+        saved = jobs.saved(actor, tail, step)
+        return saved, files.fetched(saved.folder, saved.key, saved.files)
+
+    return fetched
+
+
+def _embeddings(settings: Settings, embedder: Embedder | None) -> Embeddings:
+    return Embeddings(embedder, [name for part in settings.embedder_names.split(",") if (name := part.strip())])
 
 
 def _engine(settings: Settings, bases: Bases) -> InferenceEngine:

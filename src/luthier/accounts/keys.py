@@ -112,6 +112,13 @@ class Keys:
             raise NotFound("key", hint="List them with `luthier keys list`.")
         return Actor(tenant_id=row.tenant_id, user_id=row.user_id, role=Role.MEMBER)
 
+    def acting(self, tenant_id: str, user_id: str, key_id: str | None) -> Actor:
+        """Who asked for something with this key, for what is done later in their name; its spend cap goes on to bind it."""
+        with self._database.read(tenant_id) as session:
+            row = None if key_id is None else session.get(store.KeyRow, key_id)
+        cap = row.spend_cap_micro_usd if row else None
+        return Actor(tenant_id=tenant_id, user_id=user_id, role=Role.MEMBER, key_id=key_id, spend_cap_micro_usd=cap)
+
     def holder(self, secret: str, audience: Audience = Audience.API) -> Actor:
         """Who holds this key. Looked up anew on each request, so that what was revoked is refused at once.
 

@@ -202,6 +202,11 @@ class Billing:
         session.flush()
         self.budgets.tell(session, Spender(actor.tenant_id, row.user_id))
 
+    def key_of(self, session: Session, job_id: str) -> str | None:
+        """The key that a job was submitted with: its spend cap binds the job."""
+        hold = store.hold_of(session, job_id)
+        return hold.key_id if hold else None
+
     def beat(self, session: Session, segment: Segment) -> int:
         """Note usage; a repeated or shorter segment changes nothing. Returns the job's cumulative charge in micro-dollars."""
         before = _stretches(store.segments(session, segment.job_id))

@@ -142,6 +142,10 @@ class Renderer:
         """Tokens of a text that goes through no template, at least one: what a classifier reads."""
         return self._prompt_ids(text) or [self.eos_id]
 
+    def plain(self, text: str) -> list[int]:
+        """Tokens of a text by itself, nothing before or behind it."""
+        return self._tokens.as_text(text).ids
+
     def prompt(self, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]] | None = None) -> list[int]:
         """Tokens of a conversation up to where the assistant's next answer starts.
 

@@ -55,9 +55,17 @@ def _there(row: store.DatasetRow | None) -> store.DatasetRow:
     return row
 
 
+def usable_row(place: Session | Database, tenant_id: str, dataset_id: str) -> store.DatasetRow:
+    """One that can be trained on, or perhaps once it was checked; to be read only. Raises: NotFound, Gone, DatasetNotReady."""
+    row = _there(store.look(place, tenant_id, dataset_id) if ids.is_id(dataset_id, ids.DATASET) else None)
+    if row.state == store.REJECTED:
+        raise not_ready(row.state)
+    return row
+
+
 def ready_row(place: Session | Database, tenant_id: str, dataset_id: str) -> store.DatasetRow:
     """One that can be trained on, to be read only. Raises: NotFound, Gone, DatasetNotReady."""
-    row = _there(store.look(place, tenant_id, dataset_id) if ids.is_id(dataset_id, ids.DATASET) else None)
+    row = usable_row(place, tenant_id, dataset_id)
     if row.state != store.READY:
         raise not_ready(row.state)
     return row

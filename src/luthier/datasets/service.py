@@ -26,7 +26,7 @@ from luthier.datasets.refusals import expected_sha256, name_of, not_ready, rejec
 from luthier.datasets.renderers import Renderers
 from luthier.datasets.rendering import Renderer
 from luthier.datasets.row_hashes import overlap
-from luthier.datasets.rows import accept, dataset_of, found_row, home_of, ready_row, seen_so_far
+from luthier.datasets.rows import accept, dataset_of, found_row, home_of, ready_row, seen_so_far, usable_row
 from luthier.datasets.samples import By, Index, read_bytes, read_row
 from luthier.datasets.sandbox import Checked, Ruler, Sandbox, Task
 from luthier.datasets.types import (
@@ -263,10 +263,11 @@ class Datasets:
 
     def use(self, session: Session, actor: Actor, dataset_id: str, by: str) -> None:
         """Keep a dataset from being deleted, in the transaction that makes its user `by` (a job or model id); twice is once.
+        One that is still being checked, too, for those that wait for it.
 
         Raises: NotFound, Gone, DatasetNotReady.
         """
-        row = ready_row(session, actor.tenant_id, dataset_id)
+        row = usable_row(session, actor.tenant_id, dataset_id)
         if row.tenant_id != actor.tenant_id:
             raise NotFound("dataset")
         store.use(session, row, by)

@@ -7,31 +7,47 @@ from decimal import MAX_EMAX, MIN_EMIN, Context, Decimal
 from typing import Any
 
 from luthier.graders import formula, json_schema, patterns, texts
+from luthier.graders.judging import Judge, judged
 from luthier.graders.templates import MAX_CHARACTERS, Ungradable, fill, read_json
-from luthier.graders.types import JsonSchema, Multi, Number, Pattern, Score, StringCheck, TextSimilarity
+from luthier.graders.types import (
+    JsonSchema,
+    LabelModel,
+    Multi,
+    Number,
+    Pattern,
+    Score,
+    ScoreModel,
+    StringCheck,
+    TextSimilarity,
+)
 
 _EXACT = Context(prec=400, Emax=MAX_EMAX, Emin=MIN_EMIN, traps=[])
 
-_Simple = StringCheck | Number | Pattern | JsonSchema | TextSimilarity
+_Reading = StringCheck | Number | Pattern | JsonSchema | TextSimilarity
+_Simple = _Reading | LabelModel | ScoreModel
 
 
-def grade(grader: _Simple | Multi, sample: str, item: Mapping[str, Any]) -> Score:
+def grade(grader: _Simple | Multi, sample: str, item: Mapping[str, Any], judge: Judge | None = None) -> Score:
     """The score of the answer `sample` to the row `item`. Never raises: what goes wrong is a score of 0 with `error`.
+
+    judge: for graders that ask a model; without one they score 0 and say so.
 
     >>> from luthier.graders.types import Number
     >>> grade(Number(reference="{{ item.answer }}"), "It is 12.", {"answer": "12"}).value
     1.0
     """
     if isinstance(grader, Multi):
-        return _multi(grader, sample, item)
+        return _multi(grader, sample, item, judge)
     try:
+        if isinstance(grader, LabelModel | ScoreModel):
+            return Score(value=judged(grader, sample, item, judge))
         return Score(value=_simple(grader, sample, item))
     except Ungradable as error:
         return Score(value=0.0, error=f"{error}.")
 
 
-def _multi(grader: Multi, sample: str, item: Mapping[str, Any]) -> Score:
-    scores = {name: grade(part, sample, item) for name, part in grader.graders.items()}
+def _multi(grader: Multi, sample: str, item: Mapping[str, Any], judge: Judge | None) -> Score:
+    scores = {name: grade(part, sample, item, judge) for name, part in grader.graders.items()}
     parts = {name: score.value for name, score in scores.items()}
     errors = [f"{name}: {score.error}" for name, score in scores.items() if score.error]
     try:
@@ -41,7 +57,7 @@ def _multi(grader: Multi, sample: str, item: Mapping[str, Any]) -> Score:
     return Score(value=value, parts=parts, error=" ".join(errors) or None)
 
 
-def _simple(grader: _Simple, sample: str, item: Mapping[str, Any]) -> float:
+def _simple(grader: _Reading, sample: str, item: Mapping[str, Any]) -> float:
     if len(sample) > MAX_CHARACTERS:
         raise Ungradable(f"the answer is longer than {MAX_CHARACTERS:,} characters")
     text = fill(grader.input, sample, item)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import builtins
 import re
 from typing import Annotated, Any, Literal, Self
 
@@ -13,6 +14,9 @@ from luthier.values import Frozen, plain_text
 
 MAX_GRADERS = 16
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,63}", re.ASCII)
+_MOST_SCORE = 1_000_000
+_STEPS = 10
+"""Between the numbers of a score: tenths of its range."""
 _ANSWER = "{{ sample.output_text }}"
 Title = Annotated[str, Field(max_length=64), AfterValidator(plain_text)]
 Template = Annotated[str, Field(min_length=1, max_length=8192), AfterValidator(plain_text), AfterValidator(template)]
@@ -85,7 +89,88 @@ class TextSimilarity(_Reading):
     )
 
 
-Simple = Annotated[StringCheck | Number | Pattern | JsonSchema | TextSimilarity, Field(discriminator="type")]
+class JudgeMessage(Frozen):
+    """What a judge is told; may hold the answer and fields of the row."""
+
+    role: Literal["system", "developer", "user", "assistant"]
+    content: Template
+
+
+class _Judging(Frozen):
+    """What judges have: a base, and a conversation that ends where it is to answer."""
+
+    name: Title = ""
+    model: Annotated[str, Field(min_length=1, max_length=200), AfterValidator(plain_text)] = Field(
+        description="The base that judges: the one that is trained, without its adapter."
+    )
+    input: Annotated[tuple[JudgeMessage, ...], Field(min_length=1, max_length=16, strict=False)] = Field(
+        description="What it is asked; the last message is the user's."
+    )
+
+    @field_validator("input")
+    @classmethod
+    def _asks(cls, messages: tuple[JudgeMessage, ...]) -> tuple[JudgeMessage, ...]:
+        if messages[-1].role != "user":
+            raise ValueError("the last message must be the user's: the judge answers it")
+        return messages
+
+    @property
+    def item_names(self) -> frozenset[str]:
+        """The fields of a row that this needs."""
+        return frozenset().union(*(item_names(message.content) for message in self.input))
+
+
+Label = Annotated[str, Field(min_length=1, max_length=64), AfterValidator(plain_text)]
+
+
+class LabelModel(_Judging):
+    """1 if the label that a judge finds likeliest is one that passes."""
+
+    type: Literal["label_model"] = "label_model"
+    labels: Annotated[tuple[Label, ...], Field(min_length=2, max_length=32, strict=False)]
+    passing_labels: Annotated[tuple[Label, ...], Field(min_length=1, max_length=32, strict=False)]
+
+    @model_validator(mode="after")
+    def _labels_fit(self) -> Self:
+        if len(set(self.labels)) < len(self.labels):
+            raise ValueError("a label stands in `labels` twice")
+        unknown = set(self.passing_labels) - set(self.labels)
+        if unknown:
+            raise ValueError(f"`passing_labels` names `{min(unknown)}`, which `labels` does not have")
+        if set(self.passing_labels) == set(self.labels):
+            raise ValueError("every label passes: then each answer is worth the same")
+        return self
+
+
+class ScoreModel(_Judging):
+    """The number of a range that a judge gives in the mean: each of eleven counts as much as the judge finds it likely."""
+
+    type: Literal["score_model"] = "score_model"
+    range: Annotated[tuple[float, float], Field(strict=False)] = (0.0, 1.0)
+
+    @field_validator("range")
+    @classmethod
+    def _ascends(cls, bounds: tuple[float, float]) -> tuple[float, float]:
+        if not bounds[0] < bounds[1] or max(map(abs, bounds)) > _MOST_SCORE:
+            raise ValueError(f"`range` is two numbers, the smaller first, none beyond {_MOST_SCORE:,}")
+        return bounds
+
+    @property
+    def scores(self) -> tuple[float, ...]:
+        """The numbers that the judge chooses from.
+
+        >>> asked = [{"role": "user", "content": "From 0 to 10?"}]
+        >>> ScoreModel(model="luthier/tiny", input=asked, range=(0, 10)).scores[:3]
+        (0.0, 1.0, 2.0)
+        """
+        low, high = self.range
+        return tuple(low + (high - low) * step / _STEPS for step in builtins.range(_STEPS + 1))
+
+
+Judged = LabelModel | ScoreModel
+Simple = Annotated[
+    StringCheck | Number | Pattern | JsonSchema | TextSimilarity | LabelModel | ScoreModel, Field(discriminator="type")
+]
 
 
 class Multi(Frozen):
@@ -114,7 +199,15 @@ class Multi(Frozen):
         return frozenset().union(*(grader.item_names for grader in self.graders.values()))
 
 
-Grader = Annotated[StringCheck | Number | Pattern | JsonSchema | TextSimilarity | Multi, Field(discriminator="type")]
+Grader = Annotated[
+    StringCheck | Number | Pattern | JsonSchema | TextSimilarity | LabelModel | ScoreModel | Multi, Field(discriminator="type")
+]
+
+
+def judges_of(grader: Grader) -> tuple[Judged, ...]:
+    """The parts of a grader that ask a model."""
+    parts = grader.graders.values() if isinstance(grader, Multi) else [grader]
+    return tuple(part for part in parts if isinstance(part, LabelModel | ScoreModel))
 
 
 class Score(Frozen):

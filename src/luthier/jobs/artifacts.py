@@ -10,7 +10,7 @@ from typing import BinaryIO
 from pydantic import TypeAdapter
 
 from luthier.errors import ArtifactCorrupt
-from luthier.jobs.directory import AttemptDirectory
+from luthier.jobs.directory import AttemptDirectory, CheckpointRef, Manifest, checkpoint_folder
 from luthier.seams import NotStored, Storage
 from luthier.values import ModelFile
 
@@ -52,6 +52,17 @@ def exported(attempt: AttemptDirectory) -> list[ModelFile]:
         return _FILES.validate_python(found["files"])
     except (NotStored, ValueError, KeyError, TypeError):
         raise ArtifactCorrupt("The manifest of this export cannot be read.", hint=_AGAIN) from None
+
+
+def saved(attempt: AttemptDirectory, ref: CheckpointRef) -> tuple[str, list[ModelFile]]:
+    """The folder of a checkpoint, and the files in it that are the adapter. Raises: ArtifactCorrupt."""
+    folder = attempt.name("checkpoints", checkpoint_folder(ref.step))
+    try:
+        manifest = Manifest.model_validate_json(attempt.storage.read(f"{folder}/COMPLETE.json"))
+    except (NotStored, ValueError):
+        raise ArtifactCorrupt("This checkpoint cannot be read.", hint=_AGAIN) from None
+    names = sorted(name for name in manifest.files if name.startswith("adapter_"))
+    return folder, [ModelFile(name=name, bytes=manifest.files[name].bytes, sha256=manifest.files[name].sha256) for name in names]
 
 
 def _corrupt(file: ModelFile, how: str, hint: str) -> ArtifactCorrupt:

@@ -135,6 +135,37 @@ def estimate(facts: Facts) -> Estimate:
     )
 
 
+def unknown(price: Price) -> Estimate:
+    """Of a run whose data is still being checked: nothing that could be counted."""
+    memory = MemoryEstimate(
+        base_bytes=0,
+        adapter_bytes=0,
+        optimizer_bytes=0,
+        activation_bytes=0,
+        logits_bytes=0,
+        runtime_bytes=0,
+        total_bytes=0,
+        available_bytes=price.memory_bytes,
+    )
+    return Estimate(
+        rows=0,
+        tokens_per_epoch=0,
+        tokens=0,
+        epochs=0,
+        steps=0,
+        batch_size=0,
+        tokens_per_second=0,
+        seconds=0,
+        basis="assumed",
+        basis_note="The data is still being checked: what the run takes is known after that.",
+        hardware=price.hardware,
+        hourly_usd=price.hourly_usd,
+        cost_usd=money.usd(0),
+        memory=memory,
+        fits=True,
+    )
+
+
 def larger_hardware(needed: int, prices: Sequence[Price]) -> str | None:
     """The cheapest hardware with that much memory, as an advice."""
     enough = [price for price in prices if price.memory_bytes is not None and price.memory_bytes >= needed]

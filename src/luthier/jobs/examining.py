@@ -18,6 +18,7 @@ from luthier.datasets import kinds
 from luthier.datasets.service import Datasets
 from luthier.datasets.types import Dataset
 from luthier.errors import BudgetExceeded, FieldInvalid, ForbiddenField, WillNotFit
+from luthier.graders.types import judges_of
 from luthier.jobs import classifying, estimation, of_models
 from luthier.jobs.approvals import ApprovalRule
 from luthier.jobs.calibration import applied
@@ -59,7 +60,7 @@ class Examiner:
         Raises: NotFound, Gone, DatasetNotReady, ModelNotReady, ModelNotAllowed, FieldInvalid, ForbiddenField.
         """
         if spec.sources is not None:
-            raise ForbiddenField("`sources` is set by the platform.", hint="Leave it out: name datasets by id.", param="sources")
+            raise _ours()
         if spec.kind in OF_MODELS:
             return self._examined_of_model(actor, spec)
         base = classifiers.source_of(spec.base_model) if not spec.has_base else self._bases.get(spec.base_model)
@@ -88,6 +89,7 @@ class Examiner:
                 memory_factor=correction.memory,
             )
             estimation.check(spec, base, estimation.plan_of(spec, facts.data.rows))
+            self._check_judges(spec, base)
             estimate = estimation.estimate(facts)
         estimate = applied(estimate, correction, price, test)
         sources = Sources(
@@ -100,6 +102,22 @@ class Examiner:
         leaks = self._leaks(actor, dataset, validation) if validation else ()
         return frozen, self._with_advice(estimate.model_copy(update={"warnings": leaks}))
 
+    def waits(self, actor: Actor, spec: RunSpec) -> bool:
+        """Whether a file that it names is still being checked. Raises: NotFound, Gone."""
+        named = [each for each in (spec.dataset, spec.validation_dataset) if each]
+        return any(self._datasets.get(actor, each).state == "validating" for each in named)
+
+    def before_data(self, spec: RunSpec) -> tuple[RunSpec, Estimate]:
+        """What can be said of a run before its data was checked: the spec with its base's own id, and no numbers yet.
+
+        Raises: ModelNotAllowed, BaseUnavailable, FieldInvalid, ForbiddenField.
+        """
+        if spec.sources is not None:
+            raise _ours()
+        base_id = spec.base_model if not spec.has_base else self._bases.get(spec.base_model).id
+        self._check_served(spec)
+        return spec.model_copy(update={"base_model": base_id}), estimation.unknown(self._billing.price(spec.hardware))
+
     def check(self, spec: RunSpec, estimate: Estimate) -> None:
         """Whether it can run here within its own limits. Raises: WillNotFit, BudgetExceeded, FieldInvalid."""
         if not estimate.fits and spec.kind != "fit_test":  # which measures what the formula can only guess
@@ -110,6 +128,19 @@ class Examiner:
         limit = spec.max_cost_micro_usd
         if limit is not None and money.micro_usd(estimate.cost_usd) > limit:
             raise BudgetExceeded(Decimal(estimate.cost_usd), Decimal(limit) / 1_000_000)
+        self._check_served(spec)
+
+    def _check_judges(self, spec: RunSpec, base: Base) -> None:
+        """Raises: FieldInvalid, ModelNotAllowed, where a grader asks a model that the trainer does not hold."""
+        for judge in judges_of(spec.grpo.grader) if spec.grpo else ():
+            if self._bases.get(judge.model).id != base.id:
+                raise FieldInvalid(
+                    f"The grader asks {judge.model}, but the trainer holds {base.id} alone.",
+                    hint=f"Name `model: {base.id}` in the grader: the base judges without the adapter that is trained.",
+                    param="grpo.grader.model",
+                )
+
+    def _check_served(self, spec: RunSpec) -> None:
         if spec.hardware not in self._served:
             hint = f"Use one of: {', '.join(sorted(self._served))}. The price book lists more, for estimates."
             raise FieldInvalid("Nothing that runs here reaches this hardware.", hint=hint, param="hardware")
@@ -157,6 +188,10 @@ class Examiner:
             return estimate
         larger = estimation.larger_hardware(estimate.memory.total_bytes, self._billing.prices())
         return estimate.model_copy(update={"advice": (*estimate.advice, *((larger,) if larger else ()))})
+
+
+def _ours() -> ForbiddenField:
+    return ForbiddenField("`sources` is set by the platform.", hint="Leave it out: name datasets by id.", param="sources")
 
 
 def _check_serves(spec: RunSpec, dataset: Dataset, param: str) -> None:

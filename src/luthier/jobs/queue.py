@@ -333,7 +333,7 @@ def _progress(status: AttemptStatus | None) -> dict[str, Any]:
     if status is None:
         return {}
     names = ("phase", "step", "epoch", "loss", "eval_loss", "tokens_per_second", "eta_seconds", "peak_memory_bytes")
-    found = {name: getattr(status, name) for name in names}
+    found = {name: getattr(status, name) for name in (*names, "tokens_seen")}
     return found if status.total_steps is None else found | {"total_steps": status.total_steps}
 
 

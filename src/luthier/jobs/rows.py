@@ -22,7 +22,7 @@ def job_of(row: store.JobRow) -> Job:
     spec = spec_of(row)
     error = None
     if row.error_code is not None:
-        error = JobError(code=row.error_code, message=row.error_message or "", hint=row.error_hint or "")
+        error = JobError(code=row.error_code, message=row.error_message or "", hint=row.error_hint or "", param=row.error_param)
     progress: dict[str, Any] = {name: getattr(row, name) for name in _SAME}
     return Job(
         **progress,
@@ -96,6 +96,7 @@ def row_of(found: projection.Projection, spec: str) -> store.JobRow:
         error_code=error.code if error else None,
         error_message=error.message if error else None,
         error_hint=error.hint if error else None,
+        error_param=error.param if error else None,
     )
 
 
@@ -115,6 +116,7 @@ _SAME = (
     "tokens_per_second",
     "eta_seconds",
     "peak_memory_bytes",
+    "tokens_seen",
     "model_id",
     "created_at",
     "updated_at",

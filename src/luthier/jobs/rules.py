@@ -14,13 +14,14 @@ _Q, _RUN = JobState.QUEUED, JobState.RUNNING
 _ENDS = frozenset({JobState.FAILED, JobState.PAUSED, JobState.STOPPED, JobState.CANCELLED})
 
 TRANSITIONS: Mapping[JobState, frozenset[JobState]] = {
+    JobState.VALIDATING: frozenset({JobState.AWAITING_APPROVAL, _Q, JobState.FAILED, JobState.CANCELLED}),
     JobState.AWAITING_APPROVAL: frozenset({_Q, JobState.CANCELLED}),
     JobState.QUEUED: frozenset({JobState.STARTING, JobState.PAUSED, JobState.STOPPED, JobState.CANCELLED}),
     JobState.STARTING: frozenset({_RUN, _Q}) | _ENDS,
     JobState.RUNNING: frozenset({JobState.SUCCEEDED, _Q}) | _ENDS,
     JobState.PAUSED: frozenset({_Q, JobState.CANCELLED}),
     JobState.STOPPED: frozenset({_Q}),
-    JobState.FAILED: frozenset({_Q}),
+    JobState.FAILED: frozenset({_Q, JobState.VALIDATING}),
     JobState.SUCCEEDED: frozenset(),
     JobState.CANCELLED: frozenset(),
 }

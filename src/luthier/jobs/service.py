@@ -21,7 +21,8 @@ from luthier.jobs.directory import CheckpointRef, Event
 from luthier.jobs.examining import Examiner, JobServices
 from luthier.jobs.rows import job_of, projection_of, row_of, spec_of
 from luthier.jobs.spec import RunSpec
-from luthier.jobs.types import Estimate, Job, JobState, LogTail, Submitted, Transition
+from luthier.jobs.types import Estimate, Job, JobState, LogTail, SavedStep, Submitted, Transition
+from luthier.jobs.unchecked import Unchecked
 from luthier.seams import Clock, Storage
 from luthier.values import ModelFile, Page
 
@@ -50,6 +51,7 @@ class Jobs:
         self._unstarted = Unstarted(services.billing, (services.datasets, services.models))
         self._rule = services.rule
         self._now = now
+        self.unchecked = Unchecked(database, storage, services, self._examiner, self._unstarted, now)
         self.approvals = Approvals(database, storage, self._unstarted, services.rule, now)
 
     def estimate(self, actor: Actor, spec: RunSpec) -> Estimate:
@@ -59,8 +61,9 @@ class Jobs:
         """
         return self._examiner.examined(actor, spec)[1]
 
-    def submit(self, actor: Actor, spec: RunSpec, idempotency: Idempotency | None = None) -> Submitted:
-        """Freeze the request, hold its estimated cost, queue it, and return at once.
+    def submit(self, actor: Actor, spec: RunSpec, idempotency: Idempotency | None = None, *, patient: bool = False) -> Submitted:
+        """Freeze the request, hold its estimated cost, queue it, and return at once. A patient job on data that is still being
+        checked is not refused: it waits in `validating`, and its money is held when it is known how much.
 
         Raises: NotFound, Gone, DatasetNotReady, ModelNotReady, ModelNotAllowed, FieldInvalid, ForbiddenField, WillNotFit,
         BudgetExceeded, QuotaExceeded, KeyReused; nothing is left behind then.
@@ -68,9 +71,13 @@ class Jobs:
         earlier = self._earlier(actor, idempotency)
         if earlier is not None:
             return earlier
-        frozen, estimate = self._examiner.examined(actor, spec)
-        self._examiner.check(frozen, estimate)
-        row = self._row(actor, frozen, estimate)
+        if patient and self._examiner.waits(actor, spec):
+            frozen, estimate = self._examiner.before_data(spec)
+            row = self._row(actor, frozen, estimate, JobState.VALIDATING)
+        else:
+            frozen, estimate = self._examiner.examined(actor, spec)
+            self._examiner.check(frozen, estimate)
+            row = self._row(actor, frozen, estimate, self._rule.first_state(money.micro_usd(estimate.cost_usd)))
         here = projection.directory(self._storage, actor.tenant_id, row.id)
         made = ""
         try:
@@ -146,6 +153,20 @@ class Jobs:
         """The complete checkpoints that are kept, newest first. Raises: NotFound, Gone."""
         return projection.directory(self._storage, actor.tenant_id, self.get(actor, job_id).id).checkpoints()
 
+    def saved(self, actor: Actor, tail: str, step: int) -> SavedStep:
+        """What was saved at a step of the job whose id ends so. Raises: NotFound."""
+        with self._database.read(actor.tenant_id) as session:
+            row = store.ending_in(session, tail)
+        base = None if row is None else spec_of(row).sources
+        if row is None or base is None or row.kind != "train" or spec_of(row).method == "classifier":
+            raise NotFound("checkpoint")
+        here = projection.directory(self._storage, row.tenant_id, row.id)
+        for ref in here.checkpoints():
+            if ref.step == step:
+                folder, files = artifacts.saved(here.attempt(ref.attempt), ref)
+                return SavedStep(f"{row.id}-{ref.attempt}-{step}", base.base, folder, tuple(files))
+        raise NotFound("checkpoint", hint="`GET /v1/fine_tuning/jobs/<id>/checkpoints` lists those that are kept.")
+
     def files(self, actor: Actor, job_id: str) -> list[ModelFile]:
         """Names, sizes and checksums of what an export made. Raises: NotFound, Gone, WrongState, ArtifactCorrupt."""
         return self._exported(actor, job_id)[1]
@@ -205,8 +226,10 @@ class Jobs:
             hold = Hold(job_id=row.id, hardware=row.hardware, micro_usd=int(row.estimated_micro_usd * max(0.0, left)))
             self._billing.hold(session, actor, hold)
             fresh = {"wish": None, "crashes": 0, "owner": None, "not_before": None, "queued_at": self._now()}
-            fresh |= {"error_code": None, "error_message": None, "error_hint": None}
-            store.move(session, row, store.Step(JobState.QUEUED, self._now(), "resumed by its owner"), **fresh)
+            fresh |= {"error_code": None, "error_message": None, "error_hint": None, "error_param": None}
+            # One that was refused before it was ever frozen is looked at anew.
+            state = JobState.QUEUED if spec_of(row).sources is not None else JobState.VALIDATING
+            store.move(session, row, store.Step(state, self._now(), "resumed by its owner"), **fresh)
             used = self._billing.used_ms(session, row.id)
         self._project(row, used)
         return job_of(row)
@@ -246,14 +269,14 @@ class Jobs:
         attempt = projection.directory(self._storage, actor.tenant_id, job.id).attempt(job.attempt)
         return attempt.name("results"), artifacts.exported(attempt)
 
-    def _row(self, actor: Actor, spec: RunSpec, estimate: Estimate) -> store.JobRow:
+    def _row(self, actor: Actor, spec: RunSpec, estimate: Estimate, state: JobState) -> store.JobRow:
         now = self._now()
         return store.JobRow(
             id=ids.new(ids.JOB),
             tenant_id=actor.tenant_id,
             created_by=actor.user_id,
             name=spec.name,
-            state=self._rule.first_state(money.micro_usd(estimate.cost_usd)),
+            state=state,
             kind=spec.kind,
             spec=spec.model_dump_json(),
             spec_sha256="",
@@ -319,7 +342,8 @@ class Jobs:
             if row.state in (JobState.QUEUED, JobState.PAUSED):
                 where = "in the queue" if row.state == JobState.QUEUED else "while it was paused"
                 self._unstarted.end(session, row, store.Step(state, self._now(), f"{state} {where}"))
-            elif row.state == JobState.AWAITING_APPROVAL:  # a stop, too: what was stopped could be resumed without approval
+            # A stop, too: what was stopped could be resumed without approval, or without its data having been checked.
+            elif row.state in (JobState.AWAITING_APPROVAL, JobState.VALIDATING):
                 self._unstarted.end(session, row, store.Step(JobState.CANCELLED, self._now(), "withdrawn by its owner"))
             else:
                 store.wish(session, row, wish, self._now())

@@ -65,6 +65,7 @@ class JobRow(TenantOwned, Row):
     tokens_per_second: Mapped[float | None]
     eta_seconds: Mapped[float | None]
     peak_memory_bytes: Mapped[int | None] = mapped_column(BigInteger)
+    tokens_seen: Mapped[int | None] = mapped_column(BigInteger)
     cost_micro_usd: Mapped[int] = mapped_column(BigInteger, default=0)
     estimated_micro_usd: Mapped[int] = mapped_column(BigInteger)
     measured_tokens_per_second: Mapped[float | None]
@@ -74,6 +75,7 @@ class JobRow(TenantOwned, Row):
     error_code: Mapped[str | None]
     error_message: Mapped[str | None]
     error_hint: Mapped[str | None]
+    error_param: Mapped[str | None]
     created_at: Mapped[datetime] = mapped_column(UtcTime)
     updated_at: Mapped[datetime] = mapped_column(UtcTime)
     started_at: Mapped[datetime | None] = mapped_column(UtcTime)
@@ -194,6 +196,11 @@ def in_line(session: Session, line: Line, now: datetime, most: int, *, without: 
     return session.scalars(query.order_by(JobRow.queued_at, JobRow.id).limit(most)).all()
 
 
+def in_state(session: Session, state: JobState) -> Sequence[JobRow]:
+    """All jobs in this state, the oldest first."""
+    return session.scalars(visible(state).order_by(JobRow.id).execution_options(populate_existing=True)).all()
+
+
 def awaiting(session: Session, since: datetime) -> Sequence[JobRow]:
     """The jobs that have waited for approval since before this moment."""
     query = select(JobRow).where(JobRow.state == JobState.AWAITING_APPROVAL, JobRow.created_at < since)
@@ -249,6 +256,11 @@ def tokens_since(session: Session, tenant_id: str, moment: datetime) -> int:
 def owned(session: Session) -> Sequence[JobRow]:
     """All jobs that somebody runs, or says to run."""
     return session.scalars(select(JobRow).where(JobRow.state.in_(_OWNED)).execution_options(populate_existing=True)).all()
+
+
+def ending_in(session: Session, tail: str) -> JobRow | None:
+    """The job whose id ends so, where it was not deleted."""
+    return session.scalar(visible().where(JobRow.id.endswith(tail, autoescape=True)).order_by(JobRow.id.desc()).limit(1))
 
 
 def newest_named(session: Session, name: str) -> JobRow | None:

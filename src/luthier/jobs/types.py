@@ -11,12 +11,13 @@ from typing import Literal
 from pydantic import Field
 
 from luthier.jobs.spec import RunSpec
-from luthier.values import Frozen, Usd
+from luthier.values import BaseSource, Frozen, ModelFile, Usd
 
 
 class JobState(StrEnum):
     """Where a job stands. `rules.TRANSITIONS` says which steps there are."""
 
+    VALIDATING = "validating"
     AWAITING_APPROVAL = "awaiting_approval"
     QUEUED = "queued"
     STARTING = "starting"
@@ -37,6 +38,7 @@ class JobError(Frozen):
     )
     message: str
     hint: str
+    param: str | None = Field(default=None, description="The field of the spec at fault, where there is one.")
 
 
 class MemoryEstimate(Frozen):
@@ -139,6 +141,7 @@ class Job(Frozen):
     tokens_per_second: float | None = None
     eta_seconds: float | None = None
     peak_memory_bytes: int | None = None
+    tokens_seen: int | None = Field(default=None, description="Tokens that were trained on so far.")
     cost_usd: Usd = Field(description="So far; final once the job has ended.")
     estimated_cost_usd: Usd
     model_id: str | None = None
@@ -174,6 +177,18 @@ class Submitted(Frozen):
     job: Job
     estimate: Estimate
     replayed: bool = Field(default=False, description="This Idempotency-Key came before: the job is the one it made then.")
+
+
+@dataclass(frozen=True)
+class SavedStep:
+    """A checkpoint, as a model: where its adapter lies, and the base below it."""
+
+    key: str
+    """One for each state of each checkpoint: what may name a copy of it."""
+    base: BaseSource
+    folder: str
+    """Storage name of its folder."""
+    files: tuple[ModelFile, ...]
 
 
 class LogTail(Frozen):

@@ -29,11 +29,14 @@ class JsonGuide:
 
     def allowed(self, logits_V: Tensor) -> Tensor:
         """The logits, with what must not come next at minus infinity; at the end only a stop token may."""
+        self._check()
         allowed_V = torch.zeros(logits_V.shape[0], dtype=torch.bool)
         if self._matcher.is_stopped():
             allowed_V[self._stop_ids] = True
         else:
-            bits = np.unpackbits(np.frombuffer(self._matcher.compute_bitmask(), np.uint8), bitorder="little")
+            mask = self._matcher.compute_bitmask()
+            self._check()
+            bits = np.unpackbits(np.frombuffer(mask, np.uint8), bitorder="little")
             size = min(len(bits), len(allowed_V))
             allowed_V[:size] = torch.from_numpy(bits[:size].astype(bool))
         return logits_V.masked_fill(~allowed_V.to(logits_V.device), float("-inf"))
@@ -43,6 +46,11 @@ class JsonGuide:
         if not self._matcher.is_stopped():
             self._matcher.consume_token(token_id)
 
+    def _check(self) -> None:
+        # One that met a limit of the grammar counts as stopped: the answer would end, and not be the JSON that was asked for.
+        if self._matcher.is_error():
+            raise _refused(_said(self._matcher))
+
 
 def _matcher(tokenizer: Path, stop_ids: tuple[int, ...], schema: str, vocab: int) -> LLMatcher:
     from llguidance import LLMatcher
@@ -51,7 +59,11 @@ def _matcher(tokenizer: Path, stop_ids: tuple[int, ...], schema: str, vocab: int
         raise _refused(f"it has {len(schema):,} characters, and {_MOST_SCHEMA:,} are allowed")
     made = LLMatcher(_tokenizer(tokenizer, stop_ids, vocab), cast(Any, LLMatcher).grammar_from_json_schema(schema))
     if made.is_error():
-        raise _refused(made.get_error().splitlines()[0][:200])
+        raise _refused(_said(made))
+    # What grows without end shows at the first step, before the answer has begun: then it is refused, not broken off.
+    made.compute_bitmask()
+    if made.is_error():
+        raise _refused(_said(made))
     return made
 
 
@@ -60,6 +72,10 @@ def _tokenizer(file: Path, stop_ids: tuple[int, ...], vocab: int) -> LLTokenizer
     from llguidance import LLTokenizer
 
     return LLTokenizer(file.read_text("utf-8"), n_vocab=vocab, eos_token=list(stop_ids) or None)
+
+
+def _said(matcher: LLMatcher) -> str:
+    return matcher.get_error().splitlines()[0][:200]
 
 
 def _refused(why: str) -> FieldInvalid:

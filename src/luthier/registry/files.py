@@ -116,16 +116,20 @@ class ModelFiles:
         return Archive(file_name=f"{folder}.tar", bytes=padded + 2 * _BLOCK, chunks=chunks)
 
     def local(self, root: str, model_id: str, files: Sequence[ModelFile]) -> Path:
-        """A local folder with the verified files; made once. Raises: ArtifactCorrupt."""
-        folder = self._cache / model_id
+        """A local folder with a model's verified files; made once. Raises: ArtifactCorrupt."""
+        return self.fetched(f"{root}/weights", model_id, files)
+
+    def fetched(self, stored: str, key: str, files: Sequence[ModelFile]) -> Path:
+        """A local folder, named `key`, with verified files of the folder `stored`; made once. Raises: ArtifactCorrupt."""
+        folder = self._cache / key
         if folder.is_dir():
             return folder
         self._cache.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=self._cache, prefix=".fetching-") as scratch:
-            ready = Path(scratch, model_id)
+            ready = Path(scratch, key)
             for file in files:
-                self.opened(root, file).close()
-                self._storage.fetch_file(f"{root}/weights/{file.name}", ready / file.name)
+                verified(self._storage, stored, file, _AGAIN).close()
+                self._storage.fetch_file(f"{stored}/{file.name}", ready / file.name)
             try:
                 ready.rename(folder)
             except OSError:

@@ -19,6 +19,7 @@ import uvicorn
 
 from luthier.errors import SetupError
 from luthier.faces.rest.app import create_app
+from luthier.server.checker import admitting
 from luthier.server.first import first_start
 from luthier.server.ground import clock_warning, prepare
 from luthier.server.http import BoundedHttp
@@ -137,7 +138,13 @@ def _platform(settings: Settings) -> Generator[Platform]:
         platform.datasets.recover()
         platform.imports.recover()
         platform.uploads.sweep()
-        with sealing(platform.audit), sweeping(platform), describing(platform), metering(platform.billing.tokens):
+        with (
+            sealing(platform.audit),
+            sweeping(platform),
+            describing(platform),
+            metering(platform.billing.tokens),
+            admitting(platform),
+        ):
             yield platform
     finally:
         platform.close()

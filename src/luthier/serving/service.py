@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator, Sequence
+import re
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,10 +25,19 @@ from luthier.errors import (
     NotFound,
     RenderingDiffers,
 )
+from luthier.jobs.types import SavedStep
 from luthier.registry.service import Registry
 from luthier.seams import Generation, InferenceEngine, Likely, Piece, ServedModel
 from luthier.serving.here import folder_of
-from luthier.serving.types import ChatAnswer, ChatDelta, ChatRequest, FinishReason, TokenLikelihood
+from luthier.serving.types import ChatAnswer, ChatDelta, ChatRequest, FinishReason, Sampled, TextRequest, TokenLikelihood
+
+_WHAT = {"messages": "conversation", "prompt": "prompt"}
+_SHORTER = {"messages": "Leave out older messages", "prompt": "Shorten it"}
+
+
+_CHECKPOINT = re.compile(r"ft:[^:]+:[^:]*:.*:(?P<tail>[0-9a-z]{8}):ckpt-step-(?P<step>[0-9]{1,12})", re.ASCII | re.DOTALL)
+Saved = Callable[[Actor, str, int], tuple[SavedStep, Path]]
+"""The checkpoint of a job, by the last 8 characters of its id and the step, and where its adapter lies. Raises: NotFound."""
 
 
 @dataclass(frozen=True)
@@ -39,13 +49,19 @@ class _Ready:
     generation: Generation
     stop: tuple[str, ...]
     account: Account
+    before: str = ""
+    """What the answer begins with: the prompt that is echoed."""
 
 
 class Serving:
-    """Chat with tuned models and bare bases."""
+    """Chat with tuned models and bare bases, or let them go on with a text."""
 
-    def __init__(self, registry: Registry, bases: Bases, engine: InferenceEngine, meter: TokenMeter) -> None:
+    def __init__(
+        self, registry: Registry, bases: Bases, engine: InferenceEngine, meter: TokenMeter, saved: Saved | None = None
+    ) -> None:
+        """saved: what a name of a checkpoint means; without it there are none."""
         self._registry = registry
+        self._saved = saved
         self._bases = bases
         self._engine = engine
         self._meter = meter
@@ -58,9 +74,11 @@ class Serving:
         FieldInvalid (`context_length`), ArtifactCorrupt, RenderingDiffers, QuotaExceeded, BudgetExceeded, BaseUnavailable,
         EngineUnavailable.
         """
-        deltas = self._deltas(self._prepared(actor, request))
-        next(deltas)  # it has started: from here on `close` reaches the engine, and what the engine refuses was raised
-        return deltas
+        return self._begun(self._chat(actor, request))
+
+    def complete(self, actor: Actor, request: TextRequest) -> Iterator[ChatDelta]:
+        """How the model goes on with a text, piece by piece; otherwise as `chat`."""
+        return self._begun(self._text(actor, request))
 
     def answer(self, actor: Actor, request: ChatRequest) -> ChatAnswer:
         """The whole answer. Raises: as `chat`."""
@@ -74,22 +92,61 @@ class Serving:
             model=last.model,
         )
 
-    def _prepared(self, actor: Actor, request: ChatRequest) -> _Ready:
-        model, base, words, trained_with = self._found(actor, request.model)
-        renderer = self._renderers.of(words)
-        if trained_with not in {None, renderer.fingerprint}:
-            raise RenderingDiffers(f"The model {request.model}")
+    def _begun(self, ready: _Ready) -> Iterator[ChatDelta]:
+        deltas = self._deltas(ready)
+        next(deltas)  # it has started: from here on `close` reaches the engine, and what the engine refuses was raised
+        return deltas
+
+    def _chat(self, actor: Actor, request: ChatRequest) -> _Ready:
+        model, base, renderer = self._rendering(actor, request.model)
         messages = [message.model_dump(mode="json", exclude_none=True) for message in request.messages]
         prompt = renderer.prompt(messages, list(request.tools) if request.tools else None)
+        generation = self._generation(request, prompt, (model, base, renderer), param="messages")
+        account = self._admitted(actor, model, base, prompt)
+        return _Ready(model, renderer, replace(generation, json_schema=request.json_schema), request.stop, account)
+
+    def _text(self, actor: Actor, request: TextRequest) -> _Ready:
+        model, base, renderer = self._rendering(actor, request.model)
+        given = request.prompt
+        prompt = renderer.text(given) if isinstance(given, str) else list(given) or renderer.text("")
+        if not all(0 <= token < renderer.vocabulary_size for token in prompt):
+            raise FieldInvalid(
+                f"The prompt has tokens that this base does not know; its ids end at {renderer.vocabulary_size - 1}.",
+                hint="Send the prompt as text: ids are those of the base's own tokenizer.",
+                param="prompt",
+            )
+        before = "" if not request.echo else given if isinstance(given, str) else renderer.decode(given)
+        generation = self._generation(request, prompt, (model, base, renderer), param="prompt")
+        return _Ready(model, renderer, generation, request.stop, self._admitted(actor, model, base, prompt), before)
+
+    def _admitted(self, actor: Actor, model: ServedModel, base: Base, prompt: Sequence[int]) -> Account:
+        """Where its tokens are counted. Raises: QuotaExceeded, BudgetExceeded."""
+        account = self._meter.account(actor, "chat", model.id, base.id)
+        self._meter.admit(actor, account, len(prompt))
+        return account
+
+    def _rendering(self, actor: Actor, ref: str) -> tuple[ServedModel, Base, Renderer]:
+        """A model, its base, and the rendering that it was trained with. Raises: RenderingDiffers, and as `_found`."""
+        model, base, words, trained_with = self._found(actor, ref)
+        renderer = self._renderers.of(words)
+        if trained_with not in {None, renderer.fingerprint}:
+            raise RenderingDiffers(f"The model {ref}")
+        return model, base, renderer
+
+    def _generation(
+        self, request: Sampled, prompt: Sequence[int], asked: tuple[ServedModel, Base, Renderer], *, param: str
+    ) -> Generation:
+        """What the engine is asked. Raises: FieldInvalid `context_length`."""
+        model, base, renderer = asked
         room = base.context - len(prompt)
         if room < 1:
             raise FieldInvalid(
-                f"The conversation has {len(prompt)} tokens; with its answer it may have {base.context}.",
-                hint="Leave out older messages, or use a base with a longer context (`GET /api/bases`).",
-                param="messages",
+                f"The {_WHAT[param]} has {len(prompt)} tokens; with its answer it may have {base.context}.",
+                hint=f"{_SHORTER[param]}, or use a base with a longer context (`GET /api/bases`).",
+                param=param,
                 code="context_length",
             )
-        generation = Generation(
+        return Generation(
             prompt_ids=tuple(prompt),
             max_tokens=min(request.max_tokens, room),
             temperature=request.temperature,
@@ -98,11 +155,7 @@ class Serving:
             # The base's too: its generation_config.json, which may name more, does not travel with an adapter.
             stop_ids=tuple(sorted(renderer.stop_ids | self._renderers.of(model.base_folder).stop_ids)),
             logprobs=request.logprobs,
-            json_schema=request.json_schema,
         )
-        account = self._meter.account(actor, "chat", model.id, base.id)
-        self._meter.admit(actor, account, len(prompt))
-        return _Ready(model, renderer, generation, request.stop, account)
 
     def _found(self, actor: Actor, ref: str) -> tuple[ServedModel, Base, Path, str | None]:
         """What a reference means, where its tokenizer lies, and the rendering that it was trained with.
@@ -111,6 +164,9 @@ class Serving:
         """
         if any(base.id == ref for base in self._bases.list()):
             return self._bare(self._bases.get(ref))
+        checkpoint = _CHECKPOINT.fullmatch(ref)
+        if checkpoint is not None and self._saved is not None:
+            return self._of_step(*self._saved(actor, checkpoint["tail"], int(checkpoint["step"])))
         try:
             model = self._registry.resolve(actor, ref)
         except (NotFound, ModelNotReady):
@@ -128,6 +184,11 @@ class Serving:
         weights = self._registry.weights(actor, model)
         return ServedModel(model.id, folder_of(self._bases, base), weights), base, weights, model.card.lineage.rendering_sha256
 
+    def _of_step(self, saved: SavedStep, weights: Path) -> tuple[ServedModel, Base, Path, str | None]:
+        base = self._bases.get(saved.base.id).model_copy(update={"revision": saved.base.revision})
+        folder = folder_of(self._bases, base)
+        return ServedModel(saved.key, folder, weights), base, folder, saved.base.rendering_sha256
+
     def _bare(self, base: Base) -> tuple[ServedModel, Base, Path, None]:
         folder = folder_of(self._bases, base)
         return ServedModel(base.id, folder, None), base, folder, None
@@ -143,6 +204,8 @@ class Serving:
             piece = next(pieces, None)
             self._meter.add(ready.account, Served(requests=1, prompt_tokens=facts["prompt_tokens"]))
             yield ChatDelta(**facts)
+            if ready.before:
+                yield ChatDelta(text=ready.before, **facts)
             while piece is not None:
                 count += len(piece.token_ids)
                 self._meter.add(ready.account, Served(completion_tokens=len(piece.token_ids)))

@@ -24,6 +24,12 @@ def calls_in(text: str) -> tuple[str, tuple[ToolCall, ...]]:
     >>> calls_in('Wait.<tool_call>{"name": "now", "arguments": {"zone": "UTC"}}</tool_call>')
     ('Wait.', (ToolCall(name='now', arguments='{"zone": "UTC"}'),))
     """
+    rest, found = taken_out(text)
+    return rest.strip() if found else text, found
+
+
+def taken_out(text: str) -> tuple[str, tuple[ToolCall, ...]]:
+    """The same, with the blanks around the calls: what comes before the first stands at its place."""
     found: list[ToolCall] = []
 
     def taken(match: re.Match[str]) -> str:
@@ -33,8 +39,7 @@ def calls_in(text: str) -> tuple[str, tuple[ToolCall, ...]]:
         found.append(call)
         return ""
 
-    rest = _CALL.sub(taken, text)
-    return rest.strip() if found else text, tuple(found)
+    return _CALL.sub(taken, text), tuple(found)
 
 
 def _call(text: str) -> ToolCall | None:

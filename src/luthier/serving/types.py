@@ -20,14 +20,12 @@ class ChatMessage(Frozen):
     tool_call_id: Annotated[Text | None, Field(max_length=256)] = None
 
 
-class ChatRequest(Frozen):
-    """What to answer, by which model, and how tokens are chosen."""
+class Sampled(Frozen):
+    """Which model is asked, and how tokens are chosen."""
 
     model: Annotated[str, Field(min_length=1, max_length=300), AfterValidator(plain_text)] = Field(
         description="A model id, a name (its Production version), `name@3`, or a base id."
     )
-    messages: Annotated[tuple[ChatMessage, ...], Field(min_length=1, max_length=1000, strict=False)]
-    tools: Annotated[tuple[dict[str, Any], ...], Field(max_length=128, strict=False)] | None = None
     max_tokens: Whole = Field(default=256, ge=1, le=131_072, description="Longest answer, in tokens.")
     temperature: float = Field(default=0.0, ge=0, le=2, description="0 takes the most likely token each time.")
     top_p: float = Field(default=1.0, gt=0, le=1)
@@ -38,9 +36,24 @@ class ChatRequest(Frozen):
     logprobs: Whole | None = Field(
         default=None, ge=0, le=20, description="Tell how likely each token was, and so many of the likeliest beside it."
     )
+
+
+class ChatRequest(Sampled):
+    """What to answer, by which model, and how tokens are chosen."""
+
+    messages: Annotated[tuple[ChatMessage, ...], Field(min_length=1, max_length=1000, strict=False)]
+    tools: Annotated[tuple[dict[str, Any], ...], Field(max_length=128, strict=False)] | None = None
     json_schema: Annotated[Text | None, Field(max_length=65_536)] = Field(
         default=None, description="The answer is JSON of this schema, given as text; `{}` is any JSON."
     )
+
+
+class TextRequest(Sampled):
+    """A text to go on with: no template, no roles."""
+
+    prompt: Annotated[Text, Field(max_length=1_000_000)] | Annotated[tuple[Whole, ...], Field(max_length=131_072, strict=False)]
+    """Text, or the base's own token ids."""
+    echo: bool = Field(default=False, description="The answer begins with the prompt.")
 
 
 DEFAULT_CLASSIFIER = "MNISTClassifier"

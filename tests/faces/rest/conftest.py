@@ -58,11 +58,12 @@ QUICK = Argon2Hasher(time_cost=1, memory_cost=8, parallelism=1)
 class World:
     """A client with a key, and the platform behind it for what no route can bring about."""
 
-    def __init__(self, data, engine=None, *, notifiers=None, now=wiring.utc_now, **settings):
+    def __init__(self, data, engine=None, *, notifiers=None, embedder=None, now=wiring.utc_now, **settings):
         seams = {
             "engine": engine or EchoEngine(),
             "fetcher": None if "import_from" in settings else Hub(),
             "notifiers": notifiers,
+            "embedder": embedder,
         }
         self.platform = wiring.build(Settings(data=data, **settings), **seams, passwords=Passwords(QUICK), now=now)
         self.key = self.platform.accounts.first_start()

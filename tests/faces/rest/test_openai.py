@@ -1,61 +1,22 @@
 """The official SDK against the platform behind a real socket; its own types read every answer."""
 
+import hashlib
 import json
-from contextlib import contextmanager
-from pathlib import Path
 
 import openai
 import pytest
-from tests.faces.rest.conftest import World, listening
+from tests.faces.rest.official import client_of
 
-import luthier
-from luthier.datasets.rendering import Renderer
+from luthier.datasets.store import DatasetRow
+from luthier.datasets.types import Finding, Report
+from luthier.errors import NotFound
 from luthier.faces.rest.openai.requests import JobCreate
 from luthier.faces.rest.openai.routes import unread
-from luthier.jobs.directory import Event
-from luthier.seams import Likely, Piece
-
-TINY_FOLDER = Path(luthier.__file__).parent / "bases" / "tiny"
-
-
-class Scripted:
-    """An engine that says one text, with made-up likelihoods where they are asked for."""
-
-    def __init__(self, text):
-        self.text = text
-        self.asked = []
-
-    def generate(self, model, request):
-        self.asked.append(request)
-        for token in Renderer.load(TINY_FOLDER)._tokens.as_text(self.text).ids:
-            told = () if request.logprobs is None else (Likely(token, -0.5, ((token, -0.5), (5, -2.0))[: request.logprobs]),)
-            yield Piece((token,), None, told)
-        yield Piece((), "stop")
-
-    def state(self):
-        return {"state": "ready", "models": []}
-
-    def close(self):
-        pass
-
-
-@contextmanager
-def client_of(world):
-    """The official client, strict about what it reads, over a real socket."""
-    with (
-        listening(world) as url,
-        openai.OpenAI(base_url=f"{url}/v1", api_key=world.key, max_retries=0, _strict_response_validation=True) as client,
-    ):
-        yield client
-
-
-@contextmanager
-def served(tmp_path, engine):
-    world = World(tmp_path / "data", engine)
-    world.build_base()
-    with client_of(world) as client:
-        yield world, client
-    world.platform.close()
+from luthier.jobs.directory import AttemptStatus, Event, Manifest, ManifestFile, checkpoint_folder
+from luthier.jobs.projection import directory
+from luthier.jobs.queue import Ending, JobQueue
+from luthier.jobs.rules import Outcome
+from luthier.jobs.types import JobState, Line
 
 
 @pytest.fixture
@@ -148,6 +109,27 @@ def test_a_job_is_paused_resumed_and_cancelled(sdk):
         sdk.fine_tuning.jobs.resume(job.id)
 
 
+def test_a_job_waits_in_validating_files_and_fails_with_line_and_field(world, sdk):
+    good, bad = uploaded(sdk).id, uploaded(sdk, "held.jsonl", rows(4).replace(b"q", b"other q")).id
+    refused = Finding(line=2, code="json_syntax", severity="error", message="This is no JSON.", fix="Mend it.")
+    report = Report(format="jsonl", schema_name=None, bytes=9, rows=3, usable_rows=2, errors=1, findings=(refused,))
+    with world.platform.database.write(world.actor.tenant_id) as session:
+        session.get(DatasetRow, bad).state = "validating"
+    assert sdk.files.retrieve(bad).status == "uploaded"
+    job = sdk.fine_tuning.jobs.create(model="tiny", training_file=good, validation_file=bad)
+    assert (job.status, job.error, job.estimated_finish) == ("validating_files", None, None)
+    with world.platform.database.write(world.actor.tenant_id) as session:
+        row = session.get(DatasetRow, bad)
+        row.state, row.report = "rejected", report.model_dump_json()
+    world.platform.jobs.unchecked.round()
+    failed = sdk.fine_tuning.jobs.retrieve(job.id)
+    steps = [(event.level, event.data["status"]) for event in sdk.fine_tuning.jobs.list_events(job.id)]
+    assert steps == [("error", "failed"), ("info", "validating_files")]
+    assert (failed.status, failed.error.code, failed.error.param) == ("failed", "json_syntax", "validation_file")
+    assert failed.error.message == "Line 2: This is no JSON. Mend it."
+    assert sdk.files.retrieve(bad).status_details == "This is no JSON. Mend it."
+
+
 def test_hyperparameters_at_their_older_place(sdk):
     job = sdk.fine_tuning.jobs.create(model="tiny", training_file=uploaded(sdk).id, hyperparameters={"n_epochs": 4})
     assert (job.model, job.hyperparameters.n_epochs) == ("luthier/tiny", 4)
@@ -186,10 +168,43 @@ def test_a_reinforcement_job_with_a_grader(sdk):
     assert (job.method.type, job.method.reinforcement.grader.name) == ("reinforcement", "same")
 
 
+def test_a_judge_must_be_the_base_that_is_trained_and_is_not_tried_outside_of_a_trainer(sdk, world):
+    data = b"".join(json.dumps({"prompt": f"{n}+1=", "answer": str(n + 1)}).encode() + b"\n" for n in range(6))
+    judge = {"type": "score_model", "name": "judge", "model": "tiny", "range": [0, 10]}
+    judge["input"] = [{"role": "user", "content": "Is {{ sample.output_text }} right for {{ item.answer }}?"}]
+
+    def reinforced(grader):
+        return sdk.fine_tuning.jobs.create(
+            model="luthier/tiny",
+            training_file=uploaded(sdk, "sums.jsonl", data).id,
+            method={"type": "reinforcement", "reinforcement": {"grader": grader}},
+        )
+
+    assert reinforced(judge).method.reinforcement.grader.model == "tiny"
+    # The SDK's strict types know no label_model here, though its servers have it.
+    labels = {**judge, "type": "label_model", "labels": ["yes", "no"], "passing_labels": ["yes"]}
+    body = {"model": "tiny", "training_file": world.upload(data).json()["id"]}
+    body["method"] = {"type": "reinforcement", "reinforcement": {"grader": {k: v for k, v in labels.items() if k != "range"}}}
+    assert world.ask("POST", "/v1/fine_tuning/jobs", json=body).json()["method"]["reinforcement"]["grader"]["labels"] == [
+        "yes",
+        "no",
+    ]
+    other = next(base.id for base in world.platform.bases.list() if base.id != "luthier/tiny")
+    for model, code in (("gpt-9", "model_not_allowed"), (other, "invalid_field")):
+        with pytest.raises(openai.BadRequestError) as refused:
+            reinforced({**judge, "model": model})
+        assert refused.value.code == code
+    ran = sdk.post(
+        "/fine_tuning/alpha/graders/run", body={"grader": judge, "model_sample": "5", "item": {"answer": "5"}}, cast_to=object
+    )
+    assert ran["metadata"]["errors"]["model_grader_server_error"] is True
+    assert "trainer" in ran["metadata"]["errors"]["model_grader_server_error_details"]
+
+
 def test_a_job_on_a_model_that_is_not_allowed_says_which_are(sdk):
     with pytest.raises(openai.BadRequestError, match="not") as refused:
         sdk.fine_tuning.jobs.create(model="gpt-9", training_file=uploaded(sdk).id)
-    assert (refused.value.code, refused.value.param) == ("model_not_allowed", "base_model")
+    assert (refused.value.code, refused.value.param) == ("model_not_allowed", "model")
 
 
 def test_an_unknown_file_and_an_unknown_job(sdk):
@@ -222,9 +237,76 @@ def test_events_come_newest_first_in_pages(world, sdk):
     steps = [Event(attempt=1, seq=n, at=at, kind="step", step=n, data={"loss": 2.0 / (n + 1)}) for n in range(5)]
     world.events(job_id, 1, *steps, Event(attempt=1, seq=5, at=at, kind="warning", level="warning", message="slow disk"))
     events = list(sdk.fine_tuning.jobs.list_events(job_id, limit=2))
-    assert [event.id for event in events] == [f"ftevent-1-{n}" for n in (5, 4, 3, 2, 1, 0)]
+    assert [event.id for event in events] == [*(f"ftevent-1-{n}" for n in (5, 4, 3, 2, 1, 0)), "ftevent-step-0"]
+    assert (events[-1].message, events[-1].data) == ("The job is queued: submitted.", {"status": "queued"})
     assert (events[0].level, events[0].type, events[0].message) == ("warn", "message", "slow disk")
     assert (events[1].type, events[1].data) == ("metrics", {"step": 4, "loss": 0.4})
+
+
+def finished(world):
+    """A job that a trainer brought to its end."""
+    job_id = world.job(name="support")
+    at = world.platform.now()
+    data = [{"loss": 2.0, "learning_rate": 0.1, "tokens_seen": 40}, {"loss": 1.5, "learning_rate": 0.05, "tokens_seen": 80}]
+    steps = [Event(attempt=1, seq=n, at=at, kind="step", step=n + 1, data=each) for n, each in enumerate(data)]
+    world.events(job_id, 1, *steps, Event(attempt=1, seq=2, at=at, kind="eval", step=2, data={"eval_loss": 1.75}))
+    queue = JobQueue(world.platform.database, world.platform.storage, world.platform.billing, (), world.platform.now)
+    (held,) = queue.claim("tests", Line({"local-cpu"}))
+    status = AttemptStatus(attempt=1, state="succeeded", step=2, total_steps=2, tokens_seen=80)
+    queue.finish(held.fence, Ending(Outcome(JobState.SUCCEEDED, "trained"), status=status))
+    return job_id
+
+
+def test_a_job_that_has_ended_says_what_it_took_and_leaves_its_steps_as_a_file(world, sdk):
+    job = sdk.fine_tuning.jobs.retrieve(finished(world))
+    assert (job.status, job.trained_tokens, job.estimated_finish) == ("succeeded", 80, None)
+    (result,) = job.result_files
+    file = sdk.files.retrieve(result)
+    assert (file.purpose, file.filename, file.status) == ("fine-tune-results", f"{job.id}.csv", "processed")
+    read = sdk.files.content(result).read()
+    assert len(read) == file.bytes
+    assert read.decode().splitlines() == [
+        "step,train_loss,valid_loss,learning_rate,grad_norm,tokens_seen",
+        "1,2.0,,0.1,,40",
+        "2,1.5,1.75,0.05,,80",
+    ]
+    unfinished = sdk.fine_tuning.jobs.create(model="tiny", training_file=uploaded(sdk).id)
+    assert unfinished.result_files == []
+    for wrong in (f"results-{unfinished.id}", "results-job_" + "0" * 26, "results-x"):
+        with pytest.raises(openai.NotFoundError):
+            sdk.files.retrieve(wrong)
+
+
+def test_files_are_listed_from_either_end(sdk):
+    made = [uploaded(sdk, f"f{n}.jsonl", rows(3 + n)).id for n in range(3)]
+    assert [file.id for file in sdk.files.list(order="asc", limit=2)] == made
+    with pytest.raises(openai.BadRequestError):
+        sdk.files.list(order="asc", after="nothing")
+
+
+def test_a_checkpoint_is_chatted_with_by_its_name(world, sdk):
+    world.build_base()
+    job_id = finished(world)
+    here = directory(world.platform.storage, world.actor.tenant_id, job_id).attempt(1)
+    files = {"adapter_model.safetensors": b"weights", "adapter_config.json": b"{}", "optimizer.safetensors": b"moments"}
+    facts = {name: ManifestFile(bytes=len(data), sha256=hashlib.sha256(data).hexdigest()) for name, data in files.items()}
+    for name, data in files.items():
+        world.platform.storage.write(here.name("checkpoints", checkpoint_folder(2), name), data)
+    manifest = Manifest(step=2, files=facts).model_dump_json().encode()
+    world.platform.storage.write(here.name("checkpoints", checkpoint_folder(2), "COMPLETE.json"), manifest)
+    (checkpoint,) = sdk.fine_tuning.jobs.checkpoints.list(job_id)
+    name = checkpoint.fine_tuned_model_checkpoint
+    assert name.endswith(":ckpt-step-2")
+    assert (checkpoint.metrics.train_loss, checkpoint.metrics.full_valid_loss) == (1.5, 1.75)
+    question = {"messages": [{"role": "user", "content": "abc"}], "max_tokens": 3}
+    answer = sdk.chat.completions.create(model=name, **question)
+    assert answer.system_fingerprint == f"{job_id}-1-2"
+    assert sdk.completions.create(model=name, prompt="abc", max_tokens=2).model == name
+    with pytest.raises(NotFound):
+        world.platform.jobs.saved(world.stranger, job_id[-8:], 2)
+    for wrong in (name.replace("step-2", "step-3"), name.replace(job_id[-8:], "0" * 8)):
+        with pytest.raises(openai.NotFoundError):
+            sdk.chat.completions.create(model=wrong, **question)
 
 
 def test_a_grader_is_tried_on_one_answer(sdk):
@@ -247,93 +329,6 @@ def test_a_grader_is_tried_on_one_answer(sdk):
     assert sdk.fine_tuning.alpha.graders.validate(grader=simple).grader.name == "same"
     with pytest.raises(openai.BadRequestError, match="python"):
         sdk.fine_tuning.alpha.graders.validate(grader={"type": "python", "name": "p", "source": "1"})
-
-
-def asked(sdk, **more):
-    return sdk.chat.completions.create(model="luthier/tiny", messages=[{"role": "user", "content": "abc"}], **more)
-
-
-def test_a_chat_is_answered_whole_with_its_usage(world, sdk):
-    world.build_base()
-    answer = asked(sdk, max_tokens=3, temperature=0)
-    choice = answer.choices[0]
-    assert choice.message.role == "assistant"
-    assert (choice.finish_reason, answer.usage.completion_tokens, answer.model) == ("length", 3, "luthier/tiny")
-    assert answer.usage.total_tokens == answer.usage.prompt_tokens + 3
-
-
-def test_a_stream_says_the_same_piece_by_piece(world, sdk):
-    world.build_base()
-    whole = asked(sdk, max_tokens=3).choices[0].message.content
-    chunks = list(asked(sdk, max_tokens=3, stream=True, stream_options={"include_usage": True}))
-    said = "".join(chunk.choices[0].delta.content or "" for chunk in chunks if chunk.choices)
-    assert said == whole
-    assert chunks[0].choices[0].delta.role == "assistant"
-    assert [chunk.choices[0].finish_reason for chunk in chunks if chunk.choices][-1] == "length"
-    assert (chunks[-1].choices, chunks[-1].usage.completion_tokens) == ([], 3)
-
-
-def test_several_answers_come_with_their_numbers(world, sdk):
-    world.build_base()
-    answer = asked(sdk, n=3, max_tokens=3)
-    assert [choice.index for choice in answer.choices] == [0, 1, 2]
-    assert answer.usage.completion_tokens == 9
-    chunks = list(asked(sdk, n=2, max_tokens=4, stream=True))
-    assert {choice.index for chunk in chunks for choice in chunk.choices} == {0, 1}
-
-
-def test_an_answer_ends_before_a_stop_text(world, sdk):
-    world.build_base()
-    whole = asked(sdk, max_tokens=30).choices[0].message.content
-    stop = whole[4:7]
-    choice = asked(sdk, max_tokens=30, stop=[stop]).choices[0]
-    assert (choice.message.content, choice.finish_reason) == (whole[: whole.index(stop)], "stop")
-
-
-def test_calls_of_tools_are_taken_out_of_the_text(tmp_path):
-    engine = Scripted('Let me see.<tool_call>{"name": "now", "arguments": {"zone": "UTC"}}</tool_call>')
-    with served(tmp_path, engine) as (_, sdk):
-        tool = {"type": "function", "function": {"name": "now", "parameters": {"type": "object"}}}
-        choice = asked(sdk, tools=[tool]).choices[0]
-        assert (choice.finish_reason, choice.message.content) == ("tool_calls", "Let me see.")
-        assert (choice.message.tool_calls[0].function.name, choice.message.tool_calls[0].type) == ("now", "function")
-        assert json.loads(choice.message.tool_calls[0].function.arguments) == {"zone": "UTC"}
-        chunks = list(asked(sdk, tools=[tool], stream=True))
-        assert chunks[-1].choices[0].delta.tool_calls[0].function.name == "now"
-
-
-def test_log_probabilities_and_a_schema_reach_the_engine(tmp_path):
-    engine = Scripted("yes")
-    with served(tmp_path, engine) as (_, sdk):
-        schema = {"type": "object", "properties": {"a": {"type": "integer"}}}
-        form = {"type": "json_schema", "json_schema": {"name": "x", "schema": schema}}
-        answer = asked(sdk, logprobs=True, top_logprobs=2, response_format=form)
-        told = answer.choices[0].logprobs.content
-        assert "".join(each.token for each in told) == "yes"
-        assert len(told[0].top_logprobs) == 2
-        assert json.loads(engine.asked[-1].json_schema) == schema
-
-
-@pytest.mark.parametrize(
-    ("wrong", "param"),
-    [
-        ({"max_tokens": 0}, "max_tokens"),
-        ({"temperature": 100}, "temperature"),
-        ({"top_p": 2}, "top_p"),
-        ({"n": 1000}, "n"),
-        ({"stop": ["x"] * 1000}, "stop"),
-        ({"messages": []}, "messages"),
-        (
-            {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "http://169.254.169.254"}}]}]},
-            "messages",
-        ),
-    ],
-)
-def test_what_cannot_be_asked_is_refused_with_its_field(world, sdk, wrong, param):
-    body = {"model": "luthier/tiny", "messages": [{"role": "user", "content": "x"}], **wrong}
-    with pytest.raises(openai.BadRequestError) as refused:
-        sdk.chat.completions.create(**body)
-    assert refused.value.param == param
 
 
 def test_tuned_models_are_listed_by_their_name_and_found_by_it(world, sdk):

@@ -63,6 +63,8 @@ ELSEWISE = {
     "POST /api/invitations/accept": "forbidden",
     "POST /hooks/{hook}": "unauthenticated",
     "POST /v1/chat/completions": "base_unavailable",
+    "POST /v1/completions": "base_unavailable",
+    "POST /v1/embeddings": "no_embedder",
     "POST /api/chat": "base_unavailable",
     "POST /train": "missing",
     "POST /predict": "no_model",

@@ -49,12 +49,21 @@ class MiniLm:
     def embed(self, texts: Sequence[str]) -> list[list[float]]:
         """One vector of length 1 for each text; what lies beyond 256 tokens is not read."""
         with self._lock:  # one thread at a time: two would fight over the same cores
-            if self._network is None:
-                self._network = _Network(self._folder)
+            network = self._loaded()
             found: list[list[float]] = []
             for at in range(0, len(texts), _AT_ONCE):
-                found += self._network(texts[at : at + _AT_ONCE]).tolist()
+                found += network(texts[at : at + _AT_ONCE]).tolist()
             return found
+
+    def tokens(self, texts: Sequence[str]) -> int:
+        """How many tokens are read of them, the two that frame each text included."""
+        with self._lock:
+            return self._loaded().tokens(texts)
+
+    def _loaded(self) -> _Network:
+        if self._network is None:
+            self._network = _Network(self._folder)
+        return self._network
 
 
 class _Network:
@@ -74,6 +83,9 @@ class _Network:
             raise NotEmbedded(f"the weights of all-MiniLM-L6-v2 cannot be read: {error}") from None
         self._tokenizer.enable_truncation(_MOST_TOKENS)
         self._tokenizer.enable_padding()
+
+    def tokens(self, texts: Sequence[str]) -> int:
+        return sum(sum(each.attention_mask) for each in self._tokenizer.encode_batch(list(texts)))
 
     def __call__(self, texts: Sequence[str]) -> np.ndarray[Any, Any]:
         import numpy as np

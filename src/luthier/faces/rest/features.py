@@ -27,6 +27,8 @@ from luthier.faces.rest import (
     webhooks,
 )
 from luthier.faces.rest.openai import chat as openai_chat
+from luthier.faces.rest.openai import completions as openai_completions
+from luthier.faces.rest.openai import embeddings as openai_embeddings
 from luthier.faces.rest.openai import files as openai_files
 from luthier.faces.rest.openai import graders as openai_graders
 from luthier.faces.rest.openai import jobs as openai_jobs
@@ -59,6 +61,8 @@ ROUTERS = (
     webhooks.routes,
     seed_paths.routes,
     openai_chat.routes,
+    openai_completions.routes,
+    openai_embeddings.routes,
     openai_files.routes,
     openai_graders.routes,
     openai_jobs.routes,

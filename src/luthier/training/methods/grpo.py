@@ -31,12 +31,14 @@ from pydantic import TypeAdapter
 from luthier.datasets.learning import of_prompts
 from luthier.datasets.packing import PassLimits, grouped
 from luthier.graders import grade
+from luthier.graders.judging import Judge
 from luthier.jobs.spec import GrpoSpec
 from luthier.modeling.types import Packed, Sampling
 from luthier.training.batches import Row, Rows, pack
 from luthier.training.failures import AttemptFailed
 from luthier.training.method import Batch, Engine, Method, OnPass, Step, Tally
 from luthier.training.methods.groups import keep, row_sums, rows_of_tokens
+from luthier.training.methods.judges import BaseJudge, Words
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -107,6 +109,8 @@ class Grpo(Method):
     decode: Callable[[Sequence[int]], str]
     stop_ids: frozenset[int]
     context: int
+    words: Words | None = None
+    """How a judge is asked; only where the grader has one."""
     _round: _Round | None = None
     _told: Tally = field(default_factory=Tally)
 
@@ -141,7 +145,6 @@ class Grpo(Method):
 
     def validation_loss(self, engine: Engine, limits: PassLimits, on_pass: OnPass) -> float:
         """Less the mean reward of the most likely answers, one to each question."""
-        del limits
         self._told = Tally()
         rewards: list[float] = []
         for start in range(0, len(self), _ROUND):
@@ -149,7 +152,8 @@ class Grpo(Method):
             numbers = range(start, min(len(self), start + _ROUND))
             sampling = Sampling(self.spec.max_new_tokens, stop_ids=self.stop_ids)
             completions = engine.generate([self.rows[number].ids for number in numbers], sampling)
-            rewards.extend(self._reward(n, answer.token_ids) for n, answer in zip(numbers, completions, strict=True))
+            judge = self._judge(engine, limits)
+            rewards.extend(self._reward(n, answer.token_ids, judge) for n, answer in zip(numbers, completions, strict=True))
         mean = statistics.fmean(rewards)
         self._told.count("reward", rewards)
         return -mean
@@ -177,26 +181,30 @@ class Grpo(Method):
         """Those of the round that this step belongs to; sampled anew where a round begins."""
         first = step.before - step.before % self.spec.updates_per_batch
         if self._round is None or self._round.first_step != first:
-            answers = self._sampled(engine, step)
+            answers = self._sampled(engine, step, limits)
             if self.spec.beta:
                 answers = self._with_base(engine, answers, limits)
             self._round = _Round(first, answers)
         return self._round.answers
 
-    def _sampled(self, engine: Engine, step: Step) -> list[Answer]:
+    def _sampled(self, engine: Engine, step: Step, limits: PassLimits) -> list[Answer]:
         asked = [number for number in step.numbers for _ in range(self.spec.group_size)]
         sampling = Sampling(self.spec.max_new_tokens, self.spec.temperature, seed=step.seed, stop_ids=self.stop_ids, logps=True)
         questions = [self.rows[number].ids for number in asked]
         completions = list(engine.generate(questions, sampling))
-        rewards = [self._reward(number, each.token_ids) for number, each in zip(asked, completions, strict=True)]
+        judge = self._judge(engine, limits)
+        rewards = [self._reward(number, each.token_ids, judge) for number, each in zip(asked, completions, strict=True)]
         values = advantages(rewards, self.spec)
         return [
             Answer([*question, *each.token_ids, *stop_of(each.stop_id)], len(question), each.logps, reward, value)
             for question, each, reward, value in zip(questions, completions, rewards, values, strict=True)
         ]
 
-    def _reward(self, number: int, answer: Sequence[int]) -> float:
-        return grade(self.spec.grader, self.decode(answer), self.items[number]).value
+    def _reward(self, number: int, answer: Sequence[int], judge: Judge | None) -> float:
+        return grade(self.spec.grader, self.decode(answer), self.items[number], judge).value
+
+    def _judge(self, engine: Engine, limits: PassLimits) -> Judge | None:
+        return None if self.words is None else BaseJudge(engine, self.words, limits, self.context)
 
     def _with_base(self, engine: Engine, answers: Sequence[Answer], limits: PassLimits) -> list[Answer]:
         found: list[Answer] = []

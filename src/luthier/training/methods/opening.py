@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from luthier.graders.types import judges_of
 from luthier.jobs.spec import DpoSpec, KtoSpec, OrpoSpec, RunSpec
 from luthier.jobs.spec import Method as MethodName
 from luthier.modeling.classes import new_head
@@ -84,7 +85,8 @@ def _kto(spec: RunSpec, found: Kept, renderer: Renderer, lengths: Lengths) -> Me
 def _grpo(spec: RunSpec, found: Kept, renderer: Renderer, lengths: Lengths) -> Method:
     if spec.grpo is None:
         raise AttemptFailed("bad_data", "The method grpo needs a grader.", "Give the run a section `grpo` with a `grader`.")
-    return grpo.Grpo(found.rows, found.beside, spec.grpo, renderer.decode, frozenset(renderer.stop_ids), lengths.context)
+    words = renderer if judges_of(spec.grpo.grader) else None
+    return grpo.Grpo(found.rows, found.beside, spec.grpo, renderer.decode, frozenset(renderer.stop_ids), lengths.context, words)
 
 
 def _classifier(spec: RunSpec, found: Kept, renderer: Renderer, lengths: Lengths) -> Method:

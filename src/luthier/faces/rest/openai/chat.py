@@ -2,49 +2,28 @@
 
 from __future__ import annotations
 
-import asyncio
-import json
-from collections.abc import AsyncGenerator, Iterator
-from contextlib import AsyncExitStack, aclosing
+from collections.abc import AsyncGenerator
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Annotated, Any, Literal
 
-import anyio
-import anyio.to_thread
 from fastapi import Request, Response
 from pydantic import BaseModel, Field
 
-from luthier.errors import (
-    ArtifactCorrupt,
-    BaseUnavailable,
-    EngineUnavailable,
-    FieldInvalid,
-    Gone,
-    LuthierError,
-    ModelNotAllowed,
-    ModelNotReady,
-    NotFound,
-    RenderingDiffers,
-    TooMany,
-)
+from luthier.datasets.decoding import StopTexts
+from luthier.faces.rest import answers
 from luthier.faces.rest.access import ViewersToo
+from luthier.faces.rest.answers import Answer, Usage
 from luthier.faces.rest.body import Json, such_as
-from luthier.faces.rest.chat import Usage
-from luthier.faces.rest.errors import facts_of, on_bug, request_id
+from luthier.faces.rest.errors import request_id
 from luthier.faces.rest.openai.chat_requests import ChatCreate
 from luthier.faces.rest.openai.routes import refusals, router
-from luthier.faces.rest.streaming import Stream, close_in_thread, in_thread, until_hang_up
+from luthier.faces.rest.streaming import Stream
 from luthier.faces.rest.wire import CurrentActor, CurrentPlatform
-from luthier.serving.tool_calls import calls_in
+from luthier.serving.tool_calls import OPENS, calls_in, taken_out
 from luthier.serving.types import ChatDelta, TokenLikelihood
 
 routes = router("chat (OpenAI)")
-
-_REFUSALS = refusals(
-    *(NotFound, Gone, ModelNotReady, ModelNotAllowed, FieldInvalid, ArtifactCorrupt, RenderingDiffers),
-    *(BaseUnavailable, EngineUnavailable, TooMany),
-)
-_SSE = {200: {"content": {"text/event-stream": {"schema": {"type": "string"}}}}}
 
 
 class Function(BaseModel):
@@ -88,142 +67,92 @@ class Completion(BaseModel):
     system_fingerprint: str | None = Field(default=None, description="The exact version that answered.")
 
 
-@dataclass
-class _Answer:
-    """One of the answers, as far as it has come."""
-
-    index: int
-    deltas: Iterator[ChatDelta]
-    first: ChatDelta
-    text: list[str] = field(default_factory=list[str])
-    likely: list[TokenLikelihood] = field(default_factory=list[TokenLikelihood])
-    last: ChatDelta | None = None
-
-    def take(self, delta: ChatDelta) -> None:
-        self.text.append(delta.text)
-        self.likely += delta.likely
-        self.last = delta
-
-
+_CHUNK = "chat.completion.chunk"
 _QUESTION = {"role": "user", "content": "Where is my order?"}
 Asked = Annotated[Json[ChatCreate], such_as(model="luthier/tiny", messages=[_QUESTION], max_tokens=64)]
 
 
-@routes.post("/chat/completions", response_model=Completion, responses={**_REFUSALS, **_SSE}, dependencies=[ViewersToo])
+@routes.post(
+    "/chat/completions",
+    response_model=Completion,
+    responses={**refusals(*answers.ASKING), **answers.SSE},
+    dependencies=[ViewersToo],
+)
 async def create(asked: Asked, actor: CurrentActor, platform: CurrentPlatform, request: Request) -> Response | Completion:
     """Answer a conversation. A reader who hangs up ends it."""
-    answers: list[_Answer] = []
-    async with AsyncExitStack() as begun:
-        for number in range(asked.answers):
-            deltas = await anyio.to_thread.run_sync(platform.serving.chat, actor, asked.question(number))
-            begun.push_async_callback(close_in_thread, deltas)
-            answers.append(_Answer(number, deltas, await anyio.to_thread.run_sync(next, deltas)))
-        begun.pop_all()  # all have begun: from here on whoever reads them closes them
-    head = {"id": f"chatcmpl-{request_id(request)}", "created": int(platform.now().timestamp()), "model": asked.model}
+    questions = [asked.question(number) for number in range(asked.answers)]
+    answering = await answers.begin([[partial(platform.serving.chat, actor, question) for question in questions]])
+    head: dict[str, Any] = {
+        "id": f"chatcmpl-{request_id(request)}",
+        "created": int(platform.now().timestamp()),
+        "model": asked.model,
+    }
     if asked.stream:
-        return Stream(_events(asked, head, answers, request), media_type="text/event-stream")
-    return await _whole(asked, head, answers, request)
+        return Stream(_events(asked, head, answering, request), media_type="text/event-stream")
+    await answers.finish(answering, request)
+    choices = [_choice(asked, answer, head) for answer in answering]
+    usage = answers.usage_of(answering)
+    return Completion(**head, choices=choices, usage=usage, system_fingerprint=answering[0].first.model)
 
 
-async def _whole(asked: ChatCreate, head: dict[str, Any], answers: list[_Answer], request: Request) -> Completion:
-    failed: Exception | None = None
-    async with anyio.create_task_group() as tasks:
-        tasks.start_soon(until_hang_up, request.receive, tasks.cancel_scope)
-        async with aclosing(_merged(answers)) as coming:
-            async for answer, delta in coming:
-                if isinstance(delta, Exception):
-                    failed = delta
-                    break
-                answer.take(delta)
-        tasks.cancel_scope.cancel()
-    if failed is not None:
-        raise failed
-    choices = [_choice(asked, answer, head) for answer in answers]
-    usage = Usage.model_validate(_usage(answers))
-    return Completion(**head, choices=choices, usage=usage, system_fingerprint=answers[0].first.model)
+def _events(asked: ChatCreate, head: dict[str, Any], answering: list[Answer], request: Request) -> AsyncGenerator[bytes]:
+    telling = [_Telling() for _ in answering]
+
+    def chunk(answer: Answer, delta: ChatDelta) -> dict[str, Any] | None:
+        change: dict[str, Any] = {"role": "assistant", "content": ""} if answer.begins else {}
+        finish: str | None = delta.finish_reason
+        text = telling[answer.index].next(delta) if asked.tools else delta.text
+        if asked.tools and finish is not None:
+            choice, text = _choice(asked, answer, head), text + telling[answer.index].rest(answer.text)
+            finish = choice.finish_reason
+            calls = choice.message.tool_calls or []
+            change |= {"tool_calls": [{"index": n, **call.model_dump()} for n, call in enumerate(calls)]} if calls else {}
+        change |= {"content": text} if text else {}
+        if not change and finish is None and not delta.likely:
+            return None
+        piece = {"index": answer.index, "delta": change, "logprobs": _likely(delta.likely), "finish_reason": finish}
+        usage = {"usage": None} if asked.usage_in_stream else {}
+        return {**head, "object": _CHUNK, "system_fingerprint": delta.model, "choices": [piece], **usage}
+
+    def last() -> dict[str, Any] | None:
+        if not asked.usage_in_stream:
+            return None
+        usage = answers.usage_of(answering).model_dump()
+        return {**head, "object": _CHUNK, "choices": [], "usage": usage}
+
+    return answers.events(answering, request, chunk, last)
 
 
-async def _merged(answers: list[_Answer]) -> AsyncGenerator[tuple[_Answer, ChatDelta | Exception]]:
-    """The pieces of all answers, as they come; an error is the last."""
-    # Tasks of asyncio's own: a task group of anyio must not be left from inside a generator.
-    coming: asyncio.Queue[tuple[_Answer, ChatDelta | Exception | None]] = asyncio.Queue(len(answers))
+@dataclass
+class _Telling:
+    """What of an answer with tools was told: its text as it comes, up to where a call may begin."""
 
-    async def pump(answer: _Answer) -> None:
-        try:
-            await coming.put((answer, answer.first))
-            async with aclosing(in_thread(answer.deltas)) as deltas:
-                async for delta in deltas:
-                    await coming.put((answer, delta))
-            await coming.put((answer, None))
-        except Exception as error:  # noqa: BLE001  # carried to the reader, who raises it or tells it
-            await coming.put((answer, error))
+    shown: int = 0
+    stops: StopTexts = field(default_factory=lambda: StopTexts((OPENS,)))
 
-    pumps = [asyncio.create_task(pump(answer)) for answer in answers]
-    going = len(pumps)
-    try:
-        while going:
-            answer, piece = await coming.get()
-            if piece is None:
-                going -= 1
-                continue
-            yield answer, piece
-            if isinstance(piece, Exception):
-                return
-    finally:
-        for each in pumps:
-            each.cancel()
+    def next(self, delta: ChatDelta) -> str:
+        """What of this piece may be told now."""
+        text = self.stops.push(delta.text)
+        self.shown += len(text)
+        return text
+
+    def rest(self, whole: str) -> str:
+        """What was held back, and turned out to be no call."""
+        text, calls = taken_out(whole)
+        return text[self.shown :].rstrip() if calls else text[self.shown :]
 
 
-async def _events(asked: ChatCreate, head: dict[str, Any], answers: list[_Answer], request: Request) -> AsyncGenerator[bytes]:
-    try:
-        async with aclosing(_merged(answers)) as coming:
-            async for answer, delta in coming:
-                if isinstance(delta, Exception):
-                    yield _failed(delta, request)
-                    return
-                begun = answer.last is not None
-                answer.take(delta)
-                if not asked.tools or delta.finish_reason is not None:
-                    yield _sse(_chunk(asked, head, answer, delta, begun=begun))
-        if asked.usage_in_stream:
-            yield _sse({**head, "object": "chat.completion.chunk", "choices": [], "usage": _usage(answers)})
-        yield b"data: [DONE]\n\n"
-    finally:
-        for answer in answers:  # also where the reader went before the first piece was asked for
-            await close_in_thread(answer.deltas)
-
-
-def _chunk(asked: ChatCreate, head: dict[str, Any], answer: _Answer, delta: ChatDelta, *, begun: bool) -> dict[str, Any]:
-    """A piece. With tools the answer comes as one: only at its end is it known what of it is a call."""
-    change: dict[str, Any] = {} if begun and not asked.tools else {"role": "assistant", "content": ""}
-    finish: str | None = delta.finish_reason
-    if asked.tools:
-        choice = _choice(asked, answer, head)
-        change["content"] = choice.message.content
-        finish = choice.finish_reason
-        if choice.message.tool_calls:
-            change["tool_calls"] = [{"index": n, **call.model_dump()} for n, call in enumerate(choice.message.tool_calls)]
-    elif delta.text:
-        change["content"] = delta.text
-    piece = {"index": answer.index, "delta": change, "logprobs": _likely(delta.likely), "finish_reason": finish}
-    usage = {"usage": None} if asked.usage_in_stream else {}
-    fingerprint = {"system_fingerprint": delta.model}
-    return {**head, "object": "chat.completion.chunk", **fingerprint, "choices": [piece], **usage}
-
-
-def _choice(asked: ChatCreate, answer: _Answer, head: dict[str, Any]) -> Choice:
-    text = "".join(answer.text)
-    rest, found = calls_in(text) if asked.tools else (text, ())
+def _choice(asked: ChatCreate, answer: Answer, head: dict[str, Any]) -> Choice:
+    rest, found = calls_in(answer.text) if asked.tools else (answer.text, ())
     calls = [
         Call(id=f"call_{head['id'][-12:]}{answer.index}{n}", function=Function(name=call.name, arguments=call.arguments))
         for n, call in enumerate(found)
     ]
-    finish = (answer.last or answer.first).finish_reason or "stop"
     return Choice(
         index=answer.index,
         message=Said(content=rest or None if calls else rest, tool_calls=calls or None),
         logprobs=_likely(answer.likely),
-        finish_reason="tool_calls" if calls else finish,
+        finish_reason="tool_calls" if calls else answer.finish_reason,
     )
 
 
@@ -235,19 +164,3 @@ def _likely(likely: list[TokenLikelihood] | tuple[TokenLikelihood, ...]) -> dict
         return {"token": each.text, "bytes": list(each.bytes), "logprob": each.logprob}
 
     return {"content": [{**one(each), "top_logprobs": [one(other) for other in each.top]} for each in likely], "refusal": None}
-
-
-def _usage(answers: list[_Answer]) -> dict[str, int]:
-    prompt = answers[0].first.prompt_tokens
-    made = sum((answer.last or answer.first).completion_tokens for answer in answers)
-    return {"prompt_tokens": prompt, "completion_tokens": made, "total_tokens": prompt + made}
-
-
-def _failed(error: Exception, request: Request) -> bytes:
-    if isinstance(error, LuthierError):
-        return _sse({"error": facts_of(request, error)})
-    return b"data: " + bytes(on_bug(request, error).body) + b"\n\n"
-
-
-def _sse(value: dict[str, Any]) -> bytes:
-    return f"data: {json.dumps(value)}\n\n".encode()

@@ -1,21 +1,19 @@
-"""What is asked at /v1/chat/completions and /v1/completions, and the questions that it means."""
+"""What is asked at /v1/chat/completions, and the questions that it means."""
 
 from __future__ import annotations
 
 import json
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, ValidationError
+from pydantic import Field
 
 from luthier.errors import FieldInvalid
 from luthier.faces.rest.openai.routes import Lenient
-from luthier.faces.rest.validation import refused
+from luthier.faces.rest.openai.sampling import Sampling, asked_of
 from luthier.serving.types import ChatMessage, ChatRequest
 from luthier.values import Text, Whole
 
 _DEFAULT_MOST = 1024
-_MOST_ANSWERS = 16
-_SEED_STEP = 1_000_003
 
 
 class Part(Lenient):
@@ -56,42 +54,6 @@ class ResponseFormat(Lenient):
         return json.dumps((self.json_schema and self.json_schema.json_schema) or {}) if self.type == "json_schema" else None
 
 
-class StreamOptions(Lenient):
-    include_usage: bool = False
-
-
-class Sampling(Lenient):
-    """How tokens are chosen, and how many answers there are."""
-
-    model: Annotated[str, Field(min_length=1, max_length=300)]
-    temperature: float | None = Field(default=None, ge=0, le=2, description="1 where it is left out, as at OpenAI.")
-    top_p: float | None = Field(default=None, gt=0, le=1)
-    seed: Annotated[Whole, Field(ge=0, le=2**31)] | None = None
-    n: Annotated[Whole, Field(ge=1, le=_MOST_ANSWERS)] | None = None
-    stop: Text | Annotated[list[Text], Field(max_length=16)] | None = None
-    stream: bool | None = None
-    stream_options: StreamOptions | None = None
-
-    @property
-    def answers(self) -> int:
-        return self.n or 1
-
-    @property
-    def usage_in_stream(self) -> bool:
-        return self.stream_options is not None and self.stream_options.include_usage
-
-    def _chosen(self, number: int) -> dict[str, Any]:
-        """The fields of a question that say how its tokens are chosen; each of several answers draws by itself."""
-        stops = [self.stop] if isinstance(self.stop, str) else self.stop or []
-        return {
-            "model": self.model,
-            "temperature": 1.0 if self.temperature is None else self.temperature,
-            "top_p": self.top_p or 1.0,
-            "seed": None if self.seed is None else self.seed + number * _SEED_STEP,
-            "stop": tuple(each for each in stops if each),
-        }
-
-
 class ChatCreate(Sampling):
     """A conversation to answer."""
 
@@ -106,19 +68,15 @@ class ChatCreate(Sampling):
 
     def question(self, number: int = 0) -> ChatRequest:
         """The question behind answer `number`. Raises: FieldInvalid."""
-        try:
-            return ChatRequest(
-                **self._chosen(number),
-                messages=tuple(_message(message) for message in self.messages),
-                tools=None if self.tool_choice == "none" or not self.tools else tuple(self.tools),
-                max_tokens=self.max_completion_tokens or self.max_tokens or _DEFAULT_MOST,
-                logprobs=(self.top_logprobs or 0) if self.logprobs else None,
-                json_schema=self.response_format.schema_text if self.response_format else None,
-            )
-        except ValidationError as error:
-            raise refused(
-                error.errors(include_url=False, include_context=False, include_input=False), model=ChatRequest
-            ) from None
+        return asked_of(
+            ChatRequest,
+            **self.chosen(number),
+            messages=tuple(_message(message) for message in self.messages),
+            tools=None if self.tool_choice == "none" or not self.tools else tuple(self.tools),
+            max_tokens=self.max_completion_tokens or self.max_tokens or _DEFAULT_MOST,
+            logprobs=(self.top_logprobs or 0) if self.logprobs else None,
+            json_schema=self.response_format.schema_text if self.response_format else None,
+        )
 
 
 def _message(message: Message) -> ChatMessage:

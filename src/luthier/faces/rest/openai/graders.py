@@ -13,6 +13,7 @@ from luthier.faces.rest.access import ViewersToo
 from luthier.faces.rest.body import Json, such_as
 from luthier.faces.rest.openai.routes import Lenient, refusals, router
 from luthier.graders import Grader, grade
+from luthier.graders.types import judges_of
 from luthier.values import Text
 
 routes = router("graders (OpenAI)")
@@ -100,7 +101,8 @@ def run(asked: Trial) -> RunResult:
     score = grade(asked.grader, asked.model_sample, asked.item)
     errors: dict[str, bool | str | None] = dict.fromkeys(_ERRORS, False)
     errors["sample_parse_error"] = _unread(asked)
-    errors["other_error"] = score.error is not None and not errors["sample_parse_error"]
+    errors["model_grader_server_error"] = judges = bool(judges_of(asked.grader))
+    errors["other_error"] = score.error is not None and not errors["sample_parse_error"] and not judges
     if score.error is not None:
         errors["model_grader_server_error_details"] = score.error
     metadata = RunMetadata(

@@ -24,9 +24,9 @@ from luthier.errors import (
     WrongState,
 )
 from luthier.faces.rest.body import Json, such_as
-from luthier.faces.rest.openai.requests import JobCreate, run_of
+from luthier.faces.rest.openai.requests import JobCreate, in_their_words, run_of
 from luthier.faces.rest.openai.routes import AfterId, Listing, PageLimit, listing, refusals, router
-from luthier.faces.rest.openai.shapes import Checkpoint, FineTuningJob, JobEvent, checkpoint_of, event_id, event_of, job_of
+from luthier.faces.rest.openai.shapes import Checkpoint, FineTuningJob, JobEvent, checkpoint_of, event_of, job_of, step_of
 from luthier.faces.rest.wire import CurrentActor, CurrentPlatform, IdempotencyKey, JobId, idempotency
 from luthier.jobs.directory import Event
 from luthier.jobs.types import Job
@@ -53,9 +53,9 @@ Wanted = Annotated[
     ),
 )
 def create(asked: Wanted, key: IdempotencyKey, actor: CurrentActor, platform: CurrentPlatform) -> FineTuningJob:
-    """Queue a run and answer at once."""
-    with platform.accounts.in_flight(actor, key):
-        submitted = platform.jobs.submit(actor, run_of(asked), idempotency(key, asked))
+    """Queue a run and answer at once. On a file that is still being checked it waits in `validating_files`."""
+    with platform.accounts.in_flight(actor, key), in_their_words():
+        submitted = platform.jobs.submit(actor, run_of(asked), idempotency(key, asked), patient=True)
     return job_of(submitted.job, actor.tenant_id, platform.now())
 
 
@@ -99,10 +99,11 @@ def events(
     job_id: JobId, actor: CurrentActor, platform: CurrentPlatform, limit: PageLimit = 20, after: AfterId = None
 ) -> Listing[JobEvent]:
     """What happened, newest first."""
-    newest_first = list(platform.jobs.events(actor, job_id))[::-1]
-    rest = _after(newest_first, after)
-    shown = [event_of(event) for event in rest[:limit]]
-    return listing(shown, [event.id for event in shown], more=len(rest) > limit)
+    steps = [(step.at, step_of(number, step)) for number, step in enumerate(platform.jobs.transitions(actor, job_id))]
+    told = [(event.at, event_of(event)) for event in platform.jobs.events(actor, job_id)]
+    in_order = [event for _, event in sorted([*steps, *told], key=lambda pair: pair[0])]
+    rest = _after(in_order[::-1], after)
+    return listing(rest[:limit], [event.id for event in rest[:limit]], more=len(rest) > limit)
 
 
 @routes.get("/fine_tuning/jobs/{job_id}/checkpoints", responses=refusals(NotFound, Gone, CursorInvalid))
@@ -133,12 +134,12 @@ def _matching(platform: CurrentPlatform, actor: Actor, after: str | None, wanted
             return
 
 
-def _after(newest_first: list[Event], after: str | None) -> list[Event]:
+def _after(newest_first: list[JobEvent], after: str | None) -> list[JobEvent]:
     """What comes behind the event of this id. Raises: CursorInvalid."""
     if after is None:
         return newest_first
     for place, event in enumerate(newest_first):
-        if event_id(event) == after:
+        if event.id == after:
             return newest_first[place + 1 :]
     raise CursorInvalid
 

@@ -21,9 +21,9 @@ Ref = Annotated[str, Path(max_length=300, description="`ft:...`, a base id or al
 
 @routes.get("/models", responses=refusals(CursorInvalid))
 def list_models(actor: CurrentActor, platform: CurrentPlatform) -> Listing[ModelObject]:
-    """All bases, with their aliases, and all tuned versions of the team."""
+    """All bases, with their aliases, the embedder, and all tuned versions of the team."""
     bases = platform.bases.list()
-    names = [name for base in bases for name in (base.id, *base.aliases)]
+    names = [*(name for base in bases for name in (base.id, *base.aliases)), *platform.embeddings.listing]
     shown = [ModelObject(id=name, created=_BASES_SINCE, owned_by="luthier") for name in names]
     after: str | None = None
     while True:
@@ -37,6 +37,8 @@ def list_models(actor: CurrentActor, platform: CurrentPlatform) -> Listing[Model
 @routes.get("/models/{model:path}", responses=refusals(NotFound, Gone, ModelNotReady))
 def retrieve(model: Ref, actor: CurrentActor, platform: CurrentPlatform) -> ModelObject:
     """One of them."""
+    if model in platform.embeddings.listing:
+        return ModelObject(id=model, created=_BASES_SINCE, owned_by="luthier")
     try:
         return ModelObject(id=platform.bases.get(model).id, created=_BASES_SINCE, owned_by="luthier")
     except ModelNotAllowed:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Generator
+from contextlib import contextmanager
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationError, model_validator
 
-from luthier.errors import FieldInvalid
+from luthier.errors import FieldInvalid, LuthierError
 from luthier.faces.rest.openai.routes import Lenient
-from luthier.faces.rest.openai.shapes import USUAL_LEARNING_RATE
+from luthier.faces.rest.openai.shapes import USUAL_LEARNING_RATE, their_param
 from luthier.faces.rest.validation import refused
 from luthier.graders import Grader
 from luthier.jobs.spec import GrpoSpec, RunSpec
@@ -108,6 +110,16 @@ def run_of(asked: JobCreate) -> RunSpec:
         return RunSpec.model_validate(spec)
     except ValidationError as error:
         raise refused(error.errors(include_url=False, include_context=False, include_input=False), model=RunSpec) from None
+
+
+@contextmanager
+def in_their_words() -> Generator[None]:
+    """What is refused inside names the field as it was sent here."""
+    try:
+        yield
+    except LuthierError as error:
+        error.param = their_param(error.param)
+        raise
 
 
 def _train(numbers: Hyperparameters) -> dict[str, Any]:

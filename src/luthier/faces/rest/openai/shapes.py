@@ -11,7 +11,7 @@ from pydantic import BaseModel, Field
 from luthier.datasets.types import Dataset
 from luthier.jobs.directory import CheckpointRef, Event
 from luthier.jobs.spec import RunSpec
-from luthier.jobs.types import Job, JobState
+from luthier.jobs.types import Job, JobState, Transition
 
 USUAL_LEARNING_RATE = 2e-4
 """What a learning_rate_multiplier of 1 means."""
@@ -32,6 +32,16 @@ _JOB_STATUS: Mapping[str, JobStatus] = {
     "stopped": "cancelled",
     "cancelled": "cancelled",
 }
+_PARAMS: Mapping[str, str] = {
+    "base_model": "model",
+    "dataset": "training_file",
+    "validation_dataset": "validation_file",
+    "name": "suffix",
+    "grpo.grader": "method.reinforcement.grader",
+    "dpo.beta": "method.dpo.hyperparameters.beta",
+    "train.epochs": "method.hyperparameters.n_epochs",
+    "train.batch_size": "method.hyperparameters.batch_size",
+}
 _METHODS: Mapping[str, str] = {"sft": "supervised", "dpo": "dpo", "grpo": "reinforcement"}
 _LEVELS: Mapping[str, Literal["info", "warn", "error"]] = {"info": "info", "warning": "warn", "error": "error"}
 
@@ -45,7 +55,7 @@ class FileObject(BaseModel):
     created_at: int = Field(description="Unix seconds.")
     expires_at: int | None = None
     filename: str
-    purpose: Literal["fine-tune"] = "fine-tune"
+    purpose: Literal["fine-tune", "fine-tune-results"] = "fine-tune"
     status: FileStatus = Field(description="`uploaded` while it is checked, `error` where it was refused.")
     status_details: str | None = Field(default=None, description="What is wrong with it.")
 
@@ -154,11 +164,10 @@ def tuned_name(base: str, tenant_id: str, suffix: str | None, model_id: str) -> 
 def job_of(job: Job, tenant_id: str, now: datetime) -> FineTuningJob:
     """A run in OpenAI's shape."""
     running = job.state == JobState.RUNNING and job.eta_seconds is not None
-    error = job.error
     return FineTuningJob(
         id=job.id,
         created_at=seconds(job.created_at),
-        error=JobError(code=error.code, message=f"{error.message} {error.hint}", param=_param(error.code)) if error else None,
+        error=_error(job),
         estimated_finish=seconds(now) + int(job.eta_seconds or 0) if running else None,
         fine_tuned_model=tuned_name(job.base_model, tenant_id, job.name, job.model_id) if job.model_id else None,
         finished_at=seconds(job.finished_at) if job.finished_at and job.state != JobState.PAUSED else None,
@@ -167,19 +176,25 @@ def job_of(job: Job, tenant_id: str, now: datetime) -> FineTuningJob:
         method=_method(job.spec),
         model=job.base_model,
         organization_id=tenant_id,
+        result_files=result_files(job),
         seed=job.spec.seed,
         status=_JOB_STATUS[job.state],
-        trained_tokens=None,
+        trained_tokens=job.tokens_seen if job.state == JobState.SUCCEEDED else None,
         training_file=job.dataset or "",
         validation_file=job.validation_dataset,
     )
+
+
+def result_files(job: Job) -> list[str]:
+    """The ids of what a run leaves besides its model."""
+    return [f"results-{job.id}"] if job.kind == "train" and job.state == JobState.SUCCEEDED else []
 
 
 def event_of(event: Event) -> JobEvent:
     """An event in OpenAI's shape; what carries numbers of a step is of the type `metrics`."""
     measured = event.kind in ("step", "eval")
     return JobEvent(
-        id=event_id(event),
+        id=f"ftevent-{event.id}",
         created_at=seconds(event.at),
         level=_LEVELS[event.level],
         message=event.message or f"{event.kind} {event.step}",
@@ -188,8 +203,16 @@ def event_of(event: Event) -> JobEvent:
     )
 
 
-def event_id(event: Event) -> str:
-    return f"ftevent-{event.id}"
+def step_of(number: int, step: Transition) -> JobEvent:
+    """A step of the job's state machine as an event."""
+    return JobEvent(
+        id=f"ftevent-step-{number}",
+        created_at=seconds(step.at),
+        level="error" if step.to_state == JobState.FAILED else "info",
+        message=f"The job is {step.to_state.replace('_', ' ')}: {step.reason}.",
+        type="message",
+        data={"status": _JOB_STATUS[step.to_state]},
+    )
 
 
 def checkpoint_of(job: Job, tenant_id: str, saved: CheckpointRef, events: Mapping[int, Event]) -> Checkpoint:
@@ -215,8 +238,22 @@ def _metrics(step: int, event: Event | None) -> dict[str, float]:
     }
 
 
-def _param(code: str) -> str | None:
-    return "training_file" if code == "bad_data" else None
+def their_param(param: str | None) -> str | None:
+    """A field of a run, as these routes call it.
+
+    >>> their_param("dataset"), their_param("grpo.grader.graders"), their_param("seed")
+    ('training_file', 'method.reinforcement.grader.graders', 'seed')
+    """
+    ours = next((name for name in _PARAMS if param == name or (param or "").startswith(f"{name}.")), None)
+    return param if param is None or ours is None else _PARAMS[ours] + param[len(ours) :]
+
+
+def _error(job: Job) -> JobError | None:
+    error = job.error
+    if error is None:
+        return None
+    param = their_param(error.param) or ("training_file" if error.code == "bad_data" else None)
+    return JobError(code=error.code, message=f"{error.message} {error.hint}".rstrip(), param=param)
 
 
 def _hyperparameters(spec: RunSpec) -> dict[str, Any]:

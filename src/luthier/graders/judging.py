@@ -1,0 +1,39 @@
+"""Graders that ask a model: how likely it finds each of a few answers is their score. Who has a model passes it as `Judge`."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from luthier.graders.templates import Ungradable, fill
+from luthier.graders.types import Judged, LabelModel
+
+Judge = Callable[[Sequence[Mapping[str, str]], Sequence[str]], Sequence[float]]
+"""Given a conversation and some whole answers: how likely each is, as natural-log probability. Raises: Ungradable."""
+
+
+def judged(grader: Judged, sample: str, item: Mapping[str, Any], judge: Judge | None) -> float:
+    """What a judge thinks of an answer. Raises: Ungradable, also where there is no judge."""
+    if judge is None:
+        raise Ungradable("a model has to judge this, and it does so only inside a trainer")
+    messages = [{"role": _ROLES.get(each.role, each.role), "content": fill(each.content, sample, item)} for each in grader.input]
+    if isinstance(grader, LabelModel):
+        likely = judge(messages, grader.labels)
+        return float(grader.labels[likely.index(max(likely))] in grader.passing_labels)
+    likely = judge(messages, [f"{score:g}" for score in grader.scores])
+    return expected(grader.scores, likely)
+
+
+def expected(scores: Sequence[float], logps: Sequence[float]) -> float:
+    """The mean of scores, each as much as it is likely among them.
+
+    >>> expected([0.0, 1.0], [math.log(0.1), math.log(0.3)])
+    0.75
+    """
+    most = max(logps)
+    weights = [math.exp(logp - most) for logp in logps]
+    return round(sum(score * weight for score, weight in zip(scores, weights, strict=True)) / sum(weights), 9)
+
+
+_ROLES = {"developer": "system"}
