@@ -206,6 +206,12 @@ def test_a_comparison_shows_three_sides_and_what_the_gate_says(two, world, regis
     assert later.against.loss == 0.6  # what was measured against Production counts before what is newer
 
 
+def test_what_stands_in_production_is_shown_beside_what_it_replaced(two, world, registry, alice):
+    model = world.promoted(alice, two[1])
+    found = comparison_of(model, model, registry.gate, ())
+    assert (found.production, found.against.loss, found.gate.passes) == (None, 0.6, True)
+
+
 def test_a_comparison_of_what_was_not_measured_says_so(world, registry, alice):
     found = comparison_of(registry.register(world.finished(alice)), None, registry.gate, ())
     assert (found.rows, found.tuned, found.gate.passes) == (None, None, False)

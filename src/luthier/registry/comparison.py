@@ -42,7 +42,9 @@ class Comparison(Frozen):
     measured_by: str | None = Field(default=None, description="The job; its cost is on the bill.")
     base: Scores | None = None
     tuned: Scores | None = None
-    against: Scores | None = Field(default=None, description="Of today's Production.")
+    against: Scores | None = Field(
+        default=None, description="Of today's Production; of what was there before, if it is that itself."
+    )
     forgetting: Forgetting | None = None
     samples: tuple[Sample, ...] = ()
     gate: Gate
@@ -54,10 +56,11 @@ def comparison_of(model: Model, production: Model | None, rule: GateRule, runnin
     """From what stands on the cards. Of several measurements that against today's Production, else the newest."""
     card = model.card
     other = production if production is not None and production.id != model.id else None
-    facts = {**_measured(model, other), "forgetting": card.forgetting} if card.forgetting else _measured(model, other)
+    facts = _measured(model, other)
     return Comparison.model_validate(
         {
             **facts,
+            "forgetting": facts.get("forgetting") or card.forgetting,
             "model": version_name(model),
             "production": version_name(other) if other is not None else None,
             "gate": _gate(model, other, rule),
@@ -81,10 +84,12 @@ def _gate(model: Model, production: Model | None, rule: GateRule) -> Gate:
 
 def _measured(model: Model, production: Model | None) -> dict[str, object]:
     card = model.card
-    records = sorted(card.evaluations, key=lambda each: production is None or each.against != production.id)
+    # What stands in Production itself is shown beside what it was compared with last.
+    wanted = None if production is None else production.id
+    records = sorted(card.evaluations, key=lambda each: each.against is None if wanted is None else each.against != wanted)
     if records:
         first = records[0]
-        found, beside = first.evaluation, production is not None and first.against == production.id
+        found, beside = first.evaluation, wanted is None or first.against == wanted
         about = {"dataset": first.dataset, "measured_at": first.at, "measured_by": first.job_id}
     elif card.evaluation is not None:
         found, beside = card.evaluation, False

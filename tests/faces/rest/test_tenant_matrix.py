@@ -35,6 +35,7 @@ IDS = {
     "invitation_id": "invitation",
     "webhook_id": "webhook",
     "hook_id": "hook",
+    "run_id": "job",
     "run": "dataset",
     "actor": "user",
     "on": "job",
@@ -159,6 +160,8 @@ def body_for(name, field, own):
         "/train": {"dataset": own["dataset"]},
         "/api/models/transition": {"model": own["model"], "stage": "Staging"},
         "/models/transition": {"model": own["model"], "stage": "Staging"},
+        "/api/models/rollback": {"model_name": own["name"]},
+        "/models/rollback": {"model_name": own["name"]},
         "/api/models/recommend": {"text": "x"},
         "/models/recommend": {"text": "x"},
         "/api/chat": {"model": own["model"], "messages": [{"role": "user", "content": "x"}]},
@@ -173,7 +176,7 @@ def body_for(name, field, own):
         "/api/webhooks/{webhook_id}": {"enabled": False},
     }
     found = copy.deepcopy(bodies.get(name.split(" ")[1]))
-    if found is not None and field == "model_name" and "predict" not in name:
+    if found is not None and field == "model_name" and name.endswith("/transition"):
         found.pop("model")
         found["version"] = "1"
     return found

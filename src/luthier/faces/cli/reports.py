@@ -236,12 +236,13 @@ def comparison_text(found: Comparison) -> str:
     title = f"{model.name}@{model.version} ({model.stage})"
     beside = f", Production is @{production['version']}" if production else ""
     lines = [clean(f"{title}{beside}"), ""]
-    lines.append(evaluation_text(plain(found), "production") if found.get("tuned") else _not_measured(found))
+    third = "production" if production else "against"
+    lines.append(evaluation_text(plain(found), third) if found.get("tuned") else _not_measured(found))
     if found.get("tuned") and found.get("measured_by"):
         lines.append(clean(f"measured on {found.get('dataset')} by {found.get('measured_by')}"))
     lines += ["", *_gate_lines(found)]
     for sample in found.get("samples") or ():
-        lines += ["", *_sample_lines(sample)]
+        lines += ["", *_sample_lines(sample, third)]
     return "\n".join([*lines, *(f"Warning: {clean(warning)}" for warning in found.get("warnings") or ())])
 
 
@@ -258,10 +259,10 @@ def _gate_lines(found: Comparison) -> list[str]:
     return [clean(f"Gate: {found.gate.message}"), clean(found.gate.get("hint") or ""), *running]
 
 
-def _sample_lines(sample: Mapping[str, Any]) -> list[str]:
+def _sample_lines(sample: Mapping[str, Any], third: str) -> list[str]:
     """A question, and what each said, a line each: what is longer is in `--json`."""
     named = [(name, sample.get(name)) for name in ("prompt", "expected", "base", "tuned", "against")]
-    shown = [("production" if name == "against" else name, text) for name, text in named if text is not None]
+    shown = [(third if name == "against" else name, text) for name, text in named if text is not None]
     return [f"  {name:10}  {_cut(clean(text).replace(chr(10), ' '))}" for name, text in shown]
 
 
