@@ -71,6 +71,10 @@ _EXAMPLES = {
 Transition = Annotated[Json[TransitionRequest], Body(openapi_examples=_EXAMPLES)]  # pyright: ignore[reportArgumentType]  # plain dicts
 
 
+_BACK = {"by name": {"summary": "The name alone", "value": {"model_name": "support-intents"}}}
+Rollback = Annotated[Json[RollbackRequest], Body(openapi_examples=_BACK)]  # pyright: ignore[reportArgumentType]  # plain dicts
+
+
 @routes.get("", responses=problems(CursorInvalid, FieldInvalid))
 def list_models(
     actor: CurrentActor,
@@ -95,7 +99,7 @@ def transition(wanted: Transition, actor: CurrentActor, platform: CurrentPlatfor
 
 
 @routes.post("/rollback", responses=problems(NotFound, WrongState, FieldInvalid))
-def rollback(wanted: Json[RollbackRequest], actor: CurrentActor, platform: CurrentPlatform) -> Model:
+def rollback(wanted: Rollback, actor: CurrentActor, platform: CurrentPlatform) -> Model:
     """Put back into Production what was there before; what is there now is archived."""
     return platform.registry.rollback(actor, wanted.model_name)
 

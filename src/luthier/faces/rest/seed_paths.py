@@ -208,7 +208,7 @@ def mlflow_run(run_id: experiments.RunId, actor: CurrentActor, platform: Current
 
 
 @routes.post("/models/rollback", responses=problems(NotFound, WrongState, FieldInvalid))
-def rollback(wanted: Json[models.RollbackRequest], actor: CurrentActor, platform: CurrentPlatform) -> Model:
+def rollback(wanted: models.Rollback, actor: CurrentActor, platform: CurrentPlatform) -> Model:
     """As `POST /api/models/rollback`."""
     return models.rollback(wanted, actor, platform)
 
