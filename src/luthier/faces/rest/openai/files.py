@@ -28,7 +28,7 @@ from luthier.faces.rest.wire import CurrentActor, CurrentPlatform, IdempotencyKe
 
 routes = router("files (OpenAI)")
 
-FileId = Annotated[str, Path(max_length=100, description="Id of a file, or of the result file of a run.")]
+FileId = Annotated[str, Path(description="Id of a file, or of the result file of a run.")]
 _FIELDS = {"purpose": {"type": "string", "enum": ["fine-tune"]}, "file": {"type": "string", "format": "binary"}}
 _FORM: dict[str, Any] = {"schema": {"type": "object", "required": ["file", "purpose"], "properties": _FIELDS}}
 _ROWS = '{"messages": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello"}]}\n'
