@@ -136,7 +136,7 @@ def test_preferences_and_rewards_are_learned_from(hosted):
         }
         for n in range(24)
     )
-    prompts = as_lines({"messages": [{"role": "user", "content": f"Say {n}"}], "answer": "e"} for n in range(8))
+    prompts = as_lines({"messages": [{"role": "user", "content": f"Say {n}"}], "answer": "e"} for n in range(3))
     judge = {"type": "score_model", "name": "judge", "model": MODEL, "range": [0, 1]}
     judge |= {"input": [{"role": "user", "content": "{{ sample.output_text }}?"}]}
     quick = {"n_epochs": 1, "learning_rate_multiplier": 15}
@@ -151,7 +151,7 @@ def test_preferences_and_rewards_are_learned_from(hosted):
             training_file=sdk.files.create(file=("prompts.jsonl", prompts), purpose="fine-tune").id,
             method={
                 "type": "reinforcement",
-                "reinforcement": {"grader": judge, "hyperparameters": {**quick, "compute_multiplier": 0.5}},
+                "reinforcement": {"grader": judge, "hyperparameters": {**quick, "compute_multiplier": 0.25}},
             },
         )
         assert ended(sdk, dpo.id).status == "succeeded", hosted.house.log()
