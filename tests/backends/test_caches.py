@@ -1,8 +1,6 @@
 """The contract of `seams.Cache`, and what memory does besides."""
 
 import shutil
-import socket
-import subprocess
 import time
 
 import pytest
@@ -32,30 +30,14 @@ def cache(watch):
 
 
 @pytest.fixture(scope="module")
-def redis_url(tmp_path_factory):
+def redis_url(request):
     """A real Redis where this machine has one, else what speaks its protocol."""
-    server = shutil.which("redis-server")
-    if server is None:
-        with SmallRedis() as small:
-            yield small.url
-            small.shutdown()
+    if shutil.which("redis-server"):
+        yield request.getfixturevalue("own_redis").url
         return
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    folder = tmp_path_factory.mktemp("redis")
-    process = subprocess.Popen([server, "--port", str(port), "--save", "", "--dir", str(folder)], stdout=subprocess.DEVNULL)
-    until = time.monotonic() + 20
-    while not answers(port) and time.monotonic() < until:
-        time.sleep(0.02)
-    yield f"redis://127.0.0.1:{port}/0"
-    process.terminate()
-    process.wait(10)
-
-
-def answers(port):
-    with socket.socket() as probe:
-        return probe.connect_ex(("127.0.0.1", port)) == 0
+    with SmallRedis() as small:
+        yield small.url
+        small.shutdown()
 
 
 @pytest.fixture(params=["memory", "redis"])
