@@ -20,7 +20,8 @@ OWNED = ("starting", "running")
 
 
 def faults(connection: sqlite3.Connection, acknowledged: Iterable[str] = (), *, clock_stepped: bool = False) -> list[str]:
-    """What is not in order. With `clock_stepped` moments of the wall clock say nothing about what overlaps."""
+    """What is not in order. With `clock_stepped` the overlaps of I4 are not looked for: a clock that was set back begins what
+    comes next before the end of what was before, and its length, from a clock that only goes forward, is right all the same."""
     connection.row_factory = sqlite3.Row
     found = [*_acknowledged(connection, acknowledged), *_histories(connection), *_attempts(connection), *_money(connection)]
     return found if clock_stepped else [*found, *_overlaps(connection)]
