@@ -13,7 +13,7 @@ LuthierError
 ├── TooSlow             408
 ├── Conflict            409  the thing is in another state
 │   └── WrongState, InUse, AccountExists, LastAdmin, EvaluationNeeded, KeyInFlight, ArtifactCorrupt, DatasetNotReady,
-│       ModelNotReady, NoModel
+│       ModelNotReady, NotExported, NotInProduction, DeployRefused, NoModel
 ├── Gone                410  it was here, and was deleted
 ├── TooLarge            413
 ├── UnsupportedType     415
@@ -180,6 +180,24 @@ class ModelNotReady(Conflict):
     """The job that should make this model has not ended, or ended without one."""
 
     code = "model_not_ready"
+
+
+class NotExported(Conflict):
+    """The model was not made into files of this form yet."""
+
+    code = "not_exported"
+
+
+class NotInProduction(Conflict):
+    """Only the version in Production is deployed, unless the caller says that any stage will do."""
+
+    code = "not_in_production"
+
+
+class DeployRefused(Conflict):
+    """The target did not take the model: its repository is missing or has changes, or the name is another team's."""
+
+    code = "deploy_refused"
 
 
 class NoModel(Conflict):

@@ -381,3 +381,42 @@ class Tracker(Protocol):
     def drop_version(self, name: str, key: str) -> None:
         """Take a deleted version out. Fine if there is none."""
         ...
+
+
+class NotDeployed(Exception):
+    """A target did not take a model, and is as it was before; the words go on where they stand: `its folder is missing`."""
+
+
+@dataclass(frozen=True)
+class Deployable:
+    """A model as one file, about to be served from somewhere else."""
+
+    name: str
+    """What people call it, and whoever serves it too."""
+    file_name: str
+    """A plain name that ends in `.gguf`."""
+    about: Mapping[str, str]
+    """What its entry says beside: version, sha256, team."""
+    stream: BinaryIO
+    """The bytes, from the first one on."""
+    size: int
+
+
+@dataclass(frozen=True)
+class Done:
+    """Where in the target it lies now."""
+
+    path: str
+    commit: str | None = None
+    pushed: bool = False
+
+
+class DeployTarget(Protocol):
+    """Somewhere that models are served from. Asked by one thread at a time or many: it keeps order itself."""
+
+    def deploy(self, model: Deployable) -> Done:
+        """Put it there under its name, in place of what had this name; the same once more changes nothing.
+
+        Raises: NotDeployed, also where the name belongs to another team.
+        """
+        ...

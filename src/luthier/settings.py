@@ -59,6 +59,9 @@ class Settings(BaseSettings):
     max_attempts: int = Field(default=4, ge=1, le=20, description="How often a crashed job is started before it fails.")
     max_upload_bytes: int = Field(default=10 * 1024 * _MIB, ge=1, description="Largest dataset upload.")
     inline_upload_bytes: int = Field(default=16 * _MIB, ge=0, description="Up to this size an upload answers with its report.")
+    engine: Literal["transformers", "llama.cpp"] = Field(
+        default="transformers", description="What answers chats; llama.cpp needs `luthier[llama]`."
+    )
     engine_idle_s: float = Field(default=600, gt=0, description="An engine process without requests for this long ends.")
     engine_start_s: float = Field(default=60, gt=0, description="An engine process that does not answer by then is given up.")
     loading_wait_s: float = Field(
@@ -161,6 +164,9 @@ class Settings(BaseSettings):
     mlflow_url: SecretStr | None = Field(
         default=None,
         description="MLflow that runs and versions are mirrored to: `sqlite:///file` or `http(s)://...`.",
+    )
+    deploy_targets: Path | None = Field(
+        default=None, description="YAML file with the folders and git repositories that models are deployed to."
     )
     jwt_secret: SecretStr | None = Field(
         default=None, description="Signs access tokens, at least 32 random bytes. Without it <data>/signing-keys.json is made."

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 
 from luthier import migrations
@@ -19,6 +20,7 @@ from luthier.accounts.types import Actor
 from luthier.backends.caches.memory import MemoryCache
 from luthier.backends.caches.redis import connected
 from luthier.backends.embedders import minilm
+from luthier.backends.engines.llama import LLAMA_COMMAND, LlamaEngine
 from luthier.backends.engines.process import EngineProcess
 from luthier.backends.engines.vllm import Upstream, VllmEngine
 from luthier.backends.executors.local import LocalExecutor
@@ -31,6 +33,8 @@ from luthier.backends.notifiers.slack import SlackNotifier
 from luthier.backends.notifiers.webhook import WebhookNotifier
 from luthier.backends.outbound import Guard
 from luthier.backends.storage.local import LocalStorage
+from luthier.backends.targets.folder import FolderTarget
+from luthier.backends.targets.git import GitTarget
 from luthier.backends.trackers.mlflow import MlflowTracker
 from luthier.bases.service import Bases
 from luthier.billing import price_book, token_rules
@@ -58,12 +62,17 @@ from luthier.notifications.courier import Courier
 from luthier.notifications.queue import DeliveryQueue
 from luthier.notifications.service import Means, Notifications
 from luthier.notifications.types import Channel
+from luthier.registry.arrivals import Arrivals
 from luthier.registry.catalogue import Catalogue
+from luthier.registry.deploys import Deploys, Place, TargetSpec, targets_of
+from luthier.registry.exports import Exports
 from luthier.registry.files import ModelFiles
 from luthier.registry.gate_rules import GateRule
+from luthier.registry.links import Links
 from luthier.registry.promotions import Promotions
 from luthier.registry.service import Registry
-from luthier.seams import Cache, Clock, Embedder, Executor, Fetcher, InferenceEngine, Notifier, Storage
+from luthier.registry.transfers import Transfers
+from luthier.seams import Cache, Clock, DeployTarget, Embedder, Executor, Fetcher, InferenceEngine, Notifier, Storage
 from luthier.secret_box import SecretBox
 from luthier.serving.embeddings import Embeddings
 from luthier.serving.predictions import Predictions
@@ -96,6 +105,7 @@ class Platform:
     experiments: Experiments
     registry: Registry
     promotions: Promotions
+    transfers: Transfers
     catalogue: Catalogue
     serving: Serving
     predictions: Predictions
@@ -172,6 +182,7 @@ def build(  # noqa: PLR0913  # what tests put in the place of the real thing
         experiments=Experiments(database, storage, registry),
         registry=registry,
         promotions=Promotions(registry, jobs, automatic=settings.evaluate_after_training),
+        transfers=_transfers(settings, database, Shelf(registry, files, bases, storage), now),
         catalogue=catalogue,
         serving=Serving(registry, bases, engine, billing.tokens, _saved(jobs, files)),
         predictions=Predictions(registry, bases, engine, _answers(settings), billing.tokens),
@@ -192,6 +203,35 @@ def _billing(settings: Settings, database: Database, platform: PlatformBudget, q
     if settings.prices is not None:
         billing.adopt(price_book.read(settings.prices))
     return billing
+
+
+@dataclass(frozen=True)
+class Shelf:
+    """Where models lie."""
+
+    registry: Registry
+    files: ModelFiles
+    bases: Bases
+    storage: Storage
+
+
+def _transfers(settings: Settings, database: Database, shelf: Shelf, now: Clock) -> Transfers:
+    exports = Exports(database, shelf.storage, shelf.files, shelf.registry)
+    keys = _signing(settings, now)
+    links = Links(
+        lambda: (keys.current().id, keys.current().secret.encode()),
+        lambda: {name: key.secret.encode() for name, key in keys.valid().items()},
+        now,
+    )
+    specs = {} if settings.deploy_targets is None else targets_of(settings.deploy_targets)
+    places = {name: Place(spec.kind, _target(spec), spec.teams) for name, spec in specs.items()}
+    scratch, most = settings.data / "scratch", settings.max_upload_bytes
+    arrivals = Arrivals(shelf.registry, shelf.bases, shelf.storage, scratch, most, child_environment())
+    return Transfers(exports, links, Deploys(database, exports, links, places, settings.public_url, now), arrivals)
+
+
+def _target(spec: TargetSpec) -> DeployTarget:
+    return FolderTarget(spec.path) if spec.kind == "folder" else GitTarget(spec.path, child_environment(), push=spec.push)
 
 
 def _budget(settings: Settings) -> int | None:
@@ -225,13 +265,7 @@ def _embeddings(settings: Settings, embedder: Embedder | None) -> Embeddings:
 
 
 def _engine(settings: Settings, bases: Bases) -> InferenceEngine:
-    local = EngineProcess(
-        settings.data / "run",
-        child_environment(settings),
-        idle_s=settings.engine_idle_s,
-        start_s=settings.engine_start_s,
-        wait_s=settings.loading_wait_s,
-    )
+    local = _local_engine(settings)
     if not settings.vllm_url:
         return local
     if not any(base.id == settings.vllm_base for base in bases.list()):
@@ -240,6 +274,15 @@ def _engine(settings: Settings, bases: Bases) -> InferenceEngine:
         )
     key = None if settings.vllm_key is None else settings.vllm_key.get_secret_value()
     return VllmEngine(Upstream(settings.vllm_url, key, bases.folder(bases.get(settings.vllm_base))), local)
+
+
+def _local_engine(settings: Settings) -> InferenceEngine:
+    where, environment, idle_s = settings.data / "run", child_environment(settings), settings.engine_idle_s
+    start = partial(EngineProcess, environment=environment, idle_s=idle_s, start_s=settings.engine_start_s)
+    usual = start(where, wait_s=settings.loading_wait_s)
+    if settings.engine != "llama.cpp":
+        return usual
+    return LlamaEngine(start(where / "llama", wait_s=settings.loading_wait_s, command=LLAMA_COMMAND), usual)
 
 
 def _answers(settings: Settings) -> Cache:

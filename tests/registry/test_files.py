@@ -1,13 +1,18 @@
 """What is downloaded or loaded is what was registered, or it is refused."""
 
+import hashlib
 import io
+import os
 import tarfile
+import time
 
 import psutil
 import pytest
 
 from luthier.errors import ArtifactCorrupt, NotFound
+from luthier.registry.bundles import Seals, one_file
 from luthier.registry.types import Stage
+from luthier.values import ModelFile
 
 
 def flipped(path):
@@ -59,9 +64,10 @@ def test_a_link_in_place_of_a_file_is_not_followed(world, registry, alice):
 
 def test_the_archive_is_a_plain_tar_of_the_announced_size(world, registry, alice):
     model = world.model(alice)
-    archive = registry.archive(alice, model.id)
-    data = b"".join(archive.chunks)
-    assert (archive.file_name, archive.bytes) == (f"{model.id}.tar", len(data))
+    with (archive := registry.archive(alice, model.id)).stream:
+        data = archive.stream.read()
+    assert (archive.name, archive.size) == (f"{model.id}.tar", len(data))
+    assert archive.sha256 == hashlib.sha256(data).hexdigest()
     with tarfile.open(fileobj=io.BytesIO(data)) as tar:
         members = {member.name: member for member in tar.getmembers()}
         files = {f"{model.id}/{file.name}": file.bytes for file in registry.files(alice, model.id)}
@@ -71,26 +77,64 @@ def test_the_archive_is_a_plain_tar_of_the_announced_size(world, registry, alice
         assert weights.read() == world.weights
 
 
-def test_an_archive_is_the_same_bytes_each_time(world, registry, alice):
+def test_an_archive_is_the_same_bytes_each_time_and_from_each_place(world, registry, alice):
     model = world.model(alice)
-    assert b"".join(registry.archive(alice, model.id).chunks) == b"".join(registry.archive(alice, model.id).chunks)
+    with registry.archive(alice, model.id).stream as once, registry.archive(alice, model.id).stream as again:
+        data = once.read()
+        for first in (0, 1, 511, 512, 700, len(data) - 1500, len(data) - 1):
+            again.seek(first)
+            assert again.read(700) == data[first : first + 700]
+        assert again.seek(0, 2) == len(data)
+        assert again.read() == b""
 
 
 def test_an_archive_that_nobody_reads_holds_no_file_open(world, registry, alice):
     model = world.model(alice)
     before = len(psutil.Process().open_files())
-    chunks = registry.archive(alice, model.id).chunks
+    stream = registry.archive(alice, model.id).stream
     assert len(psutil.Process().open_files()) == before + 3
-    chunks.close()
+    stream.close()
+    assert len(psutil.Process().open_files()) == before
+    flipped(world.weights_path(model, alice))
+    with pytest.raises(ArtifactCorrupt):
+        registry.archive(alice, model.id)
     assert len(psutil.Process().open_files()) == before
 
 
 def test_a_download_goes_on_when_the_model_is_deleted_meanwhile(world, registry, alice):
     model = world.model(alice)
-    archive = registry.archive(alice, model.id)
-    first = next(archive.chunks)
-    registry.delete(alice, model.id)
-    assert len(first) + sum(map(len, archive.chunks)) == archive.bytes
+    with (archive := registry.archive(alice, model.id)).stream:
+        first = archive.stream.read(100)
+        registry.delete(alice, model.id)
+        assert hashlib.sha256(first + archive.stream.read()).hexdigest() == archive.sha256
+
+
+def test_what_was_read_through_lately_and_not_written_since_is_not_read_again(world, registry, alice, tmp_path):
+    path = tmp_path / "file"
+    path.write_bytes(world.weights)
+    record = ModelFile(name="file", bytes=len(world.weights), sha256=hashlib.sha256(world.weights).hexdigest())
+    clock, read = [0.0], []
+
+    def sealed() -> str:
+        with one_file(record, lambda file: path.open("rb")) as bundle:
+            tell = bundle.digest
+            bundle.digest = lambda refuse: read.append(1) or tell(refuse)
+            return seals.sealed(bundle, lambda file: ArtifactCorrupt("changed"))
+
+    seals = Seals(lambda: clock[0])
+    assert [sealed(), sealed()] == [record.sha256] * 2
+    assert len(read) == 2  # written a moment ago: another write could look the same
+    old = time.time() - 60
+    os.utime(path, (old, old))
+    assert [sealed(), sealed()] == [record.sha256] * 2
+    assert len(read) == 3
+    clock[0] = 601.0
+    sealed()
+    assert len(read) == 4
+    flipped(path)
+    os.utime(path, (old, old))
+    with pytest.raises(ArtifactCorrupt):
+        sealed()
 
 
 def test_engines_load_a_local_copy_that_is_made_once(world, registry, alice):

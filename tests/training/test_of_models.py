@@ -17,6 +17,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from luthier.jobs.directory import Control
+from luthier.modeling import gguf_adapters, llama
 
 pytestmark = [
     pytest.mark.slow,
@@ -24,6 +25,7 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing:FutureWarning"),  # PEFT asks an old name of transformers
 ]
 
+needs_llama = pytest.mark.skipif(not llama.installed(), reason="llama-cpp-python is not installed")
 OTHERS = [("Two charges on my card", "billing"), ("It crashes", "bug"), ("Where are my notes?", "question")]
 GREEDY = {"max_new_tokens": 6, "do_sample": False, "pad_token_id": 0}
 
@@ -52,7 +54,9 @@ def pin_of(folder: Path, model_id: str = "model_1") -> dict:
 def of_model(submitted, trained) -> Callable:
     """A run about the trained model, as the platform leaves it at submit."""
 
-    def make(kind: str, model: Path | None = None, against: Path | None = None, lines: Sequence[dict] = (), **more):
+    def make(
+        kind: str, model: Path | None = None, against: Path | None = None, lines: Sequence[dict] = (), held_out=False, **more
+    ):
         job = submitted(train={}, rows=OTHERS, lines=lines)
         spec = json.loads(job.job.read_spec()) | {"kind": kind, "model": "model_1"} | more
         spec["sources"]["model"] = pin_of(model or trained.folder)
@@ -60,7 +64,10 @@ def of_model(submitted, trained) -> Callable:
             spec |= {"against": "model_2"}
             spec["sources"]["against"] = pin_of(against, "model_2")
         if kind == "export":
-            del spec["train"], spec["dataset"], spec["sources"]["dataset"]
+            rows = spec["sources"].pop("dataset")
+            del spec["train"], spec["dataset"]
+            if held_out:
+                spec["sources"]["validation_dataset"] = rows
         job.sha256 = job.job.write_spec(spec)
         return job
 
@@ -173,13 +180,19 @@ def test_a_merged_export_is_a_model_that_plain_transformers_answers_with(of_mode
 def test_a_gguf_export_is_one_file_that_others_load(of_model, precision):
     from transformers import AutoModelForCausalLM
 
-    job = of_model("export", export={"format": "gguf", "precision": precision})
+    job = of_model("export", export={"format": "gguf", "precision": precision}, held_out=precision == "base")
     assert ended(job) == "succeeded", job.log
-    manifest = json.loads(job.result("export.json"))
+    checks = json.loads(job.result("export.json"))["checks"]
     folder = job.folder / "attempts/1/results/export"
     assert sorted(path.name for path in folder.iterdir()) == ["Modelfile", "model.gguf"]
-    assert manifest["checks"]["precision"] == ("f16" if precision == "base" else precision)
-    assert manifest["checks"]["same_answers"]
+    assert checks["precision"] == ("f16" if precision == "base" else precision)
+    assert checks["same_answers"]
+    assert (checks["template"], checks["stop_agreement"]) == (True, 1.0)
+    assert (checks["prompts"], checks["held_out_prompts"]) == ((7, 3) if precision == "base" else (4, 0))
+    # Barely trained, it has many tokens that are nearly as likely as another one: rounding to 8 bits turns some of them.
+    assert checks["agreement_but_ties"] == 1.0
+    assert checks["token_agreement"] > (0.5 if precision == "q8_0" else 0.95)
+    assert 0 <= checks["mean_logprob_gap"] <= checks["max_logprob_gap"] < 0.5
     reader = gguf.GGUFReader(folder / "model.gguf")
     kinds = {tensor.tensor_type.name for tensor in reader.tensors if len(tensor.shape) == 2}
     assert kinds == {"F16" if precision == "base" else precision.upper()}
@@ -187,6 +200,41 @@ def test_a_gguf_export_is_one_file_that_others_load(of_model, precision):
     assert reader.get_field("tokenizer.chat_template") is not None
     loaded = AutoModelForCausalLM.from_pretrained(folder, gguf_file="model.gguf")
     assert loaded.config.model_type == "llama"
+
+
+@needs_llama
+@pytest.mark.parametrize("precision", ["q6_k", "q5_k_m", "q4_k_m"])
+def test_a_k_quant_answers_as_the_model_within_what_it_may_lose(of_model, precision):
+    job = of_model("export", export={"format": "gguf", "precision": precision}, held_out=True)
+    assert ended(job) == "succeeded", job.log
+    checks = json.loads(job.result("export.json"))["checks"]
+    assert checks["loaded_by"].startswith("llama.cpp")
+    assert checks["precision"] == precision
+    assert checks["tolerance"]["agreement"] <= checks["agreement_but_ties"] <= 1
+
+
+@pytest.mark.skipif(llama.installed(), reason="llama.cpp is here")
+def test_a_k_quant_without_llama_cpp_says_what_to_install(of_model):
+    job = of_model("export", export={"format": "gguf", "precision": "q4_k_m"})
+    assert ended(job) == "bad_data"
+    assert "luthier[llama]" in job.status.failure.hint
+
+
+@pytest.mark.parametrize("precision", ["base", "f16"])
+def test_an_adapter_alone_becomes_a_gguf_beside_its_base(of_model, trained, precision):
+    job = of_model("export", export={"format": "gguf-adapter", "precision": precision})
+    assert ended(job) == "succeeded", job.log
+    checks = json.loads(job.result("export.json"))["checks"]
+    folder = job.folder / "attempts/1/results/export"
+    assert checks["loaded_by"].startswith("llama.cpp" if llama.installed() else "gguf ")
+    assert checks["precision"] == ("f32" if precision == "base" else "f16")
+    matrices, scale = gguf_adapters.read(folder / gguf_adapters.FILE, trained.bases / "luthier--tiny/1")
+    learned = load_file(trained.folder / "adapter_model.safetensors")
+    config = json.loads((trained.folder / "adapter_config.json").read_text())
+    assert scale == config["lora_alpha"] / config["r"]
+    assert {f"base_model.model.{name}" for name in matrices} == set(learned)
+    for name, matrix in matrices.items():
+        assert torch.allclose(torch.from_numpy(matrix), learned[f"base_model.model.{name}"], rtol=1e-3, atol=1e-5)
 
 
 def test_an_exported_adapter_is_the_trained_one(of_model, trained):

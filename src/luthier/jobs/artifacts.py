@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from contextlib import ExitStack
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
-from pydantic import TypeAdapter
+from pydantic import BaseModel, ConfigDict, Field
 
 from luthier.errors import ArtifactCorrupt
 from luthier.jobs.directory import AttemptDirectory, CheckpointRef, Manifest, checkpoint_folder
-from luthier.seams import NotStored, Storage
+from luthier.seams import BadName, NotStored, Storage
 from luthier.values import ModelFile
 
 _CHUNK = 1024 * 1024
 _AGAIN = "Export it again, or restore the data folder from a backup."
-_FILES = TypeAdapter(list[ModelFile])
+
+
+def opened(storage: Storage, folder: str, file: ModelFile, hint: str = _AGAIN) -> BinaryIO:
+    """One file at its first byte, not looked at yet; the caller closes it. Raises: ArtifactCorrupt, with `hint`."""
+    try:
+        return storage.open(f"{folder}/{file.name}")
+    except (NotStored, BadName):  # a link that leads out of the storage is no file of this model
+        raise corrupt(file, "is missing", hint) from None
 
 
 def verified(storage: Storage, folder: str, file: ModelFile, hint: str = _AGAIN) -> BinaryIO:
@@ -25,12 +31,9 @@ def verified(storage: Storage, folder: str, file: ModelFile, hint: str = _AGAIN)
     Raises: ArtifactCorrupt, with `hint`.
     """
     with ExitStack() as opening:
-        try:
-            stream = opening.enter_context(storage.open(f"{folder}/{file.name}"))
-        except NotStored:
-            raise _corrupt(file, "is missing", hint) from None
+        stream = opening.enter_context(opened(storage, folder, file, hint))
         if hashed(stream) != (file.sha256, file.bytes):
-            raise _corrupt(file, "has changed", hint)
+            raise corrupt(file, "has changed", hint)
         stream.seek(0)
         opening.pop_all()
     return stream
@@ -45,12 +48,20 @@ def hashed(stream: BinaryIO) -> tuple[str, int]:
     return digest.hexdigest(), size
 
 
-def exported(attempt: AttemptDirectory) -> list[ModelFile]:
-    """The files that an export made, as its manifest has them. Raises: ArtifactCorrupt."""
+class ExportManifest(BaseModel):
+    """`results/export.json`, as far as the platform reads it."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+    files: list[ModelFile]
+    checks: dict[str, Any] = Field(default_factory=dict)
+
+
+def manifest(attempt: AttemptDirectory) -> ExportManifest:
+    """What an export made, and what was proven of it. Raises: ArtifactCorrupt."""
     try:
-        found = json.loads(attempt.storage.read(attempt.name("results", "export.json")))
-        return _FILES.validate_python(found["files"])
-    except (NotStored, ValueError, KeyError, TypeError):
+        return ExportManifest.model_validate_json(attempt.storage.read(attempt.name("results", "export.json")))
+    except (NotStored, ValueError):
         raise ArtifactCorrupt("The manifest of this export cannot be read.", hint=_AGAIN) from None
 
 
@@ -65,6 +76,12 @@ def saved(attempt: AttemptDirectory, ref: CheckpointRef) -> tuple[str, list[Mode
     return folder, [ModelFile(name=name, bytes=manifest.files[name].bytes, sha256=manifest.files[name].sha256) for name in names]
 
 
-def _corrupt(file: ModelFile, how: str, hint: str) -> ArtifactCorrupt:
+def exported(attempt: AttemptDirectory) -> list[ModelFile]:
+    """The files that an export made, as its manifest has them. Raises: ArtifactCorrupt."""
+    return manifest(attempt).files
+
+
+def corrupt(file: ModelFile, how: str, hint: str) -> ArtifactCorrupt:
+    """What is said of a stored file that is not what it was; the place of it is not named."""
     message = f"A stored file of this model ({file.bytes} bytes when it was written) {how}."
     return ArtifactCorrupt(message, hint=hint, details={"file": file.name})

@@ -17,7 +17,7 @@ from luthier.database import Database
 from luthier.datasets import kinds
 from luthier.datasets.service import Datasets
 from luthier.datasets.types import Dataset
-from luthier.errors import BudgetExceeded, FieldInvalid, ForbiddenField, WillNotFit
+from luthier.errors import BudgetExceeded, DatasetNotReady, FieldInvalid, ForbiddenField, Gone, NotFound, WillNotFit
 from luthier.graders.types import judges_of
 from luthier.jobs import classifying, estimation, of_models
 from luthier.jobs.approvals import ApprovalRule
@@ -27,7 +27,7 @@ from luthier.jobs.of_models import Models, Named
 from luthier.jobs.sizes import size_of
 from luthier.jobs.spec import OF_MODELS, RunSpec, Sources
 from luthier.jobs.types import Estimate
-from luthier.values import BaseSource
+from luthier.values import BaseSource, Source
 
 
 @dataclass(frozen=True)
@@ -177,11 +177,24 @@ class Examiner:
             arrival_s=estimation.arrival_s(base, here=self._bases.ready(base)),
         )
         sources = Sources(
-            dataset=self._datasets.source(dataset) if dataset else None, base=model.base, model=model, against=against
+            dataset=self._datasets.source(dataset) if dataset else None,
+            validation_dataset=self._held_out(actor, named.made_by) if spec.kind == "export" else None,
+            base=model.base,
+            model=model,
+            against=against,
         )
         correction = self._earlier.correction(actor, spec, base.id)
         estimate = applied(of_models.estimate(facts), correction, price)
         return spec.model_copy(update={"sources": sources}), self._with_advice(estimate)
+
+    def _held_out(self, actor: Actor, made_by: RunSpec | None) -> Source | None:
+        """The rows that a model was measured on by its training, where they are still there: its export is asked some of them."""
+        if made_by is None or made_by.validation_dataset is None:
+            return None
+        try:
+            return self._datasets.source(self._datasets.ready(actor, made_by.validation_dataset))
+        except (NotFound, Gone, DatasetNotReady):
+            return None
 
     def _with_advice(self, estimate: Estimate) -> Estimate:
         if estimate.fits:

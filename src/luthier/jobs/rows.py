@@ -58,6 +58,11 @@ def jobs_after(session: Session, job_id: str, most: int) -> list[tuple[str, str]
     return [(row.tenant_id, row.id) for row in store.ran_after(session, job_id, most)]
 
 
+def exports_of(session: Session, model_id: str, most: int) -> list[Job]:
+    """The exports of a model that came to their end, the latest first."""
+    return [job_of(row) for row in store.exports_of(session, model_id, most)]
+
+
 def projection_of(row: store.JobRow, used_ms: int) -> projection.Projection:
     """The top-level `status.json`."""
     job = job_of(row)

@@ -194,23 +194,32 @@ class EvaluateSpec(Frozen):
     )
 
 
+_PRECISIONS = {
+    "merged": ("base", "bf16", "fp32"),
+    "gguf": ("base", "f32", "f16", "q8_0", "q6_k", "q5_k_m", "q4_k_m"),
+    "gguf-adapter": ("base", "f32", "f16"),
+}
+"""What a format can be stored as."""
+
+
 class ExportSpec(Frozen):
     """What a model is made into."""
 
-    format: Literal["adapter", "merged", "gguf"] = Field(
+    format: Literal["adapter", "merged", "gguf", "gguf-adapter"] = Field(
         description="adapter: PEFT's files, for use beside the base. merged: the base with the adapter added to its weights. "
-        "gguf: that as one file for llama.cpp and Ollama."
+        "gguf: that as one file for llama.cpp and Ollama. gguf-adapter: the adapter alone, for llama.cpp beside the base's file."
     )
-    precision: Literal["base", "bf16", "fp32", "f32", "f16", "q8_0"] = Field(
+    precision: Literal["base", "bf16", "fp32", "f32", "f16", "q8_0", "q4_k_m", "q5_k_m", "q6_k"] = Field(
         default="base",
-        description="Of merged weights `base` (as the base's files have them), bf16 or fp32; of gguf f16 (`base`), f32 or q8_0.",
+        description="Of merged weights `base` (as the base's files have them), bf16 or fp32; of gguf f16 (`base`), f32, q8_0, "
+        "and where llama.cpp is installed q6_k, q5_k_m or q4_k_m; of gguf-adapter f32 (`base`) or f16.",
     )
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
         if self.format == "adapter" and self.precision != "base":
-            raise ValueError("an adapter is exported as it was trained: `precision` is for the formats merged and gguf")
-        known = {"merged": ("base", "bf16", "fp32"), "gguf": ("base", "f32", "f16", "q8_0")}.get(self.format)
+            raise ValueError("an adapter is exported as it was trained: `precision` is for the other formats")
+        known = _PRECISIONS.get(self.format)
         if known and self.precision not in known:
             raise ValueError(f"`precision` of {self.format} is one of {', '.join(known)}")
         return self

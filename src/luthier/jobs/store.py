@@ -268,6 +268,14 @@ def newest_named(session: Session, name: str) -> JobRow | None:
     return session.scalar(visible().where(JobRow.name == name, JobRow.kind == "train").order_by(JobRow.id.desc()).limit(1))
 
 
+def exports_of(session: Session, model_id: str, most: int) -> Sequence[JobRow]:
+    """The exports of a model that came to their end, the latest first."""
+    of_model = type_coerce(JobRow.spec, JSON)["model"].as_string() == model_id
+    return session.scalars(
+        visible(JobState.SUCCEEDED).where(JobRow.kind == "export", of_model).order_by(JobRow.id.desc()).limit(most)
+    ).all()
+
+
 def visible(state: JobState | None = None) -> Any:
     """The query of a list: what was not deleted, in any state or in this one."""
     query = select(JobRow).where(JobRow.deleted_at.is_(None))

@@ -135,6 +135,11 @@ def _wanted_shapes(paths: list[str], linears: Linears, rank: int) -> dict[str, t
     return wanted
 
 
+def read_shape(folder: Path) -> LoraShape:
+    """The form of the adapter in `folder`, by its config alone. Raises: ValueError where that is no plain LoRA."""
+    return _read_shape(folder / CONFIG, has_head=False)
+
+
 def _target_names(adapter: Adapter, linears: Linears) -> list[str]:
     """Names that PEFT will match to exactly these layers: the last part of the path where that is enough, else all of it."""
     suffixes = {path.rsplit(".", 1)[-1] for path in adapter.pairs}

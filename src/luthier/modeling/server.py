@@ -14,6 +14,7 @@ import socket
 import sys
 import threading
 from pathlib import Path
+from typing import cast
 
 import torch
 import uvicorn
@@ -68,18 +69,30 @@ def _arguments(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--idle-s", type=float, default=600, help="end after this long without a request")
     parser.add_argument("--parent-pipe", type=int, help="end when this descriptor does")
     parser.add_argument("--device", choices=["auto", "cpu", "cuda", "mps"], default="auto")
+    parser.add_argument("--engine", choices=["transformers", "llama.cpp"], default="transformers")
     parser.add_argument("--threads", type=int, help="of torch; all cores by default")
     parser.add_argument("--active", type=int, default=8, help="answers computed at a time")
     parser.add_argument("--waiting", type=int, default=32, help="requests that may wait; one more gets 429")
     return parser.parse_args(arguments)
 
 
+def _computing(given: argparse.Namespace) -> tuple[Models, Turns]:
+    """What holds the models, and the thread that computes."""
+    if given.engine == "llama.cpp":
+        from luthier.modeling.llama_serving import LlamaModels, LlamaTurns
+
+        held = LlamaModels(given.socket.parent, given.threads)
+        # They stand in the places of both, with all that the routes ask of them but classifiers, which the other engine has.
+        return cast(Models, held), cast(Turns, LlamaTurns(held, waiting=given.waiting))
+    models = Models(given.device)
+    return models, Turns(models, active=given.active, waiting=given.waiting)
+
+
 def main(arguments: list[str] | None = None) -> int:
     given = _arguments(arguments)
     if given.threads:
         torch.set_num_threads(given.threads)
-    models = Models(given.device)
-    turns = Turns(models, active=given.active, waiting=given.waiting)
+    models, turns = _computing(given)
     engine = Engine(models, turns)
     config = uvicorn.Config(engine.app(), log_level="warning", lifespan="off", timeout_graceful_shutdown=_DRAIN_S)
     server = uvicorn.Server(config)

@@ -18,7 +18,7 @@ JOB_STATES = (
 KINDS = (
     *(f"job.{state}" for state in JOB_STATES),
     *("budget.alert", "approval.asked", "spending.unusual"),
-    *("promotion.asked", "model.stage_changed", "model.deleted", "drift.detected", "endpoint.test"),
+    *("promotion.asked", "model.stage_changed", "model.deployed", "model.deleted", "drift.detected", "endpoint.test"),
 )
 """Everything that can happen. `endpoint.test` goes to the endpoint that is tested, whatever it asked for."""
 

@@ -4,23 +4,22 @@ from __future__ import annotations
 
 import json
 import shutil
-import tarfile
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, cast
 
 from luthier.errors import ArtifactCorrupt
-from luthier.jobs.artifacts import hashed, verified
+from luthier.jobs.artifacts import corrupt, hashed, opened, verified
 from luthier.registry import rules
+from luthier.registry.bundles import ONE_FILE, TAR, Bundle, Download, Seals, one_file, tar
 from luthier.registry.markdown import markdown
-from luthier.registry.types import Archive, StoredModel
+from luthier.registry.types import StoredModel
 from luthier.seams import NotStored, Storage
 from luthier.values import ModelFile
 
-_CHUNK = 1024 * 1024
-_BLOCK = tarfile.BLOCKSIZE
 _AGAIN = "Train it again from its job, or restore the data folder from a backup."
 
 
@@ -40,6 +39,7 @@ class ModelFiles:
     def __init__(self, storage: Storage, cache: Path) -> None:
         self._storage = storage
         self._cache = cache
+        self._seals = Seals()
 
     def results(self, folder: str, name: str) -> dict[str, Any]:
         """A JSON file of a job's results, `{}` where there is none. Raises: ArtifactCorrupt."""
@@ -100,20 +100,31 @@ class ModelFiles:
 
     def opened(self, root: str, file: ModelFile) -> BinaryIO:
         """One file at its first byte, after all of it was compared with its checksum. Raises: ArtifactCorrupt."""
-        return verified(self._storage, f"{root}/weights", file, _AGAIN)
+        return self._download(file.name, ONE_FILE, one_file(file, partial(self._unread, f"{root}/weights"))).stream
 
-    def archive(self, root: str, folder: str, files: Sequence[ModelFile]) -> Archive:
-        """All files below `folder/` as one tar. Every file is verified and open before this returns.
+    def archive(self, folder: str, name: str, files: Sequence[ModelFile]) -> Download:
+        """All files of the storage's `folder` as one tar, below `name/`; verified, and open before this returns.
 
         Raises: ArtifactCorrupt.
         """
+        return self._download(f"{name}.tar", TAR, tar(name, files, partial(self._unread, folder)))
+
+    def single(self, folder: str, name: str, file: ModelFile) -> Download:
+        """One file of the storage's `folder` under another name; verified, and open before this returns.
+
+        Raises: ArtifactCorrupt.
+        """
+        return self._download(name, ONE_FILE, one_file(file, partial(self._unread, folder)))
+
+    def _download(self, name: str, media_type: str, bundle: Bundle) -> Download:
         with ExitStack() as opening:
-            streams = [(file, opening.enter_context(self.opened(root, file))) for file in files]
-            held = opening.pop_all()
-        chunks = _tar(folder, streams, held.close)
-        next(chunks)  # it has started: from here on, closing it closes the files, even if nobody reads
-        padded = sum(_BLOCK + _BLOCK * -(-file.bytes // _BLOCK) for file in files)
-        return Archive(file_name=f"{folder}.tar", bytes=padded + 2 * _BLOCK, chunks=chunks)
+            opening.enter_context(bundle)
+            sha256 = self._seals.sealed(bundle, partial(corrupt, how="has changed", hint=_AGAIN))
+            opening.pop_all()
+        return Download(name, media_type, bundle.size, sha256, cast(BinaryIO, bundle))
+
+    def _unread(self, folder: str, file: ModelFile) -> BinaryIO:
+        return opened(self._storage, folder, file, _AGAIN)
 
     def local(self, root: str, model_id: str, files: Sequence[ModelFile]) -> Path:
         """A local folder with a model's verified files; made once. Raises: ArtifactCorrupt."""
@@ -146,21 +157,6 @@ class ModelFiles:
     def _complete(self, stored: StoredModel) -> bool:
         root = root_of(stored.tenant_id, stored.id)
         return all(self._storage.size(f"{root}/weights/{file.name}") == file.bytes for file in stored.files)
-
-
-def _tar(folder: str, streams: Sequence[tuple[ModelFile, BinaryIO]], close: Callable[[], None]) -> Iterator[bytes]:
-    try:
-        yield b""
-        for file, stream in streams:
-            header = tarfile.TarInfo(f"{folder}/{file.name}")
-            header.size, header.mode = file.bytes, 0o644
-            yield header.tobuf(tarfile.USTAR_FORMAT)
-            while chunk := stream.read(_CHUNK):
-                yield chunk
-            yield b"\0" * (-file.bytes % _BLOCK)
-        yield b"\0" * (2 * _BLOCK)
-    finally:
-        close()
 
 
 def _json(value: dict[str, Any]) -> bytes:

@@ -19,6 +19,7 @@ from luthier.errors import DatabaseBusy, InUse, ModelNotAllowed, NotFound, Stora
 from luthier.experiments.types import VersionFacts
 from luthier.notifications import outbox
 from luthier.registry import index_store, rules, store
+from luthier.registry.bundles import Download
 from luthier.registry.cards import Results, card_of, config_of, record_of, tracker_tags, with_record
 from luthier.registry.catalogue import Catalogue
 from luthier.registry.files import ModelFiles, root_of
@@ -26,7 +27,7 @@ from luthier.registry.finding import meant, standing
 from luthier.registry.gate_rules import GateRule
 from luthier.registry.rows import files_of, listed, model_of, row_of, stored_of
 from luthier.registry.stages import Stages
-from luthier.registry.types import Archive, Finished, Model, Stage, StoredModel
+from luthier.registry.types import Finished, Model, Stage, StoredModel
 from luthier.seams import Clock
 from luthier.values import BaseSource, ModelFile, ModelSource, Page
 
@@ -198,11 +199,11 @@ class Registry:
                 return file, self._files.opened(root_of(row.tenant_id, row.id), file)
         raise NotFound("file", hint="`GET /api/models/<id>/files` lists the files of a model.")
 
-    def archive(self, actor: Actor, ref: str) -> Archive:
+    def archive(self, actor: Actor, ref: str) -> Download:
         """All files as one tar, verified before its first byte. Raises: NotFound, Gone, ModelNotReady, ArtifactCorrupt."""
         with self._database.read(actor.tenant_id) as session:
             row = meant(session, ref)
-        return self._files.archive(root_of(row.tenant_id, row.id), row.id, files_of(row))
+        return self._files.archive(f"{root_of(row.tenant_id, row.id)}/weights", row.id, files_of(row))
 
     def weights(self, actor: Actor, model: Model) -> Path:
         """A local folder with the model's verified files, for an engine. Raises: NotFound, Gone, ArtifactCorrupt."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
@@ -189,16 +188,6 @@ class Registrar(Protocol):
     def register(self, finished: Finished) -> Registered: ...
 
     def attach(self, finished: Finished) -> Registered: ...
-
-
-@dataclass(frozen=True)
-class Archive:
-    """A download of all files of a model as one tar, uncompressed: its size is known before the first byte."""
-
-    file_name: str
-    bytes: int
-    chunks: Iterator[bytes]
-    """Constant memory; close it where the reader left early."""
 
 
 class StoredModel(BaseModel):

@@ -19,7 +19,7 @@ LEFT_OUT = {
 }
 
 
-@schemathesis.serializer("application/offset+octet-stream")
+@schemathesis.serializer("application/offset+octet-stream", "application/x-tar")
 def _as_it_is(_context, value):
     return value if isinstance(value, bytes) else str(value).encode("utf-8", "replace")
 

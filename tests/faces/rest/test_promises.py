@@ -60,6 +60,7 @@ ELSEWISE = {
     "POST /auth/signup": "not_found",
     "POST /auth/password": "forbidden",
     "POST /api/teams": "forbidden",
+    "POST /api/models/import": "missing",
     "POST /api/invitations/accept": "forbidden",
     "POST /hooks/{hook}": "unauthenticated",
     "POST /v1/chat/completions": "base_unavailable",

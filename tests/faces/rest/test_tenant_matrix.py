@@ -70,6 +70,13 @@ NOT_HERE = {
     ("POST /hooks/{hook}", "hook"): "whoever signs may; without its signature every answer is the same 401",
     ("POST /api/chat", "tool_call_id"): "made up by the model",
     ("POST /v1/embeddings", "model"): "the server's own embedder",
+    **{
+        (
+            "GET /links/{team}/{job}/{name}",
+            field,
+        ): "under the signature of the link: `test_a_link_needs_no_key_and_opens_one_file`"
+        for field in ("team", "job", "name", "until", "key", "signature")
+    },
 }
 PLAIN = set(
     re.findall(
@@ -81,9 +88,9 @@ PLAIN = set(
     hourly_usd hyperparameters Idempotency-Key image include_usage invitation item json_schema keep_old_hours kind kinds kto
     last-event-id Last-Event-ID learning_rate limit limit_usd limits line logit_bias logprobs lora map
     max_completion_tokens max_seq_len max_tokens messages metadata method model_sample n name new order orpo outcome
-    overrides packing parallel_tool_calls password period presence_penalty purpose reason refresh_token response_format
-    revision role rows scopes secret seed sha256 since source sources spend_cap_usd stage state stop stream stream_options
-    suffix tail_bytes temperature token tool_choice tools top_logprobs top_p train until Upload-Checksum Upload-Length
+    overrides packing parallel_tool_calls password period precision presence_penalty purpose reason refresh_token response_format
+    revision role rows scopes seconds secret seed sha256 since source sources spend_cap_usd stage state stop stream stream_options
+    suffix tail_bytes target temperature token tool_choice tools top_logprobs top_p train until Upload-Checksum Upload-Length
     Upload-Metadata Upload-Offset url user version embedding language q tags task text
     webhook-id webhook-signature webhook-timestamp x-filename X-Filename
     """,
@@ -172,6 +179,8 @@ def body_for(name, field, own):
         "/v1/fine_tuning/jobs": {"training_file": own["dataset"], "model": "luthier/tiny"},
         "/api/datasets/import": {"source": "hf://datasets/someone/rows"},
         "/api/keys/{key_id}/rotate": {},
+        "/api/models/{model_id}/deploy": {"stage": "any"},
+        "/api/models/{model_id}/links": {},
         "/api/users/{user_id}": {"role": "viewer"},
         "/api/jobs/{job_id}/reject": {"reason": "x"},
         "/api/budgets": {"limit_usd": "1.00"},

@@ -14,6 +14,7 @@ _TITLES = {
     "model.stage_changed": "{name}@{version}: from {from_stage} to {stage}",
     "model.deleted": "{name}@{version} was deleted",
     "promotion.asked": "{name}@{version} is wanted in Production by {by}: somebody else must promote it, too",
+    "model.deployed": "{name}@{version} ({precision}) was deployed to {target}",
     "budget.alert": "{threshold} % of the budget for {period} are used",
     "spending.unusual": "Unusual spending on {day}: ${spent_usd}",
 }

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from luthier.faces.cli import finding, model_runs, predicting, promoting
+from luthier.faces.cli import finding, model_files, model_runs, predicting, promoting
 from luthier.faces.cli.edge import connect, new_app, run, usage
-from luthier.faces.cli.options import After, AsJson, Force, Limit, ModelArgument, ModelOption, Raw, Yes, sure, the_model
-from luthier.faces.cli.saving import is_the_same, may_replace, parts_removed_when_full, transfer
+from luthier.faces.cli.options import After, AsJson, Limit, ModelArgument, ModelOption, Raw, Yes, sure, the_model
 from luthier.faces.cli.shown import moment, out, out_json, plain, size, table, talk
 
 if TYPE_CHECKING:
@@ -18,7 +16,6 @@ if TYPE_CHECKING:
 
 app = new_app("Look at, download, promote and talk to tuned models.")
 
-Output = Annotated[Path | None, typer.Option("--output", "-o", help="Folder to write into; ./<model id> by default.")]
 Once = Annotated[str | None, typer.Option("--once", help="Ask this one question, print the answer, and end.")]
 VersusOption = Annotated[
     str | None, typer.Option("--versus", metavar="MODEL", help="Ask this model the same, and show both answers side by side.")
@@ -80,30 +77,6 @@ def delete(model: ModelArgument = None, model_id: ModelOption = None, yes: Yes =
 
 
 @app.command()
-def download(
-    model: ModelArgument = None,
-    model_id: ModelOption = None,
-    output: Output = None,
-    force: Force = False,
-    as_json: AsJson = False,
-) -> None:
-    """Write the adapter, tokenizer and template, in PEFT's format; checked, and taken up where it broke off."""
-    found = _found(model, model_id)
-    # The folder is named by the id: what the server calls the model is no path of ours.
-    folder = output or Path(found.id)
-    with connect() as client:
-        files = client.models.files(found.id)
-        may_replace([folder / file.name for file in files if not is_the_same(folder / file.name, file)], force=force)
-        paths = [folder / file.name for file in files]
-        with transfer("download") as report, parts_removed_when_full(paths):
-            client.models.download(found.id, folder, on_progress=report)
-    if as_json:
-        out_json({"id": found.id, "folder": str(folder), "files": [plain(file) for file in files]})
-    else:
-        out(str(folder))
-
-
-@app.command()
 def chat(
     model: ModelArgument = None,
     model_id: ModelOption = None,
@@ -135,6 +108,7 @@ def chat(
 
 finding.add_to(app)
 promoting.add_to(app)
+model_files.add_to(app)
 model_runs.add_to(app)
 predicting.add_to(app)
 

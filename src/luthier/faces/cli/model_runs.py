@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from luthier.faces.sdk.answers import Job, Submitted
     from luthier.faces.sdk.client import Client
 
-FORMATS = ("merged", "adapter", "gguf")
-PRECISIONS = ("base", "bf16", "fp32", "f32", "f16", "q8_0")
+FORMATS = ("merged", "adapter", "gguf", "gguf-adapter")
+PRECISIONS = ("base", "bf16", "fp32", "f32", "f16", "q8_0", "q6_k", "q5_k_m", "q4_k_m")
 Dataset = Annotated[
     str | None, typer.Option("--dataset", help="Id of the rows to measure on; by default those that training measured on.")
 ]
@@ -31,7 +31,8 @@ Format = Annotated[str, typer.Option("--format", help=f"One of {', '.join(FORMAT
 Precision = Annotated[
     str,
     typer.Option(
-        "--precision", help=f"Of merged weights (base, bf16, fp32) or gguf (f32, f16, q8_0): one of {', '.join(PRECISIONS)}."
+        "--precision",
+        help=f"Of merged weights (base, bf16, fp32) or gguf (f32, f16, q8_0, K-quants): one of {', '.join(PRECISIONS)}.",
     ),
 ]
 Output = Annotated[Path | None, typer.Option("--output", "-o", help="Folder to write into; ./<name of the model> by default.")]

@@ -23,8 +23,8 @@ from luthier.faces.rest.errors import answer, limit_headers, on_bug
 _OPEN = frozenset({"/health", "/auth/login", "/auth/signup", "/auth/refresh", "/auth/oidc/login", "/auth/oidc/callback"})
 _DOCS = frozenset({"/", "/docs", "/docs.js", "/docs.css", "/openapi.json"})
 
-SIGNED = "/hooks/"
-"""Below this there is no key either: the route finds out by its signature who asks."""
+SIGNED = ("/hooks/", "/links/")
+"""Below these there is no key either: the route finds out by its signature who asks."""
 
 _SAFE_HEADERS = {
     "x-content-type-options": "nosniff",

@@ -22,7 +22,7 @@ from luthier.errors import (
 )
 from luthier.faces.rest.body import Json
 from luthier.faces.rest.errors import problems
-from luthier.faces.rest.streaming import Stream, attachment, file_answer, in_thread
+from luthier.faces.rest.streaming import file_answer
 from luthier.faces.rest.wire import After, CurrentActor, CurrentPlatform, Limit, router
 from luthier.registry.comparison import Comparison
 from luthier.registry.types import Model, Stage
@@ -120,14 +120,6 @@ def compare(model_id: ModelRef, actor: CurrentActor, platform: CurrentPlatform) 
 def delete(model_id: ModelRef, actor: CurrentActor, platform: CurrentPlatform) -> None:
     """Remove a version and its files. Refused while it is in Production or needed."""
     platform.registry.delete(actor, model_id)
-
-
-@routes.get("/{model_id}/download", response_class=Response, responses=problems(NotFound, Gone, ModelNotReady, ArtifactCorrupt))
-def download(model_id: ModelRef, actor: CurrentActor, platform: CurrentPlatform) -> Response:
-    """All files as one tar archive, verified before its first byte."""
-    archive = platform.registry.archive(actor, model_id)
-    headers = {"content-length": str(archive.bytes), "content-disposition": attachment(archive.file_name)}
-    return Stream(in_thread(archive.chunks), media_type="application/x-tar", headers=headers)
 
 
 @routes.get("/{model_id}/files", responses=_ONE)

@@ -28,7 +28,7 @@ from luthier.errors import (
     WrongState,
 )
 from luthier.experiments.types import MirroredRun
-from luthier.faces.rest import datasets, experiments, jobs, models
+from luthier.faces.rest import datasets, experiments, jobs, model_downloads, models
 from luthier.faces.rest.body import Json, YamlRoute
 from luthier.faces.rest.errors import problems
 from luthier.faces.rest.seed_training import EXAMPLES, TrainRequest, digits, lora
@@ -223,9 +223,9 @@ def user_models(
 
 
 @routes.get("/models/{model_id}/download", response_class=Response, responses=_MODEL)
-def download_model(model_id: models.ModelRef, actor: CurrentActor, platform: CurrentPlatform) -> Response:
-    """As `GET /api/models/{model_id}/download`."""
-    return models.download(model_id, actor, platform)
+def download_model(model_id: models.ModelRef, actor: CurrentActor, platform: CurrentPlatform, request: Request) -> Response:
+    """As `GET /api/models/{model_id}/download` without a format."""
+    return model_downloads.download(model_id, actor, platform, request)
 
 
 @routes.delete("/models/{model_id}", status_code=204, responses=problems(NotFound, Gone, InUse))

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import base64
 import re
-from collections.abc import AsyncGenerator, Generator, Iterator
+import secrets
+from collections.abc import AsyncGenerator, Generator, Iterator, Sequence
 from contextlib import aclosing
+from dataclasses import dataclass
 from typing import Any, BinaryIO, TypeVar
 from urllib.parse import quote
 
@@ -15,11 +18,13 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from luthier.errors import RangeInvalid
+from luthier.faces.rest import ranges
 
 T = TypeVar("T")
 
 CHUNK_BYTES = 256 * 1024
-_RANGE = re.compile(r"bytes=(?:(\d{1,18})-(\d{0,18})|-(\d{1,18}))", re.ASCII)
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+_MOST_HEADER = 4096
 _HEADER_SAFE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", re.ASCII)
 _DONE = object()
 
@@ -84,54 +89,75 @@ def attachment(name: str) -> str:
     return f"attachment; filename=\"{plain}\"; filename*=UTF-8''{quote(name[:255], safe='')}"
 
 
+@dataclass(frozen=True)
+class Opened:
+    """A stored file that is about to be sent."""
+
+    stream: BinaryIO
+    size: int
+    name: str
+    tag: str
+    """Changes whenever a byte does; where it is a sha256, it is told as the checksum of the whole."""
+    media_type: str = "application/octet-stream"
+
+
 def file_answer(request: Request, file: BinaryIO, *, size: int, name: str, tag: str) -> Response:
-    """An open file as an attachment, or the one range of it that the request asks for; closed after. Raises: RangeInvalid."""
-    headers = {"accept-ranges": "bytes", "etag": f'"{tag}"', "content-disposition": attachment(name)}
+    """An open file as an attachment, or the ranges of it that the request asks for; closed after. Raises: RangeInvalid."""
+    return opened_answer(request, Opened(file, size, name, tag))
+
+
+def opened_answer(request: Request, opened: Opened) -> Response:
+    """An open file as an attachment, or the ranges of it that the request asks for; closed after. Raises: RangeInvalid."""
+    headers = {"accept-ranges": "bytes", "etag": f'"{opened.tag}"', "content-disposition": attachment(opened.name)}
+    if _SHA256.fullmatch(opened.tag):
+        # RFC 9530: of the whole file, also where only a part of it is sent.
+        headers["repr-digest"] = f"sha-256=:{base64.b64encode(bytes.fromhex(opened.tag)).decode()}:"
+    if headers["etag"] in re.findall(r'"[^"]*"', request.headers.get("if-none-match", "")[:_MOST_HEADER]):
+        opened.stream.close()
+        return Response(status_code=304, headers=headers)
     wanted = request.headers.get("range")
     if wanted is not None and request.headers.get("if-range", headers["etag"]) != headers["etag"]:
         wanted = None
     try:
-        first, last = (0, size - 1) if wanted is None else _range(wanted, size)
-    except RangeInvalid:
-        file.close()
-        raise
-    headers["content-length"] = str(last - first + 1)
-    if wanted is not None:
-        headers["content-range"] = f"bytes {first}-{last}/{size}"
-    chunks = in_thread(_read(file, first, last - first + 1))
-    return Stream(chunks, status=200 if wanted is None else 206, media_type="application/octet-stream", headers=headers)
-
-
-def _range(text: str, size: int) -> tuple[int, int]:
-    """First and last byte of `bytes=a-b`, `bytes=a-` or `bytes=-n`. Many ranges are not served: they cost more than they help."""
-    match = _RANGE.fullmatch(text.strip()) if len(text) <= 64 else None
-    if match is None:
-        raise _outside(size)
-    start, end, tail = match.groups()
-    first = max(0, size - int(tail)) if tail else int(start)
-    last = size - 1 if tail or not end else min(int(end), size - 1)
-    if first >= size or last < first:
-        raise _outside(size)
-    return first, last
+        spans = None if wanted is None else ranges.of(wanted, opened.size)
+    except ranges.NotARange:
+        opened.stream.close()
+        raise _outside(opened.size) from None
+    media_type, pieces = opened.media_type, ranges.whole(opened.size)
+    if spans is not None and len(spans) == 1:
+        headers["content-range"] = f"bytes {spans[0].first}-{spans[0].last}/{opened.size}"
+        pieces = ranges.plain(spans[0])
+    elif spans is not None:
+        boundary = secrets.token_hex(12)
+        pieces = ranges.multipart(spans, opened.size, opened.media_type, boundary)
+        media_type = f"multipart/byteranges; boundary={boundary}"
+    headers["content-length"] = str(sum(len(piece) if isinstance(piece, bytes) else piece.size for piece in pieces))
+    chunks = in_thread(_read(opened.stream, pieces))
+    return Stream(chunks, status=200 if spans is None else 206, media_type=media_type, headers=headers)
 
 
 def _outside(size: int) -> RangeInvalid:
     return RangeInvalid(
         f"This range cannot be served; the file has {size:,} bytes.",
-        hint="Ask for one range inside the file, e.g. `bytes=0-1023`, or for the whole file.",
+        hint=f"Ask for at most {ranges.MOST} ranges inside the file, e.g. `bytes=0-1023`, or for the whole file.",
         details={"bytes": size},
     )
 
 
-def _read(file: BinaryIO, first: int, count: int) -> Generator[bytes]:
+def _read(file: BinaryIO, pieces: Sequence[bytes | ranges.Span]) -> Generator[bytes]:
     with file:
-        file.seek(first)
-        while count > 0:
-            chunk = file.read(min(CHUNK_BYTES, count))
-            if not chunk:
-                raise OSError("a stored file is shorter than its record says")
-            count -= len(chunk)
-            yield chunk
+        for piece in pieces:
+            if isinstance(piece, bytes):
+                yield piece
+                continue
+            file.seek(piece.first)
+            count = piece.size
+            while count > 0:
+                chunk = file.read(min(CHUNK_BYTES, count))
+                if not chunk:
+                    raise OSError("a stored file is shorter than its record says")
+                count -= len(chunk)
+                yield chunk
 
 
 async def until_hang_up(receive: Receive, scope: anyio.CancelScope) -> None:

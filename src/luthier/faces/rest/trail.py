@@ -20,6 +20,8 @@ from luthier.faces.rest.errors import CODE
 
 _OF_READS = frozenset({401, 403, 404, 429})
 """Refusals of reads that the audit log keeps too: those of whom somebody tries doors leaves."""
+_OF_FILES = frozenset({"artifact_corrupt"})
+"""And those of a file that is not what was stored, or leads out of the storage: somebody was at the disk."""
 
 
 class Trail:
@@ -67,7 +69,7 @@ class _Request:
         if self.changing:
             self._audit.answered(self.deed, self._status, code)
             return
-        if self._status in _OF_READS:
+        if self._status in _OF_READS or code in _OF_FILES:
             self._audit.refused(self.deed, self._status, code)
         milliseconds = round((time.perf_counter() - self._began) * 1000, 1)
         access_log.write(self.deed.act(), status=self._status, code=code, ms=milliseconds)

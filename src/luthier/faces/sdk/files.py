@@ -148,7 +148,9 @@ async def _bring(transport: Transport, wanted: Fetch, part: Path, on_progress: P
     if have == wanted.size and have:
         return
     # `identity`: bytes and ranges must be those of the file.
-    headers = {"accept": "*/*", "accept-encoding": "identity", **({"range": f"bytes={have}-"} if have else {})}
+    headers = {"accept": "*/*", "accept-encoding": "identity"}
+    if have:  # `if-range`: of another file than this one the server sends all, and not its middle
+        headers |= {"range": f"bytes={have}-", "if-range": f'"{wanted.sha256}"'}
     try:
         async with transport.open(Call("GET", wanted.route, wanted.query, headers=headers)) as response:
             starts = have if _goes_on(response, have) else 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import tarfile
 from collections.abc import Callable
 from pathlib import Path
 from urllib.parse import quote
@@ -42,6 +43,25 @@ async def fetch_all(transport: Transport, route: str, folder: Path, on_progress:
         await fetch(transport, wanted, _named(file.name, on_progress))
         paths.append(path)
     return tuple(paths)
+
+
+def packed_folder(folder: Path, target: Path) -> Path:
+    """The files of a folder, or one file, as an uncompressed tar. What lies deeper, and hidden files, stay behind.
+
+    Raises: ClientError.
+    """
+    try:
+        paths = [folder] if folder.is_file() else sorted(path for path in folder.iterdir() if path.is_file())
+        with tarfile.open(target, "w") as tar:
+            for path in paths:
+                if not path.name.startswith("."):
+                    header = tarfile.TarInfo(path.name)
+                    header.size = path.stat().st_size
+                    with path.open("rb") as file:
+                        tar.addfile(header, file)
+    except OSError as error:
+        raise ClientError(f"The folder cannot be read: {error.strerror}.", hint="Check the path.", code="file") from None
+    return target
 
 
 def _check_name(name: object) -> None:

@@ -2,17 +2,28 @@
 
 from __future__ import annotations
 
+import asyncio
+import tempfile
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from pathlib import Path
 from urllib.parse import quote
 
 from luthier import ids
-from luthier.errors import NotFound
-from luthier.faces.sdk.answers import Comparison, Model, ModelFile, Page, Recommended, Submitted
+from luthier.errors import NotExported, NotFound
+from luthier.faces.sdk.answers import (
+    Comparison,
+    Model,
+    ModelFile,
+    Page,
+    Recommended,
+    Submitted,
+)
 from luthier.faces.sdk.blocking import Face, blocking, iterating
-from luthier.faces.sdk.folders import FileProgress, fetch_all, listed
+from luthier.faces.sdk.files import outgoing
+from luthier.faces.sdk.folders import FileProgress, fetch_all, listed, packed_folder
 from luthier.faces.sdk.jobs import AsyncJobs
+from luthier.faces.sdk.transfer_answers import Deployed, DeployTarget, Exported, Link
 from luthier.faces.sdk.transport import Call, Transport
 
 
@@ -93,9 +104,69 @@ class AsyncModels:
         """Its files, with sizes and checksums. Raises: ClientError where the server gives a name that is no plain file name."""
         return await listed(self._transport, f"{await self._path(model)}/files")
 
-    async def download(self, model: str, folder: Path, *, on_progress: FileProgress | None = None) -> tuple[Path, ...]:
-        """All files into `folder`. Each appears under its name only when whole and checked; a second call goes on."""
-        return await fetch_all(self._transport, f"{await self._path(model)}/files", folder, on_progress)
+    async def exports(self, model: str) -> tuple[Exported, ...]:
+        """Its finished exports, newest first, with what was proven of each."""
+        each = self._transport.each(f"{await self._path(model)}/exports", Exported, limit=None)
+        return tuple([exported async for exported in each])
+
+    async def exported(self, model: str, form: str, precision: str | None = None) -> Exported:
+        """Its newest export of this format, and of this precision where one is given. Raises: NotExported."""
+        for found in await self.exports(model):
+            if found.format == form and precision in {None, found.precision}:
+                return found
+        stored = f" as {precision}" if precision else ""
+        raise NotExported(
+            f"This version was not exported in the format {form}{stored} yet.", hint="Make it first: `model export`."
+        )
+
+    async def download(
+        self,
+        model: str,
+        folder: Path,
+        *,
+        form: str | None = None,
+        precision: str | None = None,
+        on_progress: FileProgress | None = None,
+    ) -> tuple[Path, ...]:
+        """All files into `folder`. Each appears under its name only when whole and checked; a second call goes on.
+
+        The files are the version's own, or with `form` those of its newest export of that format. Raises: NotExported.
+        """
+        if form is None:
+            return await fetch_all(self._transport, f"{await self._path(model)}/files", folder, on_progress)
+        found = await self.exported(model, form, precision)
+        return await AsyncJobs(self._transport).download(found.job_id, folder, on_progress=on_progress)
+
+    async def targets(self) -> tuple[DeployTarget, ...]:
+        """Where your team can deploy models to."""
+        return tuple([target async for target in self._transport.each("/api/models/targets", DeployTarget, limit=None)])
+
+    async def deploy(
+        self, model: str, target: str = "webhook", *, stage: str = "Production", precision: str | None = None
+    ) -> Deployed:
+        """Put a version's newest GGUF where it is served from, and tell endpoints. Again with the same file changes nothing.
+
+        Raises: NotInProduction without `stage="any"`, NotExported, DeployRefused.
+        """
+        body = {"target": target, "stage": stage, **({} if precision is None else {"precision": precision})}
+        return Deployed(await self._transport.json(Call("POST", f"{await self._path(model)}/deploy", body=body, again=True)))
+
+    async def link(self, model: str, *, precision: str | None = None, seconds: int = 3600) -> Link:
+        """A link to a version's newest GGUF that needs no key and opens for a while. Raises: NotExported."""
+        body = {"seconds": seconds, **({} if precision is None else {"precision": precision})}
+        return Link(await self._transport.json(Call("POST", f"{await self._path(model)}/links", body=body, again=True)))
+
+    async def import_adapter(self, folder: Path, name: str, *, base_model: str | None = None) -> Model:
+        """Make an adapter that was trained elsewhere a version: the files of `folder`, or one `.gguf`. It is in no stage, and
+        was measured nowhere. Raises: Invalid (`unsafe_format`, `config_key`, `adapter_invalid`, ...), ClientError.
+        """
+        with tempfile.TemporaryDirectory() as scratch:
+            packed = await asyncio.to_thread(packed_folder, folder, Path(scratch, "adapter.tar"))
+            bytes_out = await outgoing(packed, None)
+            headers = {"content-type": "application/x-tar", "content-length": str(bytes_out.size)}
+            query = {"name": name, "base_model": base_model}
+            call = Call("POST", "/api/models/import", query, headers=headers, content=bytes_out.chunks, work_s=600)
+            return Model(await self._transport.once(call))
 
     async def evaluate(
         self, model: str, *, dataset: str | None = None, against: str | None = None, **fields: object
@@ -110,7 +181,10 @@ class AsyncModels:
         return await AsyncJobs(self._transport).submit({"kind": "evaluate", "model": model, **given, **fields})
 
     async def export(self, model: str, form: str = "merged", *, precision: str = "base", **fields: object) -> Submitted:
-        """Queue an export of a model: `merged` into its base, or as an `adapter`. `client.jobs.download` fetches what it made."""
+        """Queue an export of a model: `merged` into its base, as an `adapter`, as `gguf`, or as `gguf-adapter`.
+
+        `client.jobs.download`, and later `client.models.download` with `form`, fetch what it made.
+        """
         export = {"format": form, "precision": precision}
         return await AsyncJobs(self._transport).submit({"kind": "export", "model": model, "export": export, **fields})
 
@@ -134,7 +208,13 @@ class Models(Face):
     rollback = blocking(AsyncModels.rollback)
     compare = blocking(AsyncModels.compare)
     files = blocking(AsyncModels.files)
+    exports = blocking(AsyncModels.exports)
+    exported = blocking(AsyncModels.exported)
     download = blocking(AsyncModels.download)
+    targets = blocking(AsyncModels.targets)
+    deploy = blocking(AsyncModels.deploy)
+    link = blocking(AsyncModels.link)
+    import_adapter = blocking(AsyncModels.import_adapter)
     evaluate = blocking(AsyncModels.evaluate)
     export = blocking(AsyncModels.export)
 

@@ -13,9 +13,7 @@ from typing import Any, Literal
 
 import gguf
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from safetensors import safe_open
 
 Precision = Literal["f32", "f16", "q8_0"]
 FILE = "model.gguf"
@@ -38,11 +36,7 @@ class NotGguf(ValueError):
 
 def write(folder: Path, target: Path, name: str, precision: Precision) -> None:
     """The merged weights and the tokenizer of `folder` as the one file `target`. Raises: NotGguf."""
-    config = json.loads((folder / "config.json").read_text("utf-8"))
-    kind = str(config.get("model_type"))
-    if kind not in _ARCHITECTURES:
-        raise NotGguf(f"its architecture is {kind}, and {', '.join(_ARCHITECTURES)} are written")
-    arch = gguf.MODEL_ARCH[_ARCHITECTURES[kind]]
+    config, arch = architecture_of(folder)
     writer = gguf.GGUFWriter(target, gguf.MODEL_ARCH_NAMES[arch])
     writer.add_name(name)
     writer.add_file_type(_TYPES[precision][1])
@@ -54,14 +48,28 @@ def write(folder: Path, target: Path, name: str, precision: Precision) -> None:
         named = names.get_name(source, try_suffixes=(".weight", ".bias"))
         if named is None:
             raise NotGguf(f"its tensor {source} has no place in the format")
-        if _ARCHITECTURES[kind] == "LLAMA":
-            weight = _interleaved(source, weight, config)  # noqa: PLW2901  # the same weight in another order
+        if arch == gguf.MODEL_ARCH.LLAMA:
+            weight = interleaved(source, weight, config)  # noqa: PLW2901  # the same weight in another order
         data, kind_of = _stored(weight, precision)
         writer.add_tensor(named, np.ascontiguousarray(data), raw_dtype=kind_of)
+    finish(writer)
+
+
+def finish(writer: gguf.GGUFWriter) -> None:
+    """Write all that was added, and close the file."""
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
+
+
+def architecture_of(folder: Path) -> tuple[dict[str, Any], gguf.MODEL_ARCH]:
+    """The `config.json` of a model folder, and what the format calls its architecture. Raises: NotGguf."""
+    config = json.loads((folder / "config.json").read_text("utf-8"))
+    kind = str(config.get("model_type"))
+    if kind not in _ARCHITECTURES:
+        raise NotGguf(f"its architecture is {kind}, and {', '.join(_ARCHITECTURES)} are written")
+    return config, gguf.MODEL_ARCH[_ARCHITECTURES[kind]]
 
 
 def modelfile(stops: Iterable[str]) -> str:
@@ -155,21 +163,26 @@ def _pre_tokenizer(made: Mapping[str, Any]) -> str:
 
 
 def _weights(folder: Path) -> Iterator[tuple[str, NDArray[np.float32]]]:
+    # Here, and not above: a process that only reads an adapter's file has little memory, and needs no torch.
+    import torch
+    from safetensors import safe_open
+
     for path in sorted(folder.glob("*.safetensors")):
         with safe_open(path, "pt") as file:
             for name in file.keys():  # noqa: SIM118  # not a mapping
                 yield name, file.get_tensor(name).to(torch.float32).numpy()
 
 
-def _interleaved(name: str, weight: NDArray[np.float32], config: Mapping[str, Any]) -> NDArray[np.float32]:
-    """Rows of q and k in llama.cpp's order: the two numbers of a rotation lie side by side."""
+def interleaved(name: str, weight: NDArray[np.float32], config: Mapping[str, Any], *, back: bool = False) -> NDArray[np.float32]:
+    """Rows of q and k in llama.cpp's order: the two numbers of a rotation lie side by side; or, `back`, in transformers'."""
     heads = config["num_attention_heads"]
     of = {"q_proj": heads, "k_proj": config.get("num_key_value_heads") or heads}
     count = next((count for part, count in of.items() if f".{part}." in name), None)
     if count is None:
         return weight
     half = weight.shape[0] // count // 2
-    return weight.reshape(count, 2, half, *weight.shape[1:]).swapaxes(1, 2).reshape(weight.shape)
+    parts = (half, 2) if back else (2, half)
+    return weight.reshape(count, *parts, *weight.shape[1:]).swapaxes(1, 2).reshape(weight.shape)
 
 
 def _stored(weight: NDArray[np.float32], precision: Precision) -> tuple[NDArray[Any], gguf.GGMLQuantizationType]:

@@ -1,0 +1,39 @@
+"""Chats by llama.cpp, in an engine process of its own; what it does not do (classifiers, log-probabilities, answers of a JSON
+schema) is the usual engine's."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from luthier.backends.engines.child import COMMAND
+from luthier.seams import Classification, Classified, Generation, InferenceEngine, Piece, ServedClassifier, ServedModel
+
+LLAMA_COMMAND = (*COMMAND, "--engine", "llama.cpp")
+"""The engine process with llama.cpp in it: `EngineProcess` speaks to it as to the other."""
+
+
+class LlamaEngine:
+    """Implements `seams.InferenceEngine`. `llama` is a client of the process that `LLAMA_COMMAND` starts."""
+
+    def __init__(self, llama: InferenceEngine, usual: InferenceEngine) -> None:
+        self._llama = llama
+        self._usual = usual
+
+    def generate(self, model: ServedModel, request: Generation) -> Iterator[Piece]:
+        """Stream the answer. Raises: as the engine that gives it; ModelNotAllowed for one that llama.cpp has no place for."""
+        asks_more = request.logprobs is not None or request.json_schema is not None
+        return (self._usual if asks_more else self._llama).generate(model, request)
+
+    def classify(self, model: ServedClassifier, request: Classification) -> Classified:
+        """By the usual engine. Raises: as that."""
+        return self._usual.classify(model, request)
+
+    def state(self) -> Mapping[str, Any]:
+        """That of llama.cpp's process, and the other one's besides."""
+        return {**self._llama.state(), "usual": self._usual.state()}
+
+    def close(self) -> None:
+        """End both processes."""
+        self._llama.close()
+        self._usual.close()
