@@ -72,6 +72,19 @@ class Settings(BaseSettings):
     vllm_base: str = Field(default="", description="The base that it holds, by our id.")
     prediction_cache_bytes: int = Field(default=64 * _MIB, ge=0, description="Memory for answers of `/predict`; 0 keeps none.")
     prediction_cache_s: float = Field(default=3600, gt=0, description="How long such an answer is kept.")
+    drift_share: float = Field(
+        default=0, ge=0, le=1, description="Share of requests that are sampled to watch for drift, of models that do not say."
+    )
+    drift_window: int = Field(default=200, ge=20, le=2000, description="Sampled requests after which they are compared.")
+    drift_window_s: float = Field(default=86_400, gt=0, description="Or after so long, with at least `drift_least` of them.")
+    drift_least: int = Field(default=50, ge=20, le=2000, description="Never with fewer than these.")
+    drift_p: float = Field(
+        default=0.01, gt=0, le=0.2, description="Chance of a false alarm in a window in which nothing has changed."
+    )
+    drift_psi: float = Field(default=0.2, ge=0, description="PSI from which a difference counts.")
+    drift_distance: float = Field(default=0.02, ge=0, le=1, description="Distance of embeddings from which it does.")
+    drift_keep_s: float = Field(default=7 * 86_400, gt=0, description="How long a sampled request is kept.")
+    drift_keep: int = Field(default=2000, ge=20, le=100_000, description="At most how many of one version.")
     limit_requests: Rule = Field(default="1500/second", description="Most requests of one user, and of one key. Empty: no limit.")
     limit_changes: Rule = Field(default="300/second", description="Most of them that are no GET, of one user.")
     limit_address: Rule = Field(

@@ -74,7 +74,13 @@ from luthier.registry.service import Registry
 from luthier.registry.transfers import Transfers
 from luthier.seams import Cache, Clock, DeployTarget, Embedder, Executor, Fetcher, InferenceEngine, Notifier, Storage
 from luthier.secret_box import SecretBox
+from luthier.serving.drift.buffer import Observer
+from luthier.serving.drift.judging import Sources as DriftSources
+from luthier.serving.drift.references import References
+from luthier.serving.drift.service import Drift
+from luthier.serving.drift.types import Thresholds
 from luthier.serving.embeddings import Embeddings
+from luthier.serving.notes import Notes
 from luthier.serving.predictions import Predictions
 from luthier.serving.service import Saved, Serving
 from luthier.settings import Settings, child_environment
@@ -110,6 +116,7 @@ class Platform:
     serving: Serving
     predictions: Predictions
     embeddings: Embeddings
+    drift: Drift
     engine: InferenceEngine
     now: Clock
 
@@ -142,25 +149,24 @@ def build(  # noqa: PLR0913  # what tests put in the place of the real thing
 ) -> Platform:
     """The embedded platform on one data folder, migrated and with a price book. All but `settings` is for tests: shipped fakes,
     a fetcher that may reach the tests' own servers, quick passwords."""
-    settings.data.mkdir(parents=True, exist_ok=True, mode=0o700)
-    database = Database(settings.database_path)
-    migrations.upgrade(database)
-    storage = LocalStorage(settings.data)
+    database, storage = _database(settings), LocalStorage(settings.data)
     bases = Bases(settings.data / "bases", settings.bases, settings.model_aliases)
     audit = audit_of(database, settings, now).watching()
     accounts = Accounts(database, now, signing=_signing(settings, now), passwords=passwords)
     means = Means(notifiers or notifiers_of(settings), SecretBox(settings.data / "secrets.key"))
     quotas = _quotas(settings, database, now)
     billing = _billing(settings, database, PlatformBudget(_budget(settings), accounts.home), quotas, now)
-    fetcher = fetcher or _fetcher(settings)
+    engine, embedder, fetcher = engine or _engine(settings, bases), embedder or _embedder(), fetcher or _fetcher(settings)
     room = Room(settings.data / "scratch", settings.max_upload_bytes, settings.inline_upload_bytes, quotas)
     datasets = Datasets(database, storage, bases, room, now)
     deliveries = Deliveries(database, storage, room, now, datasets.check_later)
     files = ModelFiles(storage, settings.data / "cache")
-    catalogue = Catalogue(database, files, embedder := embedder or _embedder())
+    catalogue = Catalogue(database, files, embedder)
     registry = Registry(database, files, bases, catalogue, now, gate=_gate(settings))
     jobs = Jobs(database, storage, JobServices(accounts, billing, bases, datasets, registry, _approvals(settings), quotas), now)
-    engine = engine or _engine(settings, bases)
+    notes = Notes(billing.tokens, Observer(settings.drift_share, now))
+    predictions = Predictions(registry, bases, engine, _answers(settings), notes)
+    sources = DriftSources(registry, datasets, jobs, References(datasets, predictions.answer, now), embedder)
     return Platform(
         settings=settings,
         database=database,
@@ -184,12 +190,20 @@ def build(  # noqa: PLR0913  # what tests put in the place of the real thing
         promotions=Promotions(registry, jobs, automatic=settings.evaluate_after_training),
         transfers=_transfers(settings, database, Shelf(registry, files, bases, storage), now),
         catalogue=catalogue,
-        serving=Serving(registry, bases, engine, billing.tokens, _saved(jobs, files)),
-        predictions=Predictions(registry, bases, engine, _answers(settings), billing.tokens),
+        serving=Serving(registry, bases, engine, notes, _saved(jobs, files)),
+        predictions=predictions,
+        drift=_drift(settings, database, sources, notes.observer, now),
         embeddings=_embeddings(settings, embedder),
         engine=engine,
         now=now,
     )
+
+
+def _database(settings: Settings) -> Database:
+    settings.data.mkdir(parents=True, exist_ok=True, mode=0o700)
+    database = Database(settings.database_path)
+    migrations.upgrade(database)
+    return database
 
 
 def _sources(settings: Settings, fetcher: Fetcher) -> Sources:
@@ -289,6 +303,20 @@ def _answers(settings: Settings) -> Cache:
     if settings.redis_url is not None:
         return connected(settings.redis_url.get_secret_value(), settings.prediction_cache_s)
     return MemoryCache(settings.prediction_cache_bytes, settings.prediction_cache_s)
+
+
+def _drift(settings: Settings, database: Database, sources: DriftSources, observer: Observer, now: Clock) -> Drift:
+    thresholds = Thresholds(
+        window=settings.drift_window,
+        window_s=settings.drift_window_s,
+        least=settings.drift_least,
+        p=settings.drift_p,
+        psi=settings.drift_psi,
+        distance=settings.drift_distance,
+        keep_s=settings.drift_keep_s,
+        keep=settings.drift_keep,
+    )
+    return Drift(database, sources, observer, thresholds, now)
 
 
 def _signing(settings: Settings, now: Clock) -> SigningKeys:

@@ -28,7 +28,7 @@ def database(tmp_path):
 
 def every_store() -> list[str]:
     folder = Path(luthier.__file__).parent
-    return [f"luthier.{path.parent.name}.{path.stem}" for path in sorted(folder.glob("*/*store.py"))]
+    return [".".join(("luthier", *path.relative_to(folder).with_suffix("").parts)) for path in sorted(folder.rglob("*store.py"))]
 
 
 def steps() -> list[str]:

@@ -1,6 +1,8 @@
 """Models are found by what their cards say, within a team, and by meaning where an embedder is installed."""
 
 import json
+import math
+import random
 from array import array
 
 import pytest
@@ -212,3 +214,40 @@ def test_broken_weights_are_told_as_such(tmp_path):
     (tmp_path / "model.safetensors").write_bytes(b"no weights")
     with pytest.raises(NotEmbedded, match="cannot be read"):
         minilm.MiniLm(tmp_path).embed(["x"])
+
+
+def _plain(cards, asked, limit):
+    """BM25 without short cuts: each word of each card."""
+    held = [card.split() for card in cards]
+    usual, found = sum(map(len, held)) / len(held), []
+    for number, card in enumerate(held):
+        score = 0.0
+        for word in asked:
+            if word in card:
+                holding = sum(word in each for each in held)
+                rarity = math.log(1 + (len(held) - holding + 0.5) / (holding + 0.5))
+                score += rarity * 2.2 / (1 + 1.2 * (0.25 + 0.75 * len(card) / usual))
+        if score:
+            found.append((number, score))
+    return sorted(found, key=lambda each: (each[1], each[0]), reverse=True)[:limit]
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_short_cuts_find_what_all_words_of_all_cards_find(seed):
+    chance = random.Random(seed)
+    common, rare = [f"c{n}" for n in range(4)], [f"r{n}" for n in range(60)]
+    cards = [" ".join(sorted({*chance.sample(common, 3), *chance.sample(rare, chance.randint(1, 6))})) for _ in range(300)]
+    index, sought = search_rules.WordIndex(cards), [*chance.sample(common, 3), *chance.sample(rare, 2), "unknown"]
+    ours, plain = index.best(sought, 5), _plain(cards, sought, 5)
+    assert [score for _, score in ours] == pytest.approx([score for _, score in plain])
+    assert {n for n, s in ours if s > plain[-1][1] + 1e-9} == {n for n, s in plain if s > plain[-1][1] + 1e-9}
+
+
+def test_a_question_that_was_asked_before_is_not_embedded_again(world, shop, topics, alice, bob):
+    made(world, alice, "vet", description="About cats")
+    first = shop.recommend(alice, asked(text="my dog"))
+    before = len(topics.asked)
+    assert shop.recommend(alice, asked(text="my dog")) == first
+    assert len(topics.asked) == before
+    shop.recommend(bob, asked(text="my dog"))
+    assert len(topics.asked) == before + 1  # how long an answer takes tells nobody what other teams asked

@@ -32,6 +32,8 @@ from luthier.registry.files import ModelFiles
 from luthier.registry.service import Registry
 from luthier.registry.types import Finished, Stage
 from luthier.seams import Piece
+from luthier.serving.drift.buffer import Observer
+from luthier.serving.notes import Notes
 from luthier.serving.service import Serving
 from luthier.serving.types import ChatMessage, ChatRequest
 from luthier.values import BaseSource, Source
@@ -81,7 +83,8 @@ class World:
         self.registry = Registry(self.database, files, self.bases, Catalogue(self.database, files), lambda: datetime.now(UTC))
         self.engine = ScriptedEngine()
         self.billing = Billing(self.database, lambda: datetime.now(UTC))
-        self.serving = Serving(self.registry, self.bases, self.engine, self.billing.tokens)
+        notes = Notes(self.billing.tokens, Observer(0, lambda: datetime.now(UTC)))
+        self.serving = Serving(self.registry, self.bases, self.engine, notes)
 
     def build_base(self) -> Path:
         folder = self.bases.folder(self.bases.get("luthier/tiny"))

@@ -42,6 +42,9 @@ _KEY = re.compile(
     rb"|eyJ[A-Za-z0-9_-]{10,512}\.eyJ[A-Za-z0-9_-]{10,2048}\.[A-Za-z0-9_-]{20}|SG\.[A-Za-z0-9_-]{22}\.[A-Za-z0-9_-]{43}"
     rb"|-----BEGIN (?:[A-Z]{1,10} )?PRIVATE KEY-----)"
 )
+_REST_OF_KEY = re.compile(_KEY.pattern + rb"[A-Za-z0-9_.-]*")
+"""A whole key: to find one, its beginning is enough."""
+_PRIVATE_KEY = re.compile(rb"-----BEGIN (?:[A-Z]{1,10} )?PRIVATE KEY-----.*?(?:-----END [A-Z ]{1,32}-----|\Z)", re.DOTALL)
 _ADDRESS = re.compile(
     rb"(?<![A-Za-z0-9._%+-])[A-Za-z0-9._%+-]{1,64}@[A-Za-z0-9-]{1,63}(?:\.[A-Za-z0-9-]{1,63}){0,4}\.[A-Za-z]{2,24}(?![A-Za-z])"
 )
@@ -105,6 +108,18 @@ def suspects(rows: Sequence[bytes]) -> list[int]:
     found.update(bisect_right(ends, match.start()) for match in _DOMAIN.finditer(whole))
     found.update(bisect_right(ends, at) for at in _long_numbers(whole))
     return sorted(found)
+
+
+def redacted(text: str) -> str:
+    """The text with a word in the place of each key, address, card or phone number, examples' own addresses included.
+
+    >>> redacted("Write to jo@shop.io, or call +49 30 1234567.")
+    'Write to [address], or call [phone].'
+    """
+    row = text.encode("utf-8", "replace")
+    row = _REST_OF_KEY.sub(b"[key]", _PRIVATE_KEY.sub(b"[key]", row))
+    row = _CARD.sub(lambda match: b"[card]" if _is_card(match.group()) else match.group(), _ADDRESS.sub(b"[address]", row))
+    return _PHONE.sub(lambda match: b"[phone]" if _is_phone(match.group()) else match.group(), row).decode("utf-8", "replace")
 
 
 def _places(data: bytes, part: bytes) -> Iterator[int]:

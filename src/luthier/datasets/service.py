@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from typing import BinaryIO, Literal
+from typing import Any, BinaryIO, Literal
 
 from sqlalchemy.orm import Session
 
@@ -29,6 +29,7 @@ from luthier.datasets.row_hashes import overlap
 from luthier.datasets.rows import accept, dataset_of, found_row, home_of, ready_row, seen_so_far, usable_row
 from luthier.datasets.samples import By, Index, read_bytes, read_row
 from luthier.datasets.sandbox import Checked, Ruler, Sandbox, Task
+from luthier.datasets.strict_json import parse
 from luthier.datasets.types import (
     Dataset,
     Difference,
@@ -174,6 +175,16 @@ class Datasets:
                         for place in chosen
                     ),
                 )
+        except NotStored:
+            raise Gone("dataset") from None
+
+    def drawn(self, actor: Actor, dataset_id: str, count: int, seed: int = 0) -> list[dict[str, Any]]:
+        """Rows by chance, whole, as a trainer reads them. Raises: NotFound, Gone, DatasetNotReady."""
+        folder = home_of(self.ready(actor, dataset_id))
+        try:
+            with self._storage.open(folder + INDEX) as stream, self._storage.open(folder + ROWS) as rows:
+                index = Index(stream, self._storage.size(folder + INDEX) or 0, self._storage.size(folder + ROWS) or 0)
+                return [parse(line, row) for line, row in read_bytes(rows, index.choose("random", count, seed))]
         except NotStored:
             raise Gone("dataset") from None
 

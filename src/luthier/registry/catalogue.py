@@ -6,9 +6,9 @@ import logging
 import threading
 from array import array
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from luthier.accounts.types import Actor
 from luthier.database import Database
@@ -28,7 +28,12 @@ _LOG = logging.getLogger("luthier.registry")
 _AT_ONCE = 32
 """Vectors that one call makes: about half a second."""
 _TEAMS_KEPT = 8
+_QUESTIONS_KEPT = 1024
+_SPARE = 5
+"""So many more are looked for than are wanted: what was deleted a moment ago drops out."""
 LEXICAL = "lexical"
+K = TypeVar("K")
+V = TypeVar("V")
 
 
 @dataclass(frozen=True)
@@ -39,6 +44,10 @@ class _Shelf:
     ids: list[str]
     cards: WordIndex | Vectors
 
+    def best(self, asked: Any, limit: int) -> list[tuple[str, float]]:
+        """Ids and scores of the models whose cards are most like words, or a vector, as the shelf is one of."""
+        return [(self.ids[number], score) for number, score in self.cards.best(asked, limit)]
+
 
 class Catalogue:
     """Search and recommendation within a team. Without an embedder words are compared."""
@@ -48,6 +57,8 @@ class Catalogue:
         self._files = files
         self._embedder = embedder
         self._shelves: OrderedDict[tuple[str, str], _Shelf] = OrderedDict()
+        self._questions: OrderedDict[tuple[str, str], Sequence[float]] = OrderedDict()
+        """Vectors of what was asked: to make one takes longer than all the rest."""
         self._settled: dict[str, tuple[int, int, int]] = {}
         """In which state of its index a team lacked nothing."""
         self._lock = threading.Lock()
@@ -63,32 +74,36 @@ class Catalogue:
     def recommend(self, actor: Actor, wanted: RecommendRequest) -> Recommended:
         """The models that are most like what is wanted. Raises: FieldInvalid for a vector that cannot be compared."""
         vector = None if wanted.embedding is None else self._comparable(wanted.embedding)
-        waiting = self.catch_up(actor.tenant_id)
+        waiting, stamp = self._caught_up(actor.tenant_id)
         if vector is None and self._embedder is not None:
-            vector = self._vector_of(self._embedder, wanted.text or "")
+            vector = self._vector_of(self._embedder, actor.tenant_id, wanted.text or "")
         asked = search_rules.words(wanted.text or "")
-        # Some more than wanted: what was deleted a moment ago drops out.
         if vector is None or self._embedder is None:
             by, waiting = LEXICAL, 0
-            found = self._best(actor, LEXICAL, lambda cards: cards.best(asked, wanted.limit + 5))
+            found = self._shelf(actor.tenant_id, LEXICAL, stamp).best(asked, wanted.limit + _SPARE)
         else:
-            by, query = self._embedder.name, vector
-            found = self._best(actor, by, lambda cards: cards.best(query, wanted.limit + 5))
-        return Recommended(by=by, data=self._told(actor, found, asked)[: wanted.limit], waiting=waiting)
+            by = self._embedder.name
+            found = self._shelf(actor.tenant_id, by, stamp).best(vector, wanted.limit + _SPARE)
+        return Recommended(by=by, data=self._told(actor, found, asked, wanted.limit), waiting=waiting)
 
     def catch_up(self, tenant_id: str) -> int:
         """List what is new, and make some of the vectors that are missing. Returns how many still are."""
+        return self._caught_up(tenant_id)[0]
+
+    def _caught_up(self, tenant_id: str) -> tuple[int, tuple[int, int]]:
+        """How many vectors are still missing, and the stamp of the index then."""
         with self._database.read(tenant_id) as session:
-            if self._settled.get(tenant_id) == index_store.state(session):
-                return 0
+            state = index_store.state(session)
+        if self._settled.get(tenant_id) == state:
+            return 0, state[1:]
         self._list_all(tenant_id)
         waiting = 0 if self._embedder is None else self._make_vectors(self._embedder, tenant_id)
-        if not waiting:
-            with self._database.read(tenant_id) as session:
-                # A model that came meanwhile has no entry yet, and is seen to by the next question.
-                if not index_store.unlisted(session, tenant_id):
-                    self._settled[tenant_id] = index_store.state(session)
-        return waiting
+        with self._database.read(tenant_id) as session:
+            state = index_store.state(session)
+            # A model that came meanwhile has no entry yet, and is seen to by the next question.
+            if not waiting and not index_store.unlisted(session, tenant_id):
+                self._settled[tenant_id] = state
+        return waiting, state[1:]
 
     def _make_vectors(self, embedder: Embedder, tenant_id: str) -> int:
         with self._database.read(tenant_id) as session:
@@ -145,24 +160,27 @@ class Catalogue:
             raise FieldInvalid("The vector is all zeros: it has no direction.", hint="Give another one.", param="embedding")
         return embedding
 
-    def _vector_of(self, embedder: Embedder, text: str) -> Sequence[float] | None:
+    def _vector_of(self, embedder: Embedder, tenant_id: str, text: str) -> Sequence[float] | None:
+        with self._lock:
+            known = self._questions.get((tenant_id, text))
+        if known is not None:
+            return known
         try:
-            return embedder.embed([text])[0]
+            made = embedder.embed([text])[0]
         except NotEmbedded as error:
             _LOG.warning("a question is compared by its words: %s", error)
             return None
+        with self._lock:
+            _put(self._questions, (tenant_id, text), array("d", made), _QUESTIONS_KEPT)
+        return made
 
-    def _best(self, actor: Actor, by: str, rank: Callable[[Any], list[tuple[int, float]]]) -> list[tuple[str, float]]:
-        shelf = self._shelf(actor.tenant_id, by)
-        return [(shelf.ids[number], score) for number, score in rank(shelf.cards)]
-
-    def _shelf(self, tenant_id: str, by: str) -> _Shelf:
+    def _shelf(self, tenant_id: str, by: str, stamp: tuple[int, int]) -> _Shelf:
+        """What is held since the index had this stamp, or else what it holds now."""
+        with self._lock:
+            known = self._shelves.get((tenant_id, by))
+        if known is not None and known.stamp == stamp:
+            return known
         with self._database.read(tenant_id) as session:
-            stamp = index_store.stamp(session)
-            with self._lock:
-                known = self._shelves.get((tenant_id, by))
-            if known is not None and known.stamp == stamp:
-                return known
             if by == LEXICAL:
                 held = index_store.all_words(session)
                 shelf = _Shelf(stamp, [each for each, _ in held], WordIndex([words for _, words in held]))
@@ -170,26 +188,26 @@ class Catalogue:
                 vectors = index_store.all_vectors(session, by)
                 shelf = _Shelf(stamp, [each for each, _ in vectors], Vectors([vector for _, vector in vectors]))
         with self._lock:
-            self._shelves[tenant_id, by] = shelf
-            self._shelves.move_to_end((tenant_id, by))
-            while len(self._shelves) > _TEAMS_KEPT:
-                self._shelves.popitem(last=False)
+            _put(self._shelves, (tenant_id, by), shelf, _TEAMS_KEPT)
         return shelf
 
-    def _told(self, actor: Actor, found: list[tuple[str, float]], asked: Sequence[str]) -> tuple[Recommendation, ...]:
+    def _told(
+        self, actor: Actor, found: Sequence[tuple[str, float]], asked: Sequence[str], limit: int
+    ) -> tuple[Recommendation, ...]:
+        scores = dict(found)
         with self._database.read(actor.tenant_id) as session:
-            ids = [model_id for model_id, _ in found]
-            rows, words = index_store.models(session, ids), index_store.words_of(session, ids)
-        held = {model_id: set(text.split()) for model_id, text in words.items()}
+            models = [listed(row) for row in index_store.first_standing(session, scores, limit)]
         return tuple(
-            Recommendation(
-                model=listed(rows[model_id]),
-                score=round(score, 4),
-                why=tuple(word for word in asked if word in held.get(model_id, ())),
-            )
-            for model_id, score in found
-            if model_id in rows
+            Recommendation(model=model, score=round(scores[model.id], 4), why=search_rules.in_common(asked, model.card))
+            for model in models
         )
+
+
+def _put(kept: OrderedDict[K, V], key: K, value: V, most: int) -> None:
+    kept[key] = value
+    kept.move_to_end(key)
+    while len(kept) > most:
+        kept.popitem(last=False)
 
 
 def _entry(tenant_id: str, card: ModelCard) -> ModelIndexRow:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from sqlalchemy import ForeignKey, LargeBinary, Text, delete, func, or_, select
 from sqlalchemy.orm import Mapped, Session, mapped_column
@@ -84,15 +84,17 @@ def all_vectors(session: Session, embedder: str) -> list[tuple[str, bytes]]:
     return [(model_id, vector) for model_id, vector in session.execute(query.order_by(ModelIndexRow.model_id)) if vector]
 
 
-def words_of(session: Session, model_ids: Sequence[str]) -> dict[str, str]:
-    query = select(ModelIndexRow.model_id, ModelIndexRow.words).where(ModelIndexRow.model_id.in_(model_ids))
-    return {model_id: words for model_id, words in session.execute(query)}  # noqa: C416
-
-
-def models(session: Session, model_ids: Sequence[str]) -> dict[str, ModelRow]:
-    """Those of these models that were not deleted."""
-    query = select(ModelRow).where(ModelRow.id.in_(model_ids), ModelRow.deleted_at.is_(None))
-    return {row.id: row for row in session.scalars(query)}
+def first_standing(session: Session, model_ids: Iterable[str], limit: int) -> list[ModelRow]:
+    """The first of these models that were not deleted. One by one: asked for several ids of a team, the database reads all
+    of the team's models, as it thinks that they are few."""
+    found: list[ModelRow] = []
+    for model_id in model_ids:
+        row = session.scalar(select(ModelRow).where(ModelRow.id == model_id, ModelRow.deleted_at.is_(None)))
+        if row is not None:
+            found.append(row)
+        if len(found) == limit:
+            break
+    return found
 
 
 def search(

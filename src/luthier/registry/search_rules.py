@@ -6,8 +6,10 @@ import heapq
 import math
 import re
 from array import array
+from bisect import bisect_left
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import accumulate
 
 from luthier.registry.search_types import Wanted
 from luthier.registry.types import ModelCard
@@ -35,6 +37,12 @@ def text_of(card: ModelCard) -> str:
 def words_of(card: ModelCard) -> str:
     """The different words of a card, each between blanks."""
     return f" {' '.join(words(text_of(card)))} "
+
+
+def in_common(asked_words: Iterable[str], card: ModelCard) -> tuple[str, ...]:
+    """Which of these words stand on a card."""
+    held = set(words(text_of(card)))
+    return tuple(word for word in asked_words if word in held)
 
 
 def facets_of(card: ModelCard) -> str:
@@ -69,20 +77,57 @@ class WordIndex:
         self._weights = [
             (1 + _SATURATION) / (1 + _SATURATION * (1 - _LENGTH + _LENGTH * length / max(usual, 1))) for length in lengths
         ]
+        self._heaviest = max(self._weights, default=0.0)
 
     def best(self, asked_words: Iterable[str], limit: int) -> list[tuple[int, float]]:
         """Numbers and scores of the cards that hold most of these words, rare words before common ones; without those of 0.
+
+        Exact, and yet words that are on most cards cost little: once they alone can bring no other card among the best, they
+        are only looked up on those that still can be (MaxScore, Turtle and Flood 1995).
 
         >>> index = WordIndex([" lora json ", " lora sql ", " lora chat "])
         >>> [number for number, score in index.best(["sql", "lora"], 1)]
         [1]
         """
+        terms = sorted(((self._rarity(word), self._holds[word]) for word in asked_words if word in self._holds), reverse=True)
+        left = [bound * self._heaviest for bound in _sums_from_here([rarity for rarity, _ in terms])]
         scores: dict[int, float] = defaultdict(float)
-        many = len(self._weights)
-        for word in asked_words:
-            held = self._holds.get(word, ())
-            rarity = math.log(1 + (many - len(held) + 0.5) / (len(held) + 0.5))
-            for number in held:
-                scores[number] += rarity * self._weights[number]
-        # Of equals the newer one, which has the higher number.
-        return heapq.nlargest(limit, scores.items(), key=lambda found: (found[1], found[0]))
+        for at, (rarity, held) in enumerate(terms):
+            if len(held) > len(scores) >= limit:
+                least = heapq.nlargest(limit, scores.values())[-1]
+                if least > left[at]:
+                    still = {number: score for number, score in scores.items() if score + left[at] >= least}
+                    return _best_of(self._with(still, terms[at:]), limit)
+            self._add(scores, rarity, held)
+        return _best_of(scores, limit)
+
+    def _rarity(self, word: str) -> float:
+        many, holding = len(self._weights), len(self._holds[word])
+        return math.log(1 + (many - holding + 0.5) / (holding + 0.5))
+
+    def _add(self, scores: dict[int, float], rarity: float, held: Sequence[int]) -> None:
+        weights = self._weights
+        for number in held:
+            scores[number] += rarity * weights[number]
+
+    def _with(self, scores: dict[int, float], terms: Sequence[tuple[float, Sequence[int]]]) -> dict[int, float]:
+        """These cards' scores with more terms. A list of cards is in their order."""
+        for rarity, held in terms:
+            for number in scores:
+                place = bisect_left(held, number)
+                if place < len(held) and held[place] == number:
+                    scores[number] += rarity * self._weights[number]
+        return scores
+
+
+def _sums_from_here(numbers: Sequence[float]) -> list[float]:
+    """
+    >>> _sums_from_here([3, 2, 1])
+    [6, 3, 1]
+    """
+    return list(accumulate(reversed(numbers)))[::-1]
+
+
+def _best_of(scores: Mapping[int, float], limit: int) -> list[tuple[int, float]]:
+    """Of equals the newer one, which has the higher number."""
+    return heapq.nlargest(limit, scores.items(), key=lambda found: (found[1], found[0]))

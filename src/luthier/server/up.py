@@ -26,6 +26,7 @@ from luthier.server.http import BoundedHttp
 from luthier.server.keeper import SupervisorKeeper
 from luthier.server.locks import FolderLock
 from luthier.server.metadata_keeper import describing
+from luthier.server.observer import observing
 from luthier.server.sealer import sealing
 from luthier.server.sweeper import sweeping
 from luthier.server.token_keeper import metering
@@ -144,6 +145,7 @@ def _platform(settings: Settings) -> Generator[Platform]:
             describing(platform),
             metering(platform.billing.tokens),
             admitting(platform),
+            observing(platform),
         ):
             yield platform
     finally:

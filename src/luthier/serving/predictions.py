@@ -9,14 +9,16 @@ from pathlib import Path
 from luthier.accounts.types import Actor
 from luthier.bases.service import Bases
 from luthier.billing.token_rules import Served
-from luthier.billing.tokens import Account, TokenMeter
+from luthier.billing.tokens import Account
 from luthier.datasets.renderers import Renderers
 from luthier.errors import ArtifactCorrupt, FieldInvalid, NoModel, NotFound
 from luthier.registry.service import Registry
 from luthier.registry.types import Model
 from luthier.seams import Cache, Classification, InferenceEngine, ServedClassifier
 from luthier.serving import predicting
+from luthier.serving.drift.observing import Asked
 from luthier.serving.here import folder_of
+from luthier.serving.notes import Notes
 from luthier.serving.types import DEFAULT_CLASSIFIER, Prediction, PredictRequest
 
 _MOST_READY = 64
@@ -34,12 +36,13 @@ class _Ready:
 class Predictions:
     """Classes of images and texts, by the version in Production alone."""
 
-    def __init__(self, registry: Registry, bases: Bases, engine: InferenceEngine, cache: Cache, meter: TokenMeter) -> None:
+    def __init__(self, registry: Registry, bases: Bases, engine: InferenceEngine, cache: Cache, notes: Notes) -> None:
         self._registry = registry
+        self._observer = notes.observer
         self._bases = bases
         self._engine = engine
         self._cache = cache
-        self._meter = meter
+        self._meter = notes.meter
         self._renderers = Renderers()
         self._ready: OrderedDict[str, _Ready] = OrderedDict()
 
@@ -63,6 +66,7 @@ class Predictions:
         if kept is None or not self._meter.admitted(actor, account):
             return None
         self._meter.add(account, Served(requests=1))
+        self._observer.observe(actor.tenant_id, ready.model, Asked(unread=(body, kept)))
         return kept
 
     def predict(self, actor: Actor, request: PredictRequest, body: bytes | None = None) -> Prediction:
@@ -80,12 +84,20 @@ class Predictions:
         kept = self._cache.get(key)
         if kept is not None:
             self._meter.add(account, Served(requests=1))
-            return Prediction.model_validate_json(kept)
-        question = self._question(ready, request)
-        found = predicting.prediction_of(ready.model, self._engine.classify(ready.served, question))
-        self._meter.add(account, Served(requests=1, prompt_tokens=len(question.prompt_ids or ())))
-        self._cache.put(key, found.model_dump_json().encode())
+            found = Prediction.model_validate_json(kept)
+        else:
+            question = self._question(ready, request)
+            found = predicting.prediction_of(ready.model, self._engine.classify(ready.served, question))
+            self._meter.add(account, Served(requests=1, prompt_tokens=len(question.prompt_ids or ())))
+            self._cache.put(key, found.model_dump_json().encode())
+        asked = Asked(request.image, request.text, str(found.prediction), found.confidence)
+        self._observer.observe(actor.tenant_id, ready.model, asked)
         return found
+
+    def answer(self, actor: Actor, model: Model, request: PredictRequest) -> Prediction:
+        """What exactly this version answers, past the cache, neither counted nor observed. Raises: as `predict`."""
+        ready = self._ready.get(model.id) or self._opened(actor, model)
+        return predicting.prediction_of(model, self._engine.classify(ready.served, self._question(ready, request)))
 
     def _account(self, actor: Actor, ready: _Ready) -> Account:
         return self._meter.account(actor, "predict", ready.model.id, ready.model.base_model)

@@ -4,22 +4,24 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Generator, Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from luthier import ids
 from luthier.accounts.types import Actor
 from luthier.bases.service import Bases
 from luthier.bases.types import Base
 from luthier.billing.token_rules import Served
-from luthier.billing.tokens import Account, TokenMeter
+from luthier.billing.tokens import Account
 from luthier.datasets.decoding import StopTexts, TextStream
 from luthier.datasets.renderers import Renderers
 from luthier.datasets.rendering import Renderer
 from luthier.errors import (
     EngineUnavailable,
     FieldInvalid,
+    Gone,
     ModelNotAllowed,
     ModelNotReady,
     NotFound,
@@ -28,7 +30,9 @@ from luthier.errors import (
 from luthier.jobs.types import SavedStep
 from luthier.registry.service import Registry
 from luthier.seams import Generation, InferenceEngine, Likely, Piece, ServedModel
+from luthier.serving.drift.observing import Asked
 from luthier.serving.here import folder_of
+from luthier.serving.notes import Notes
 from luthier.serving.types import ChatAnswer, ChatDelta, ChatRequest, FinishReason, Sampled, TextRequest, TokenLikelihood
 
 _WHAT = {"messages": "conversation", "prompt": "prompt"}
@@ -57,14 +61,15 @@ class Serving:
     """Chat with tuned models and bare bases, or let them go on with a text."""
 
     def __init__(
-        self, registry: Registry, bases: Bases, engine: InferenceEngine, meter: TokenMeter, saved: Saved | None = None
+        self, registry: Registry, bases: Bases, engine: InferenceEngine, notes: Notes, saved: Saved | None = None
     ) -> None:
         """saved: what a name of a checkpoint means; without it there are none."""
         self._registry = registry
         self._saved = saved
         self._bases = bases
         self._engine = engine
-        self._meter = meter
+        self._meter = notes.meter
+        self._observer = notes.observer
         self._renderers = Renderers()
 
     def chat(self, actor: Actor, request: ChatRequest) -> Iterator[ChatDelta]:
@@ -74,7 +79,10 @@ class Serving:
         FieldInvalid (`context_length`), ArtifactCorrupt, RenderingDiffers, QuotaExceeded, BudgetExceeded, BaseUnavailable,
         EngineUnavailable.
         """
-        return self._begun(self._chat(actor, request))
+        ready = self._chat(actor, request)
+        deltas = self._begun(ready)
+        self._note(actor, ready.model.id, request)
+        return deltas
 
     def complete(self, actor: Actor, request: TextRequest) -> Iterator[ChatDelta]:
         """How the model goes on with a text, piece by piece; otherwise as `chat`."""
@@ -91,6 +99,13 @@ class Serving:
             completion_tokens=last.completion_tokens,
             model=last.model,
         )
+
+    def _note(self, actor: Actor, model_id: str, request: ChatRequest) -> None:
+        """Perhaps what was asked of a tuned model, to watch for drift."""
+        question = next((each.content for each in reversed(request.messages) if each.role == "user"), None)
+        if question and ids.is_id(model_id, ids.MODEL) and self._observer.watches(actor.tenant_id):
+            with suppress(NotFound, Gone):  # deleted since it began to answer
+                self._observer.observe(actor.tenant_id, self._registry.get(actor, model_id), Asked(text=question))
 
     def _begun(self, ready: _Ready) -> Iterator[ChatDelta]:
         deltas = self._deltas(ready)

@@ -110,8 +110,8 @@ class World:
         lines = "".join(event.model_dump_json() + "\n" for event in events)
         self.platform.storage.write(here.name("events", f"{events[0].seq:08d}.jsonl"), lines.encode())
 
-    def model(self, actor=None, name="intents", evaluation=None):
-        """A model, as the supervisor registers one when a job has ended."""
+    def model(self, actor=None, name="intents", evaluation=None, more=()):
+        """A model, as the supervisor registers one when a job has ended; with `more` files, by their names."""
         actor, job_id = actor or self.actor, ids.new(ids.JOB)
         results = f"users/{actor.tenant_id}/jobs/{job_id}/attempts/1/results"
         checks = {"finite": True, "changes_logits": True, "max_logit_change": 1.0, "loads_again": True, "same_after_reload": True}
@@ -124,7 +124,7 @@ class World:
         }
         if evaluation is not None:
             files["evaluation.json"] = json.dumps(evaluation).encode()
-        for short, data in files.items():
+        for short, data in {**files, **dict(more)}.items():
             self.platform.storage.write(f"{results}/{short}", data)
         source = Source(id="ds_1", url="file:///x", sha256=hashlib.sha256(b"rows").hexdigest())
         sources = Sources(dataset=source, base=BaseSource(id="luthier/tiny", revision="1", url="luthier:tiny"))

@@ -89,7 +89,8 @@ PLAIN = set(
     last-event-id Last-Event-ID learning_rate limit limit_usd limits line logit_bias logprobs lora map
     max_completion_tokens max_seq_len max_tokens messages metadata method model_sample n name new order orpo outcome
     overrides packing parallel_tool_calls password period precision presence_penalty purpose reason refresh_token response_format
-    revision role rows scopes seconds secret seed sha256 since source sources spend_cap_usd stage state stop stream stream_options
+    revision role rows scopes seconds secret seed sha256 share since source sources spend_cap_usd stage state stop stream
+    stream_options
     suffix tail_bytes target temperature token tool_choice tools top_logprobs top_p train until Upload-Checksum Upload-Length
     Upload-Metadata Upload-Offset url user version embedding language q tags task text
     webhook-id webhook-signature webhook-timestamp x-filename X-Filename
@@ -185,6 +186,7 @@ def body_for(name, field, own):
         "/api/jobs/{job_id}/reject": {"reason": "x"},
         "/api/budgets": {"limit_usd": "1.00"},
         "/api/webhooks/{webhook_id}": {"enabled": False},
+        "/api/drift/models/{model_name}": {"share": 0.5},
     }
     found = copy.deepcopy(bodies.get(name.split(" ")[1]))
     if found is not None and field == "model_name" and name.endswith("/transition"):

@@ -16,6 +16,7 @@ _TITLES = {
     "promotion.asked": "{name}@{version} is wanted in Production by {by}: somebody else must promote it, too",
     "model.deployed": "{name}@{version} ({precision}) was deployed to {target}",
     "budget.alert": "{threshold} % of the budget for {period} are used",
+    "drift.detected": "{name}@{version}: what it is asked has changed ({measures})",
     "spending.unusual": "Unusual spending on {day}: ${spent_usd}",
 }
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from luthier.faces.cli import audit, hooks, keys, logins, model, money, quotas, teams, watching, webhooks
+from luthier.faces.cli import audit, drift, hooks, keys, logins, model, money, quotas, teams, watching, webhooks
 from luthier.faces.cli.edge import connect, new_app, run
 from luthier.faces.cli.options import After, AsJson, Follow, JobArgument, JobOption, Limit, Yes, sure, the_job
 from luthier.faces.cli.runs import RunFlags, described, takes_run
@@ -147,6 +147,7 @@ watching.add_to(app)
 money.add_to(app)
 audit.add_to(app)
 quotas.add_to(app)
+drift.add_to(app)
 hooks.add_to(app)
 webhooks.add_to(app)
 logins.add_to(app)

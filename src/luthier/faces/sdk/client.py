@@ -15,6 +15,7 @@ from luthier.faces.sdk.billing import AsyncBilling, Billing
 from luthier.faces.sdk.blocking import LoopThread
 from luthier.faces.sdk.chat import AsyncChat, Chat
 from luthier.faces.sdk.datasets import AsyncDatasets, Datasets
+from luthier.faces.sdk.drift import AsyncDrift, Drift
 from luthier.faces.sdk.experiments import AsyncExperiments, Experiments
 from luthier.faces.sdk.hooks import AsyncHooks, Hooks
 from luthier.faces.sdk.jobs import AsyncJobs, Jobs
@@ -55,6 +56,7 @@ class AsyncClient:
         self.teams = AsyncTeams(self._transport)
         self.experiments = AsyncExperiments(self._transport)
         self.hooks = AsyncHooks(self._transport)
+        self.drift = AsyncDrift(self._transport)
         self.webhooks = AsyncWebhooks(self._transport)
 
     async def me(self) -> Me:
@@ -108,6 +110,7 @@ class Client:
         self.teams = Teams(self._inner.teams, self._loop)
         self.experiments = Experiments(self._inner.experiments, self._loop)
         self.hooks = Hooks(self._inner.hooks, self._loop)
+        self.drift = Drift(self._inner.drift, self._loop)
         self.webhooks = Webhooks(self._inner.webhooks, self._loop)
 
     def me(self) -> Me:
