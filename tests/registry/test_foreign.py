@@ -12,9 +12,10 @@ from pathlib import Path
 
 import pytest
 
+from luthier.bases.rules import DENIED_KEYS
 from luthier.errors import FieldInvalid, ModelNotAllowed
 from luthier.registry.arrivals import Arrivals, Arriving
-from luthier.registry.foreign import DENIED_KEYS, is_finite
+from luthier.registry.foreign import is_finite
 from luthier.registry.types import Stage
 
 from .adapters import HIDDEN, RANK, Q, files, header, tar, tensors

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, cast
 
 from luthier.bases.types import TINY, BaseShape
 from luthier.errors import ModelNotAllowed, SetupError
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}/[A-Za-z0-9][A-Za-z0-9._-]{0,95}", re.ASCII)
+DENIED_KEYS = frozenset({"auto_map", "trust_remote_code", "_attn_implementation_internal", "custom_pipelines"})
+"""Keys of a config that make libraries import code which came with a model, or from a hub."""
 _COMMIT = re.compile(r"[0-9a-f]{40}", re.ASCII)
 
 
@@ -106,3 +108,17 @@ def refusal(asked: str, allowed: Iterable[str]) -> ModelNotAllowed:
         hint=f"{suggestion} `GET /api/bases` lists all, {TINY} among them; an admin adds more with LUTHIER_BASES=id@commit.",
         param="base_model",
     )
+
+
+def asks_for_code(config: Any) -> Iterator[str]:
+    """The keys of a parsed config, however deep, that would run code which came with the model."""
+    if isinstance(config, list):
+        for item in cast(list[Any], config):
+            yield from asks_for_code(item)
+    if not isinstance(config, dict):
+        return
+    for key, item in cast(dict[str, Any], config).items():
+        # An attention implementation "user/repo" is a kernel that a library would download and run.
+        if key in DENIED_KEYS or ("attn_implementation" in key and "/" in str(item)):
+            yield key
+        yield from asks_for_code(item)

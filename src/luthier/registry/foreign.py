@@ -6,10 +6,11 @@ import json
 import math
 import re
 from array import array
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, cast
 
+from luthier.bases.rules import asks_for_code
 from luthier.bases.types import BaseShape
 from luthier.errors import FieldInvalid
 from luthier.registry.safetensors_header import Tensor
@@ -20,8 +21,6 @@ WEIGHTS, CONFIG, TEMPLATE, TOKENIZER = (
     "chat_template.jinja",
     "tokenizer_config.json",
 )
-DENIED_KEYS = frozenset({"auto_map", "trust_remote_code", "_attn_implementation_internal", "custom_pipelines"})
-"""Keys that make libraries import code which came with a model, or from a hub."""
 _UNSAFE = frozenset({
     *(".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".joblib", ".h5", ".hdf5", ".keras", ".npy", ".npz", ".msgpack"),
     *(".onnx", ".py", ".pyc", ".so", ".dll", ".zip", ".tar", ".gz"),
@@ -109,7 +108,7 @@ def lora_of(data: bytes) -> Lora:
 
 def check_keys(config: Any, file: str) -> None:
     """Raises: FieldInvalid (`config_key`) for one that asks for code."""
-    keys = sorted(set(_suspects(config)))
+    keys = sorted(set(asks_for_code(config)))
     if keys:
         message = f"`{file}` asks to run code that came with the model (`{keys[0]}`)."
         raise _refused(message, "Luthier loads weights, never code.", "config_key")
@@ -186,19 +185,6 @@ def _whole(value: Any, most: int, name: str) -> int:
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not 1 <= value <= most or value != int(value):
         raise _invalid(f"`{name}` is no whole number from 1 to {most}")
     return int(value)
-
-
-def _suspects(value: Any) -> Iterator[str]:
-    if isinstance(value, list):
-        for item in cast(list[Any], value):
-            yield from _suspects(item)
-    if not isinstance(value, dict):
-        return
-    for key, item in cast(dict[str, Any], value).items():
-        # An attention implementation "user/repo" is a kernel that a library would download and run.
-        if key in DENIED_KEYS or ("attn_implementation" in key and "/" in str(item)):
-            yield key
-        yield from _suspects(item)
 
 
 def _shape(shape: tuple[int, ...]) -> str:
