@@ -5,7 +5,9 @@ import pytest
 from luthier import ids
 
 OPEN = {"/health", "/docs", "/openapi.json"}
-KEYLESS = {*OPEN, "/auth/login", "/auth/signup", "/auth/refresh", "/auth/oidc/login", "/auth/oidc/callback"}
+SIGNED = "/links/{team}/{job}/{name}"
+BODIES = {"/api/models/{model_id}/deploy": {"target": "nowhere"}, "/api/models/{model_id}/links": {}}
+KEYLESS = {*OPEN, SIGNED, "/auth/login", "/auth/signup", "/auth/refresh", "/auth/oidc/login", "/auth/oidc/callback"}
 
 
 def operations(world):
@@ -51,7 +53,8 @@ def test_a_foreign_id_is_answered_like_an_unknown_one(world):
         if "{model_id}" not in path:
             continue
         answers = [
-            world.ask(method, path.replace("{model_id}", id_).replace("{name}", "x")) for id_ in (foreign, ids.new("model"))
+            world.ask(method, path.replace("{model_id}", id_).replace("{name}", "x"), json=BODIES.get(path))
+            for id_ in (foreign, ids.new("model"))
         ]
         bodies = [{**answer.json()["error"], "request_id": ""} for answer in answers]
         assert [answer.status_code for answer in answers] == [404, 404], path
