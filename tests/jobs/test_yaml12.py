@@ -110,6 +110,11 @@ def test_a_syntax_error_does_not_repeat_the_input() -> None:
         assert "secret" not in str(refused.value)
 
 
+def test_a_syntax_error_names_the_signs_that_it_waited_for() -> None:
+    with pytest.raises(FieldInvalid, match="expected ',' or '}', but got ':'"):
+        read_yaml(b"train: {epochs: 1\nlora: {rank: 16}\n")
+
+
 @given(st.binary(max_size=200) | st.text(alphabet="ab:-?[]{}&*!|>'\"%#,\n 01.~", max_size=80).map(str.encode))
 def test_any_bytes_give_a_value_or_a_refusal(data: bytes) -> None:
     try:

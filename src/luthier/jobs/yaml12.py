@@ -35,7 +35,8 @@ _WORDS = {"": None, "~": None} | {
 }
 # NEL, LS and PS are line breaks to PyYAML and text to YAML 1.2: refused, so that nobody has to know.
 _REFUSED = re.compile("[\x00-\x09\x0b\x0c\x0e-\x1f\x7f-\x9f\u2028\u2029\ufeff\ufffe\uffff]|\r(?!\n)")
-_QUOTED = re.compile(r"""(['"])(?!(?:<[a-z ]+>|[][{},:?-])\1).*?\1""")
+_QUOTED = re.compile(r"""(?P<sign>(['"])(?:<[a-z ]+>|[][{},:?-])\2)|(['"]).*?\3""")
+"""What PyYAML quotes: a sign that it waited for, which is told, or a piece of the text, which may hold a secret."""
 
 
 class _Events(Reader, Scanner, Parser):
@@ -220,7 +221,7 @@ def _refuse_syntax(error: YAMLError) -> NoReturn:
     mark = error.problem_mark if isinstance(error, MarkedYAMLError) else None
     problem = error.problem if isinstance(error, MarkedYAMLError) else None
     where = (mark.line + 1, mark.column + 1) if mark else (1, 1)
-    words = _QUOTED.sub("something else", problem or "this cannot be read")
+    words = _QUOTED.sub(lambda found: found["sign"] or "something else", problem or "this cannot be read")
     _refuse(where, "yaml_syntax", words, "Check indentation, quotes and brackets there and on the line before.")
 
 
