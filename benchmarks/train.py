@@ -198,7 +198,7 @@ def with_rows_of(earlier: dict[str, Any], record: dict[str, Any]) -> dict[str, A
     >>> with_rows_of({"work": 1, "rows": [{"variant": "a"}]}, {"work": 1, "rows": [{"variant": "b"}]})["rows"]
     [{'variant': 'a'}, {'variant': 'b'}]
     """
-    if earlier["work"] != record["work"]:
+    if earlier.get("work") != record.get("work"):
         return record
     again = {row["variant"] for row in record["rows"]}
     return record | {
