@@ -56,10 +56,8 @@ class _Verdict:
     refusal: LuthierError | None = None
 
 
-@dataclass
-class _Unwritten:
-    served: dict[tuple[Account, str], Served] = field(default_factory=lambda: defaultdict(Served))
-    """By account and day."""
+Unwritten = defaultdict[tuple[Account, str], Served]
+"""By account and day."""
 
 
 @dataclass(frozen=True)
@@ -90,7 +88,7 @@ class TokenMeter:
         self._seconds = metering.seconds
         self._lock = threading.Lock()
         self._writing = threading.Lock()
-        self._unwritten = _Unwritten()
+        self._unwritten: Unwritten = defaultdict(Served)
         self._verdicts: dict[tuple[str, str, str | None], _Verdict] = {}
         self._quotas.measure(Quota.SERVED_TOKENS_A_MONTH, self._used)
 
@@ -117,7 +115,7 @@ class TokenMeter:
         """Count what was sent."""
         day = rules.day_of(self._now())
         with self._lock:
-            self._unwritten.served[account, day] += served
+            self._unwritten[account, day] += served
             for mark, verdict in self._verdicts.items():
                 if mark[0] == account.tenant_id:
                     verdict.used += served.tokens
@@ -126,26 +124,26 @@ class TokenMeter:
         """Write what came since the last round. Returns how many rows. Raises: DatabaseBusy, StorageFull; nothing is lost."""
         with self._writing:
             with self._lock:
-                taken, self._unwritten = self._unwritten, _Unwritten()
-            if not taken.served:
+                taken, self._unwritten = self._unwritten, defaultdict(Served)
+            if not taken:
                 return 0
             try:
                 with self._database.write(EVERY_TENANT) as session:
-                    for (account, day), served in taken.served.items():
+                    for (account, day), served in taken.items():
                         self._write(session, account, day, served)
             except BaseException:  # whatever it was, it is raised again: what was taken must not be lost with it
                 with self._lock:
-                    for key, served in taken.served.items():
-                        self._unwritten.served[key] += served
+                    for key, served in taken.items():
+                        self._unwritten[key] += served
                 raise
-        return len(taken.served)
+        return len(taken)
 
     def close(self) -> None:
         """Write the rest."""
         try:
             self.keep()
         except LuthierError as error:
-            lost = sum(served.tokens for served in self._unwritten.served.values())
+            lost = sum(served.tokens for served in self._unwritten.values())
             _LOG.error("%d served tokens could not be written, and are not billed: %s", lost, error)
 
     def usage(self, session: Session, period: str) -> list[TokenUsage]:
@@ -216,7 +214,7 @@ class TokenMeter:
         with self._lock:
             waiting = sum(
                 served.tokens
-                for (account, day), served in self._unwritten.served.items()
+                for (account, day), served in self._unwritten.items()
                 if account.tenant_id == tenant_id and day.startswith(period)
             )
         return waiting + store.tokens_in(session, tenant_id, period)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Annotated, Any, Literal
@@ -13,10 +12,10 @@ from pydantic import BaseModel, Field
 from luthier.datasets.decoding import StopTexts
 from luthier.faces.rest import answers
 from luthier.faces.rest.access import ViewersToo
-from luthier.faces.rest.answers import Answer, Usage
+from luthier.faces.rest.answers import Answer
 from luthier.faces.rest.body import Json, such_as
-from luthier.faces.rest.errors import request_id
 from luthier.faces.rest.openai.chat_requests import ChatCreate
+from luthier.faces.rest.openai.completed import Completed, head_of, streamed
 from luthier.faces.rest.openai.routes import refusals, router
 from luthier.faces.rest.streaming import Stream
 from luthier.faces.rest.wire import CurrentActor, CurrentPlatform
@@ -55,16 +54,11 @@ class Choice(BaseModel):
     finish_reason: Literal["stop", "length", "tool_calls"]
 
 
-class Completion(BaseModel):
+class Completion(Completed):
     """Whole answers."""
 
-    id: str
     object: Literal["chat.completion"] = "chat.completion"
-    created: int = Field(description="Unix seconds.")
-    model: str = Field(description="As it was asked for.")
     choices: list[Choice]
-    usage: Usage
-    system_fingerprint: str | None = Field(default=None, description="The exact version that answered.")
 
 
 _CHUNK = "chat.completion.chunk"
@@ -82,23 +76,18 @@ async def create(asked: Asked, actor: CurrentActor, platform: CurrentPlatform, r
     """Answer a conversation. A reader who hangs up ends it."""
     questions = [asked.question(number) for number in range(asked.answers)]
     answering = await answers.begin([[partial(platform.serving.chat, actor, question) for question in questions]])
-    head: dict[str, Any] = {
-        "id": f"chatcmpl-{request_id(request)}",
-        "created": int(platform.now().timestamp()),
-        "model": asked.model,
-    }
+    head = head_of("chatcmpl", asked, platform.now(), request, answering)
     if asked.stream:
-        return Stream(_events(asked, head, answering, request), media_type="text/event-stream")
+        return _streamed(asked, head, answering, request)
     await answers.finish(answering, request)
     choices = [_choice(asked, answer, head) for answer in answering]
-    usage = answers.usage_of(answering)
-    return Completion(**head, choices=choices, usage=usage, system_fingerprint=answering[0].first.model)
+    return Completion(**head, choices=choices, usage=answers.usage_of(answering))
 
 
-def _events(asked: ChatCreate, head: dict[str, Any], answering: list[Answer], request: Request) -> AsyncGenerator[bytes]:
+def _streamed(asked: ChatCreate, head: dict[str, Any], answering: list[Answer], request: Request) -> Stream:
     telling = [_Telling() for _ in answering]
 
-    def chunk(answer: Answer, delta: ChatDelta) -> dict[str, Any] | None:
+    def choice_of(answer: Answer, delta: ChatDelta) -> dict[str, Any] | None:
         change: dict[str, Any] = {"role": "assistant", "content": ""} if answer.begins else {}
         finish: str | None = delta.finish_reason
         text = telling[answer.index].next(delta) if asked.tools else delta.text
@@ -110,17 +99,9 @@ def _events(asked: ChatCreate, head: dict[str, Any], answering: list[Answer], re
         change |= {"content": text} if text else {}
         if not change and finish is None and not delta.likely:
             return None
-        piece = {"index": answer.index, "delta": change, "logprobs": _likely(delta.likely), "finish_reason": finish}
-        usage = {"usage": None} if asked.usage_in_stream else {}
-        return {**head, "object": _CHUNK, "system_fingerprint": delta.model, "choices": [piece], **usage}
+        return {"index": answer.index, "delta": change, "logprobs": _likely(delta.likely), "finish_reason": finish}
 
-    def last() -> dict[str, Any] | None:
-        if not asked.usage_in_stream:
-            return None
-        usage = answers.usage_of(answering).model_dump()
-        return {**head, "object": _CHUNK, "choices": [], "usage": usage}
-
-    return answers.events(answering, request, chunk, last)
+    return streamed(asked, {**head, "object": _CHUNK}, answering, request, choice_of)
 
 
 @dataclass

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import Sequence
 from functools import partial
 from typing import Annotated, Any, Literal
 
@@ -12,9 +12,9 @@ from pydantic import BaseModel, Field
 from luthier.errors import FieldInvalid
 from luthier.faces.rest import answers
 from luthier.faces.rest.access import ViewersToo
-from luthier.faces.rest.answers import Answer, Usage
+from luthier.faces.rest.answers import Answer
 from luthier.faces.rest.body import Json, such_as
-from luthier.faces.rest.errors import request_id
+from luthier.faces.rest.openai.completed import Completed, head_of, streamed
 from luthier.faces.rest.openai.routes import refusals, router
 from luthier.faces.rest.openai.sampling import MOST_ANSWERS, Sampling, asked_of
 from luthier.faces.rest.streaming import Stream
@@ -91,16 +91,11 @@ class Choice(BaseModel):
     finish_reason: FinishReason
 
 
-class Completion(BaseModel):
+class Completion(Completed):
     """Whole answers."""
 
-    id: str
     object: Literal["text_completion"] = "text_completion"
-    created: int = Field(description="Unix seconds.")
-    model: str = Field(description="As it was asked for.")
     choices: list[Choice]
-    usage: Usage
-    system_fingerprint: str | None = Field(default=None, description="The exact version that answered.")
 
 
 Asked = Annotated[Json[CompletionCreate], such_as(model="luthier/tiny", prompt="Once upon a time", max_tokens=64)]
@@ -116,14 +111,9 @@ async def create(asked: Asked, actor: CurrentActor, platform: CurrentPlatform, r
     """Go on with one text or several. A reader who hangs up ends it."""
     begins = [[partial(platform.serving.complete, actor, each) for each in several] for several in asked.questions()]
     answering = await answers.begin(begins)
-    head: dict[str, Any] = {
-        "id": f"cmpl-{request_id(request)}",
-        "created": int(platform.now().timestamp()),
-        "model": asked.model,
-        "system_fingerprint": answering[0].first.model,
-    }
+    head = head_of("cmpl", asked, platform.now(), request, answering)
     if asked.stream:
-        return Stream(_events(asked, head, answering, request), media_type="text/event-stream")
+        return _streamed(asked, head, answering, request)
     await answers.finish(answering, request)
     choices = [
         Choice(index=each.index, text=each.text, logprobs=_likely(each.likely, 0), finish_reason=each.finish_reason)
@@ -132,24 +122,21 @@ async def create(asked: Asked, actor: CurrentActor, platform: CurrentPlatform, r
     return Completion(**head, choices=choices, usage=answers.usage_of(answering))
 
 
-def _events(asked: CompletionCreate, head: dict[str, Any], answering: list[Answer], request: Request) -> AsyncGenerator[bytes]:
-    head = {**head, "object": "text_completion"}
+def _streamed(asked: CompletionCreate, head: dict[str, Any], answering: list[Answer], request: Request) -> Stream:
+    told = [0] * len(answering)
+    """Characters of each answer's tokens so far."""
 
-    def chunk(answer: Answer, delta: ChatDelta) -> dict[str, Any]:
-        before = sum(len(each.text) for each in answer.likely[: len(answer.likely) - len(delta.likely)])
-        likely = _likely(delta.likely, before)
-        choice = {
+    def choice_of(answer: Answer, delta: ChatDelta) -> dict[str, Any]:
+        likely = _likely(delta.likely, told[answer.index])
+        told[answer.index] += sum(len(each.text) for each in delta.likely)
+        return {
             "index": answer.index,
             "text": delta.text,
             "logprobs": likely and likely.model_dump(),
             "finish_reason": delta.finish_reason,
         }
-        return {**head, "choices": [choice], **({"usage": None} if asked.usage_in_stream else {})}
 
-    def last() -> dict[str, Any] | None:
-        return {**head, "choices": [], "usage": answers.usage_of(answering).model_dump()} if asked.usage_in_stream else None
-
-    return answers.events(answering, request, chunk, last)
+    return streamed(asked, {**head, "object": "text_completion"}, answering, request, choice_of)
 
 
 def _likely(likely: Sequence[TokenLikelihood], start: int) -> Likelihoods | None:

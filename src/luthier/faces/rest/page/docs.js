@@ -76,7 +76,7 @@ const draw = (openapi) => {
       groups.get(tag).push(details);
     }
   }
-  for (const [tag, operations] of groups) {
+  for (const [tag, operations] of [...groups].sort(([one], [other]) => one.localeCompare(other))) {
     const section = make("section");
     section.append(make("h2", tag), ...operations);
     main.append(section);
