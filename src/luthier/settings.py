@@ -103,7 +103,7 @@ class Settings(BaseSettings):
     )
     token_prices: str = Field(
         default="",
-        description="Dollars per million prompt and answer tokens of a base, and per million predictions: "
+        description="Dollars per million prompt and answer tokens of a base or an embedder, and per million predictions: "
         "`luthier/tiny=0.15/0.60,*=1.00/2.00/5.00`. Free where nothing is said.",
     )
     access_log_bytes: int = Field(

@@ -41,7 +41,7 @@ from luthier.billing import price_book, token_rules
 from luthier.billing.budgets import PlatformBudget
 from luthier.billing.machine import free_bytes
 from luthier.billing.service import Billing
-from luthier.billing.tokens import Metering
+from luthier.billing.tokens import Metering, TokenMeter
 from luthier.database import Database
 from luthier.datasets.buckets import prefixes_of
 from luthier.datasets.deliveries import Deliveries
@@ -193,7 +193,7 @@ def build(  # noqa: PLR0913  # what tests put in the place of the real thing
         serving=Serving(registry, bases, engine, notes, _saved(jobs, files)),
         predictions=predictions,
         drift=_drift(settings, database, sources, notes.observer, now),
-        embeddings=_embeddings(settings, embedder),
+        embeddings=_embeddings(settings, embedder, billing.tokens),
         engine=engine,
         now=now,
     )
@@ -274,8 +274,8 @@ def _saved(jobs: Jobs, files: ModelFiles) -> Saved:
     return fetched
 
 
-def _embeddings(settings: Settings, embedder: Embedder | None) -> Embeddings:
-    return Embeddings(embedder, [name for part in settings.embedder_names.split(",") if (name := part.strip())])
+def _embeddings(settings: Settings, embedder: Embedder | None, meter: TokenMeter) -> Embeddings:
+    return Embeddings(embedder, meter, [name for part in settings.embedder_names.split(",") if (name := part.strip())])
 
 
 def _engine(settings: Settings, bases: Bases) -> InferenceEngine:

@@ -30,7 +30,7 @@ from luthier.errors import LuthierError
 from luthier.seams import Clock
 
 _LOG = logging.getLogger("luthier.billing")
-Kind = Literal["chat", "predict"]
+Kind = Literal["chat", "predict", "embeddings"]
 ROUND_S = 1.0
 """How often `keep` is called, and how long a verdict on quota and budget holds."""
 

@@ -52,8 +52,8 @@ class HardwareUsage(Frozen):
 class TokenUsage(Frozen):
     """What one user was served by one model in a period."""
 
-    model: str = Field(description="A model id, or a base id.")
-    kind: Literal["chat", "predict"]
+    model: str = Field(description="A model id, a base id, or the name of an embedder.")
+    kind: Literal["chat", "predict", "embeddings"]
     user_id: str
     requests: int
     prompt_tokens: int

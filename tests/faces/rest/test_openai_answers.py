@@ -234,6 +234,29 @@ def test_texts_become_vectors_in_either_encoding(tmp_path):
             assert refused.value.param.partition(".")[0] == "input"
 
 
+def test_tokens_of_vectors_are_counted_and_billed_until_the_quota_is_used_up(tmp_path):
+    prices, limits = "lengths=2000.00/0", {"quota_served_tokens_a_month": 8}
+    with served(tmp_path, embedder=Lengths(), token_prices=prices, **limits) as (world, sdk):
+        for text in ("one", ["one", "two words"]):
+            sdk.embeddings.create(model="lengths", input=text, encoding_format="float")
+        with pytest.raises(openai.APIStatusError, match="8; 4 are used, and this needs 5") as refused:
+            sdk.embeddings.create(model="lengths", input="five words are too many", encoding_format="float")
+        assert (refused.value.status_code, refused.value.code) == (402, "quota_exceeded")
+        usage = world.ask("GET", "/api/billing/usage").json()
+        told = usage["tokens"][0]
+        assert (told["model"], told["kind"], told["requests"]) == ("lengths", "embeddings", 2)  # what was refused is not counted
+        assert (told["prompt_tokens"], told["completion_tokens"], told["cost_usd"]) == (4, 0, "0.008")
+        assert usage["cost_usd"] == "0.008"
+
+
+def test_vectors_that_cost_something_are_refused_when_the_budget_is_spent(tmp_path):
+    with served(tmp_path, embedder=Lengths(), token_prices="*=1000.00/0", budget_limit_usd="0") as (world, sdk):
+        with pytest.raises(openai.APIStatusError) as refused:
+            sdk.embeddings.create(model="lengths", input="one", encoding_format="float")
+        assert (refused.value.status_code, refused.value.code) == (402, "budget_exceeded")
+        assert world.ask("GET", "/api/billing/usage").json()["tokens"] == []
+
+
 def test_without_an_embedder_it_is_said_how_to_install_one(sdk):
     with pytest.raises(openai.BadRequestError) as refused:
         sdk.embeddings.create(model="text-embedding-3-small", input="one")

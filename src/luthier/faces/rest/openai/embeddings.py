@@ -9,11 +9,11 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, Field
 
-from luthier.errors import FieldInvalid, ModelNotAllowed, Unavailable
+from luthier.errors import BudgetExceeded, FieldInvalid, ModelNotAllowed, QuotaExceeded, Unavailable
 from luthier.faces.rest.access import ViewersToo
 from luthier.faces.rest.body import Json, such_as
 from luthier.faces.rest.openai.routes import Lenient, refusals, router
-from luthier.faces.rest.wire import CurrentPlatform
+from luthier.faces.rest.wire import CurrentActor, CurrentPlatform
 from luthier.values import Text, Whole
 
 routes = router("embeddings (OpenAI)")
@@ -63,10 +63,14 @@ class EmbeddingList(BaseModel):
 Asked = Annotated[Json[EmbeddingsCreate], such_as(model="minilm", input=["Where is my order?"])]
 
 
-@routes.post("/embeddings", responses=refusals(ModelNotAllowed, FieldInvalid, Unavailable), dependencies=[ViewersToo])
-def create(asked: Asked, platform: CurrentPlatform) -> EmbeddingList:
+@routes.post(
+    "/embeddings",
+    responses=refusals(ModelNotAllowed, FieldInvalid, QuotaExceeded, BudgetExceeded, Unavailable),
+    dependencies=[ViewersToo],
+)
+def create(asked: Asked, actor: CurrentActor, platform: CurrentPlatform) -> EmbeddingList:
     """Vectors of texts: what means the same lies near."""
-    made = platform.embeddings.embed(asked.model, asked.texts, asked.dimensions)
+    made = platform.embeddings.embed(actor, asked.model, asked.texts, asked.dimensions)
     shown = _base64 if asked.encoding_format == "base64" else list[float]
     data = [Embedding(index=index, embedding=shown(vector)) for index, vector in enumerate(made.vectors)]
     return EmbeddingList(data=data, model=made.by, usage=EmbeddingUsage(prompt_tokens=made.tokens, total_tokens=made.tokens))
