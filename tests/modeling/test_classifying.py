@@ -5,8 +5,9 @@ import pytest
 from pydantic import ValidationError
 
 from luthier.errors import ArtifactCorrupt, FieldInvalid
-from luthier.modeling.classifiers.registry import SklearnEntry, entry_of, options_of
+from luthier.modeling.classifiers.registry import entry_of, options_of
 from luthier.modeling.classifiers.saving import About, SklearnClassifier, TorchClassifier
+from luthier.modeling.classifiers.types import SklearnEntry
 from luthier.modeling.classifying import ClassifyRequest, classify
 from luthier.modeling.models import Bounds, Models
 

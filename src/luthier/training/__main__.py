@@ -204,7 +204,8 @@ def _run(members: Sequence[Member], bases: Path, ready: Ready | None) -> list[in
 
 
 def _attempt(member: Member, spec: RunSpec, stock: tuple[Path, LoadedBases], together: Ranks) -> Work[int]:
-    from luthier.training.attempt import Run, run_attempt
+    from luthier.training.attempt import run_attempt
+    from luthier.training.run import Run
 
     try:
         member.workspace.mkdir(parents=True)

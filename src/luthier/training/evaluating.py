@@ -17,15 +17,6 @@ from luthier.modeling.engines import open_engine
 from luthier.modeling.load import LoadedBase
 from luthier.modeling.plain import PlainEngine
 from luthier.training import machine
-from luthier.training.attempt import (
-    Run,
-    fetch_base_of,
-    publish_evaluation,
-    questions_from,
-    say_why_plain,
-    tokenised,
-    widths_of,
-)
 from luthier.training.evaluate import HeldOut, Sides, compare
 from luthier.training.failures import AttemptFailed
 from luthier.training.fitting import fixed_of, load_once
@@ -34,6 +25,9 @@ from luthier.training.gang import Work
 from luthier.training.materials import fetch_data, fetch_model, renderer_of
 from luthier.training.method import Method
 from luthier.training.methods.opening import Lengths
+from luthier.training.reading import questions_from, tokenised, widths_of
+from luthier.training.run import Run, fetch_base_of
+from luthier.training.tuning import publish_evaluation, say_why_plain
 
 
 def evaluate_model(run: Run) -> Work[None]:

@@ -19,7 +19,6 @@ from luthier.datasets.learning import READS
 from luthier.datasets.rendering import Renderer
 from luthier.modeling.load import load_base
 from luthier.training import export, machine, replaying
-from luthier.training.attempt import Run, fetch_base_of
 from luthier.training.checkpoints import sha256_of
 from luthier.training.evaluate import Room, questions_of
 from luthier.training.evaluating import carried
@@ -28,6 +27,7 @@ from luthier.training.gang import Work
 from luthier.training.materials import fetch_data, fetch_model, renderer_of, rows_of_file
 from luthier.training.reloading import loaded_again
 from luthier.training.replaying import TOLERANCES, Answered, Spoken
+from luthier.training.run import Run, fetch_base_of
 from luthier.training.writing import Export, check_can_write, dtype_of, write
 
 FOLDER = "export"

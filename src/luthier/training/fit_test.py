@@ -17,11 +17,13 @@ import torch
 from luthier.datasets.packing import PassLimits, grouped
 from luthier.modeling.types import Packed
 from luthier.training import export, machine
-from luthier.training.attempt import Run, Trained, fetch_base_of, make, read_data
 from luthier.training.batches import Row
 from luthier.training.failures import AttemptFailed, is_out_of_memory
 from luthier.training.gang import Pass, Repeat, Work
 from luthier.training.method import Method
+from luthier.training.reading import read_data
+from luthier.training.run import Run, fetch_base_of
+from luthier.training.tuning import Trained, make
 
 _STEPS = 3
 _TIGHT = 0.9

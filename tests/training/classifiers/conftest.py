@@ -20,12 +20,13 @@ import pytest
 from luthier.backends.storage.local import LocalStorage
 from luthier.jobs.directory import AttemptStatus, Control, JobDirectory
 from luthier.jobs.spec import RunSpec
-from luthier.training.attempt import Run, run_attempt
+from luthier.training.attempt import run_attempt
 from luthier.training.checkpoints import fetch_checkpoint
 from luthier.training.classifiers.data import Samples, classes_of
 from luthier.training.fitting import LoadedBases
 from luthier.training.gang import train_together
 from luthier.training.journal import Journal
+from luthier.training.run import Run
 from luthier.training.watch import Watch
 
 SHAPES = ("bar", "box", "cross")

@@ -9,7 +9,8 @@ import yaml
 from luthier.jobs.spec import RunSpec
 from luthier.modeling.classifiers.estimators import ENTRIES as ESTIMATORS
 from luthier.modeling.classifiers.networks import ENTRIES as NETWORKS
-from luthier.modeling.classifiers.registry import Shape, options_of
+from luthier.modeling.classifiers.registry import options_of
+from luthier.modeling.classifiers.types import Shape
 from luthier.training.classifiers.work import AUTO_LEARNING_RATE
 
 GUIDE = (Path(__file__).parents[3] / "docs" / "how-to" / "train-a-classifier.md").read_text("utf-8")

@@ -10,11 +10,12 @@ from luthier.errors import BaseUnavailable, FieldInvalid
 from luthier.modeling.classifiers.estimators import ENTRIES as ESTIMATORS
 from luthier.modeling.classifiers.extra import needs_sklearn
 from luthier.modeling.classifiers.networks import ENTRIES as NETWORKS
-from luthier.modeling.classifiers.registry import Shape, TorchEntry, check_reads, entry_of, options_of
+from luthier.modeling.classifiers.registry import check_reads, entry_of, options_of
+from luthier.modeling.classifiers.types import Shape, TorchEntry
 
 PLUGIN = """
 from torch import nn
-from luthier.modeling.classifiers.registry import TorchEntry
+from luthier.modeling.classifiers.types import TorchEntry
 
 line = TorchEntry(lambda options, shape: nn.Linear(shape.pixels, shape.classes))
 nothing = "no entry"

@@ -14,9 +14,10 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from luthier.errors import ArtifactCorrupt
-from luthier.modeling.classifiers.registry import SklearnEntry, entry_of, options_of
+from luthier.modeling.classifiers.registry import entry_of, options_of
 from luthier.modeling.classifiers.saving import About, SklearnClassifier, TorchClassifier, load
 from luthier.modeling.classifiers.skops_files import Untrusted, check
+from luthier.modeling.classifiers.types import SklearnEntry
 
 from .conftest import images, samples, texts
 

@@ -7,7 +7,8 @@ import pytest
 
 from luthier.backends.storage.local import LocalStorage
 from luthier.jobs.directory import JobDirectory
-from luthier.modeling.classifiers.registry import Shape, entry_of, options_of
+from luthier.modeling.classifiers.registry import entry_of, options_of
+from luthier.modeling.classifiers.types import Shape
 from luthier.training.classifiers.data import Samples
 from luthier.training.classifiers.sklearn_fit import fit
 from luthier.training.failures import AttemptFailed, Stopping

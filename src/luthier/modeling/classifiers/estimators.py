@@ -7,7 +7,7 @@ from typing import cast
 
 from pydantic import Field
 
-from luthier.modeling.classifiers.registry import Estimator, Shape, SklearnEntry
+from luthier.modeling.classifiers.types import Estimator, Shape, SklearnEntry
 from luthier.values import Frozen, Whole
 
 _MOST_WORDS = 20_000

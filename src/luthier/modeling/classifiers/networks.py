@@ -9,7 +9,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from luthier.errors import FieldInvalid
-from luthier.modeling.classifiers.registry import Shape, TorchEntry
+from luthier.modeling.classifiers.types import Shape, TorchEntry
 from luthier.values import Frozen, Whole
 
 _LEAST_SIDE = 4

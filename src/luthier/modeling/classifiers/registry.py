@@ -4,76 +4,22 @@ group `luthier.classifiers` that names a `TorchEntry` or a `SklearnEntry`; a spe
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from collections.abc import Mapping
+from typing import Any
 
 from pydantic import ValidationError
 
 from luthier.bases import classifiers
 from luthier.errors import FieldInvalid
+from luthier.modeling.classifiers import estimators, networks
+from luthier.modeling.classifiers.types import Entry, Reads, SklearnEntry, TorchEntry
 from luthier.values import Frozen
-
-if TYPE_CHECKING:
-    from torch import nn
-
-Reads = Literal["images", "labelled"]
-
-
-class Estimator(Protocol):
-    """What is used of a scikit-learn classifier."""
-
-    def fit(self, X: Any, y: Any) -> Any: ...
-    def predict_proba(self, X: Any) -> Any: ...
-    def set_params(self, **params: Any) -> Any: ...
-
-
-class NoOptions(Frozen):
-    """A model that has none."""
-
-
-@dataclass(frozen=True)
-class Shape:
-    """What goes in and what comes out. pixels: of an image, 0 for texts."""
-
-    reads: Reads
-    pixels: int
-    classes: int
-
-
-@dataclass(frozen=True)
-class TorchEntry:
-    """A PyTorch module: images as fp32 from 0 to 1, shape (B, pixels) -> logits, shape (B, classes)."""
-
-    build: Callable[[Any, Shape], nn.Module]
-    """Options and shape -> a module with fresh weights."""
-    options: type[Frozen] = NoOptions
-    reads: frozenset[Reads] = frozenset({"images"})
-
-
-@dataclass(frozen=True)
-class SklearnEntry:
-    """A scikit-learn estimator with `predict_proba`. Images come as (N, pixels); texts as a list, so it holds a vectorizer."""
-
-    build: Callable[[Any, Shape, int], Estimator]
-    """Options, shape and seed -> an estimator that has not learned yet."""
-    trusted: frozenset[str]
-    """Full names of all classes of which a saved model may consist; a file with any other is not loaded."""
-    options: type[Frozen] = NoOptions
-    reads: frozenset[Reads] = frozenset({"images", "labelled"})
-    grows: str | None = None
-    """The option that a warm start raises step by step, e.g. `n_estimators`: then progress is told while it learns."""
-
-
-Entry = TorchEntry | SklearnEntry
 
 
 def entry_of(name: str) -> Entry:
     """Raises: FieldInvalid for a name that is not known, TypeError where an admin's package gives something else."""
     classifiers.source_of(name)
     if name in classifiers.BUILT_IN:
-        from luthier.modeling.classifiers import estimators, networks
-
         return {**networks.ENTRIES, **estimators.ENTRIES}[name]
     found: Any = classifiers.added()[name].load()
     if not isinstance(found, (TorchEntry, SklearnEntry)):

@@ -20,16 +20,8 @@ from torch import nn
 
 from luthier.errors import ArtifactCorrupt, FieldInvalid
 from luthier.modeling.classifiers import skops_files
-from luthier.modeling.classifiers.registry import (
-    Estimator,
-    Reads,
-    Shape,
-    SklearnEntry,
-    TorchEntry,
-    check_reads,
-    entry_of,
-    options_of,
-)
+from luthier.modeling.classifiers.registry import check_reads, entry_of, options_of
+from luthier.modeling.classifiers.types import Estimator, Reads, Shape, SklearnEntry, TorchEntry
 from luthier.values import Frozen, Option
 
 ABOUT = "classifier.json"

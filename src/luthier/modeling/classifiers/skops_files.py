@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from luthier.modeling.classifiers.extra import needs_sklearn
-from luthier.modeling.classifiers.registry import Estimator
+from luthier.modeling.classifiers.types import Estimator
 
 _PLAIN: Mapping[str, frozenset[str]] = {
     "builtins.dict": frozenset({"DictNode"}),

@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from luthier.datasets.formats import BadRow, Labelled, read_rows
-from luthier.modeling.classifiers.registry import Reads
 from luthier.modeling.classifiers.saving import Inputs, Matrix
+from luthier.modeling.classifiers.types import Reads
 from luthier.training.failures import AttemptFailed
 
 Numbers: TypeAlias = NDArray[np.int64]

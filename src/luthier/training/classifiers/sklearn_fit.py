@@ -9,7 +9,7 @@ import warnings
 from collections.abc import Iterator
 from typing import Any
 
-from luthier.modeling.classifiers.registry import Estimator, SklearnEntry
+from luthier.modeling.classifiers.types import Estimator, SklearnEntry
 from luthier.training.classifiers.data import Samples
 from luthier.training.failures import AttemptFailed
 from luthier.training.journal import Journal

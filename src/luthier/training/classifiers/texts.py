@@ -28,7 +28,6 @@ from luthier.modeling.engines import Prefer
 from luthier.modeling.load import LoadedBase
 from luthier.modeling.types import TrainingEngine
 from luthier.training import export, machine
-from luthier.training.attempt import Data, Run, Trained, take_best
 from luthier.training.checks import Checks
 from luthier.training.classifiers import measuring
 from luthier.training.classifiers.data import Inputs
@@ -37,6 +36,9 @@ from luthier.training.fitting import load_once
 from luthier.training.method import Method
 from luthier.training.methods.classification import Classification
 from luthier.training.plan import resolved
+from luthier.training.reading import Data
+from luthier.training.run import Run
+from luthier.training.tuning import Trained, take_best
 
 _PROBES = 64
 _LEAST_CHANGE = 1e-6

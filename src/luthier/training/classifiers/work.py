@@ -15,8 +15,9 @@ from luthier.jobs.directory import CheckpointRef
 from luthier.jobs.spec import RunSpec
 from luthier.modeling.classifiers import saving
 from luthier.modeling.classifiers.extra import needs_sklearn
-from luthier.modeling.classifiers.registry import Entry, SklearnEntry, TorchEntry, check_reads, entry_of, options_of
+from luthier.modeling.classifiers.registry import check_reads, entry_of, options_of
 from luthier.modeling.classifiers.saving import About, Classifier, SklearnClassifier, TorchClassifier, load_weights
+from luthier.modeling.classifiers.types import Entry, SklearnEntry, TorchEntry
 from luthier.training import export, machine
 from luthier.training.checkpoints import Checkpoints, fetch_checkpoint, used
 from luthier.training.classifiers import measuring, sklearn_fit
@@ -30,8 +31,8 @@ from luthier.training.plan import Fixed, Plan, resolved
 from luthier.training.state import TrainState, resumed_state
 
 if TYPE_CHECKING:
-    from luthier.training.attempt import Run
     from luthier.training.gang import Work
+    from luthier.training.run import Run
 
 AUTO_LEARNING_RATE = 1e-3
 _PROBES = 64
