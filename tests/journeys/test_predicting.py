@@ -1,9 +1,12 @@
 """From labelled images to answers: train by the seed's `/train`, promote, ask `/predict`, with real processes all the way."""
 
+import io
+
 import httpx
 import numpy as np
 import psutil
 import pytest
+from PIL import Image
 from sklearn.datasets import load_digits
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(420)]
@@ -25,6 +28,12 @@ def csv(path, images, labels):
     lines += [",".join(map(str, (label, *image))) for image, label in zip(images.tolist(), labels.tolist(), strict=True)]
     path.write_text("\n".join(lines) + "\n")
     return path
+
+
+def drawn(image):
+    file = io.BytesIO()
+    Image.fromarray(image.reshape(28, 28).astype(np.uint8)).save(file, "PNG")
+    return file.getvalue()
 
 
 def test_digits_are_learned_promoted_and_told_apart(house, tmp_path):
@@ -49,6 +58,9 @@ def test_digits_are_learned_promoted_and_told_apart(house, tmp_path):
             *("prediction", "confidence", "probabilities", "classes"),
             *("model_name", "model_version", "model_stage"),
         }
+        png = {"content-type": "image/png"}
+        seen = [http.post("/api/predict/picture", content=drawn(image), headers=png).json() for image in images[-4:]]
+        assert seen == found[-4:], "a picture is what its numbers are"
         assert (first["model_name"], first["model_version"], first["model_stage"]) == ("MNISTClassifier", "1", "Production")
         assert first["confidence"] == max(first["probabilities"])
         assert sum(first["probabilities"]) == pytest.approx(1)
@@ -59,4 +71,4 @@ def test_digits_are_learned_promoted_and_told_apart(house, tmp_path):
         other = [*asked[0]["image"][1:], 0.5]
         assert http.post("/predict", json={"image": other}).status_code == 200, "a new engine is started"
     (usage,) = client.billing.usage().tokens
-    assert (usage["kind"], usage["requests"], usage["prompt_tokens"]) == ("predict", HELD_OUT + 4, 0)
+    assert (usage["kind"], usage["requests"], usage["prompt_tokens"]) == ("predict", HELD_OUT + 8, 0)

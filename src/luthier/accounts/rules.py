@@ -7,7 +7,7 @@ from luthier.errors import Forbidden
 
 LOOKING = frozenset({"GET", "HEAD", "OPTIONS"})
 """Methods that change nothing."""
-_QUESTIONS = frozenset({"/predict", "/api/predict"})
+_QUESTIONS = frozenset({"/predict", "/api/predict", "/api/predict/picture"})
 """Of the other methods, and asked a thousand times a second: their limit is that of reads, and their log the access log."""
 
 

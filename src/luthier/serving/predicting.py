@@ -64,6 +64,13 @@ def check_fits(request: PredictRequest, about: About) -> None:
         )
 
 
+def side_of(about: About) -> int:
+    """How many lines and columns its images have. Raises: FieldInvalid for a model that reads no images."""
+    if about.reads == "labelled":
+        raise FieldInvalid("This model reads texts.", hint="Ask it with `POST /predict` and `text`.", param="model_name")
+    return math.isqrt(about.pixels)
+
+
 def prediction_of(model: Model, found: Classified) -> Prediction:
     """The likeliest class, the first of equals. Raises: ModelOutputInvalid for what are no probabilities."""
     likely = found.probabilities

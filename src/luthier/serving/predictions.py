@@ -15,7 +15,7 @@ from luthier.errors import ArtifactCorrupt, FieldInvalid, NoModel, NotFound
 from luthier.registry.service import Registry
 from luthier.registry.types import Model
 from luthier.seams import Cache, Classification, InferenceEngine, ServedClassifier
-from luthier.serving import predicting
+from luthier.serving import pictures, predicting
 from luthier.serving.drift.observing import Asked
 from luthier.serving.here import folder_of
 from luthier.serving.notes import Notes
@@ -93,6 +93,14 @@ class Predictions:
         asked = Asked(request.image, request.text, str(found.prediction), found.confidence)
         self._observer.observe(actor.tenant_id, ready.model, asked)
         return found
+
+    def look_at(self, actor: Actor, name: str, picture: bytes, *, digit: bool = False) -> PredictRequest:
+        """The question that a picture file is, to the version of `name` in Production.
+
+        Raises: FieldInvalid, TooLarge, and what `predict` raises where nothing can be asked.
+        """
+        side = predicting.side_of(self._in_production(actor, name).about)
+        return PredictRequest(image=pictures.pixels_of(picture, side, digit=digit), model_name=name)
 
     def answer(self, actor: Actor, model: Model, request: PredictRequest) -> Prediction:
         """What exactly this version answers, past the cache, neither counted nor observed. Raises: as `predict`."""

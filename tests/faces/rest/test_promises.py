@@ -70,6 +70,7 @@ ELSEWISE = {
     "POST /train": "missing",
     "POST /predict": "no_model",
     "POST /api/predict": "no_model",
+    "POST /api/predict/picture": "no_model",
 }
 """What an understood example is refused with: it takes a login, a password or a base for granted."""
 

@@ -1,4 +1,5 @@
 import asyncio
+import base64
 import gc
 import inspect
 import json
@@ -122,6 +123,16 @@ def test_a_classifier_is_asked_about_one_thing(server, client):
     assert client.predict(text="a text", model="intents").probabilities == (0.1, 0.9)
     asked = [request.json for request in server.asked]
     assert asked == [{"model_name": "MNISTClassifier", "image": [0.0, 1.0]}, {"model_name": "intents", "text": "a text"}]
+
+
+def test_a_picture_goes_as_its_bytes_or_from_its_file(server, client, tmp_path):
+    server.say("POST /api/predict/picture", as_json({"prediction": 7, "classes": ["6", "7"], "probabilities": [0.1, 0.9]}))
+    (tmp_path / "seven.png").write_bytes(b"a png")
+    assert client.predict_picture(tmp_path / "seven.png", digit=True).prediction == 7
+    assert client.predict_picture(b"a png", model="shapes").prediction == 7
+    assert [request.json for request in server.asked] == [{"picture": base64.b64encode(b"a png").decode()}] * 2
+    asked = [(request.query["model_name"], request.query["digit"]) for request in server.asked]
+    assert asked == [("MNISTClassifier", "true"), ("shapes", "false")]
 
 
 def test_a_chat_stream_that_breaks_off_is_not_taken_for_an_answer(server, client):

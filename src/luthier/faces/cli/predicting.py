@@ -1,4 +1,4 @@
-"""`model predict`: ask a classifier about one image or one text."""
+"""`model predict`: ask a classifier about one image, one picture file or one text."""
 
 from __future__ import annotations
 
@@ -17,6 +17,12 @@ Named = Annotated[str, typer.Argument(metavar="[NAME]", help="Whose version in P
 ImageFile = Annotated[
     Path | None, typer.Option("--image", help="File of its pixels, row by row: a JSON list, or numbers between commas or blanks.")
 ]
+PictureFile = Annotated[
+    Path | None, typer.Option("--picture", help="A PNG or a JPEG; it is scaled to the greys that the model reads.")
+]
+AsDigit = Annotated[
+    bool, typer.Option("--digit", help="With --picture: make of it what MNIST has, light on dark and centred by its mass.")
+]
 TextOption = Annotated[str | None, typer.Option("--text", help="The text itself.")]
 _MOST_BYTES = 16 * 1024 * 1024
 _SHOWN = 5
@@ -27,13 +33,26 @@ def add_to(app: typer.Typer) -> None:
     app.command()(predict)
 
 
-def predict(name: Named = "MNISTClassifier", image: ImageFile = None, text: TextOption = None, as_json: AsJson = False) -> None:
-    """Tell to which class an image or a text belongs; the version in Production answers."""
-    if (image is None) == (text is None):
-        raise usage("Give --image FILE or --text.")
+def predict(
+    name: Named = "MNISTClassifier",
+    image: ImageFile = None,
+    picture: PictureFile = None,
+    digit: AsDigit = False,
+    text: TextOption = None,
+    as_json: AsJson = False,
+) -> None:
+    """Tell to which class an image, a picture or a text belongs; the version in Production answers."""
+    if [image, picture, text].count(None) != 2:
+        raise usage("Give --image FILE, --picture FILE or --text.")
+    if digit and picture is None:
+        raise usage("--digit goes with --picture.")
     pixels = None if image is None else _pixels(image)
+    data = None if picture is None else _read(picture, "--picture")
     with connect() as client:
-        found = client.predict(image=pixels, text=text, model=name)
+        if data is None:
+            found = client.predict(image=pixels, text=text, model=name)
+        else:
+            found = client.predict_picture(data, model=name, digit=digit)
     if as_json:
         out_json(found)
         return
@@ -58,9 +77,15 @@ def pixels_of(text: str) -> list[float]:
 
 def _pixels(path: Path) -> list[float]:
     try:
+        return pixels_of(_read(path, "--image").decode())
+    except (ValueError, TypeError):
+        raise usage("--image cannot be read: it holds something else than numbers.") from None
+
+
+def _read(path: Path, option: str) -> bytes:
+    try:
         if path.stat().st_size > _MOST_BYTES:
-            raise usage("The file of --image is too large for one image.")
-        return pixels_of(path.read_text("utf-8"))
-    except (OSError, ValueError, TypeError) as error:
-        why = error.strerror if isinstance(error, OSError) else "it holds something else than numbers"
-        raise usage(f"--image cannot be read: {why}.") from None
+            raise usage(f"The file of {option} is too large for one image.")
+        return path.read_bytes()
+    except OSError as error:
+        raise usage(f"{option} cannot be read: {error.strerror}.") from None

@@ -17,6 +17,7 @@ from luthier.faces.rest.auth import Lane
 from luthier.faces.rest.door import SIGNED, Door, open_paths
 from luthier.faces.rest.errors import ErrorBody, answer, on_luthier_error, on_routing_error
 from luthier.faces.rest.events import Pace
+from luthier.faces.rest.pictures import Desk
 from luthier.faces.rest.polls import Polls
 from luthier.faces.rest.predict import Hall
 from luthier.faces.rest.trail import Trail
@@ -53,6 +54,7 @@ def create_app(platform: Platform, *, pace: Pace | None = None) -> FastAPI:
     app.state.receiver = Receiver(platform)
     app.state.lane = Lane()
     app.state.hall = Hall()
+    app.state.desk = Desk()
     open_ = open_paths(platform.settings.open_docs)
     app.add_middleware(Polls, jobs=platform.jobs)
     app.add_middleware(Door, accounts=platform.accounts, limits=platform.limits, open_paths=open_)

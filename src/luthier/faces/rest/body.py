@@ -27,6 +27,7 @@ MAX_DEPTH = 64
 _BODY_S = 10.0
 """The whole of a body of JSON comes within this; each byte of a slow one would hold a connection."""
 _MAX_DIGITS = 64
+_ELSEWHERE = "Large data goes to POST /api/datasets."
 # Always matches from a quote on, to the end if need be: a string that never ends must not be tried again at each quote in it.
 _STRINGS = re.compile(rb'"(?:[^"\\]+|\\.|\\\Z)*+(?:"|\Z)', re.DOTALL)
 _BRACKETS = re.compile(rb"[\[\]{}]")
@@ -151,11 +152,11 @@ class _Parsed(Request):
         return self._value
 
 
-async def read_limited(request: Request, most: int) -> bytes:
+async def read_limited(request: Request, most: int, hint: str = _ELSEWHERE) -> bytes:
     """The body, refused as soon as it is larger than `most`, whatever its header says. Raises: TooLarge, TooSlow."""
     declared = request.headers.get("content-length", "")
     if declared.isascii() and declared.isdigit() and int(declared[:20]) > most:
-        raise _too_large(most)
+        raise _too_large(most, hint)
     chunks: list[bytes] = []
     size = 0
     try:
@@ -163,7 +164,7 @@ async def read_limited(request: Request, most: int) -> bytes:
             async for chunk in request.stream():
                 size += len(chunk)
                 if size > most:
-                    raise _too_large(most)
+                    raise _too_large(most, hint)
                 chunks.append(chunk)
     except TimeoutError:
         raise TooSlow(_BODY_S) from None
@@ -183,12 +184,18 @@ def media_type(request: Request) -> email.message.Message:
     return message
 
 
+def is_json(request: Request) -> bool:
+    """Whether the body says that it is JSON in UTF-8."""
+    message = media_type(request)
+    charset = str(message.get_param("charset") or "utf-8").lower()
+    return message.get_content_type() == "application/json" and charset in {"utf-8", "utf8", "us-ascii"}
+
+
 def _media_type(request: Request, *, yaml: bool) -> str:
     refuse_encoding(request)
     message = media_type(request)
     kind = message.get_content_type() if request.headers.get("content-type") else ""
-    charset = str(message.get_param("charset") or "utf-8").lower()
-    if kind == "application/json" and charset in {"utf-8", "utf8", "us-ascii"}:
+    if is_json(request):
         return "json"
     if yaml and kind in {"application/yaml", "application/x-yaml", "text/yaml"}:
         return "yaml"
@@ -266,5 +273,5 @@ def _wrong(message: str, *, code: str, param: str | None = None) -> LuthierError
     return FieldInvalid(message, param=param, details=details, code=code, hint="Correct the body and send it again.")
 
 
-def _too_large(most: int) -> TooLarge:
-    return TooLarge(f"The body is larger than {most:,} bytes.", hint="Large data goes to POST /api/datasets.")
+def _too_large(most: int, hint: str) -> TooLarge:
+    return TooLarge(f"The body is larger than {most:,} bytes.", hint=hint)

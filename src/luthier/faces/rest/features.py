@@ -23,6 +23,7 @@ from luthier.faces.rest import (
     model_downloads,
     models,
     oidc,
+    pictures,
     predict,
     quotas,
     seed_paths,
@@ -42,6 +43,7 @@ ROUTERS = (
     # First: they are asked a thousand times a second, and each router before them is tried each time.
     predict.routes,
     predict.seed_routes,
+    pictures.routes,
     health.routes,
     docs.routes,
     datasets.routes,

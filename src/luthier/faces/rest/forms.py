@@ -24,14 +24,21 @@ _MOST_IDS = 10
 
 
 class Form:
-    """One body. `upload` reads it up to the file; the rest is read as the upload's chunks are.
+    """One body. `upload` reads it up to the file; the rest is read as the upload's chunks are. Beside it stand `known` fields.
 
     `checks` are for fields of another face: each is called with its field, or None, and may stand before the file or after it;
     with them, what is not known is passed over.
     """
 
-    def __init__(self, boundary: str, body: Iterator[bytes], checks: Mapping[str, Check] | None = None) -> None:
+    def __init__(
+        self,
+        boundary: str,
+        body: Iterator[bytes],
+        checks: Mapping[str, Check] | None = None,
+        known: frozenset[str] = _FIELDS,
+    ) -> None:
         self._body = body
+        self._known = known
         self._checks = checks
         self._data: deque[bytes] = deque()
         self._fields: dict[str, bytes] = {}
@@ -48,13 +55,10 @@ class Form:
 
     def upload(self, query: Upload) -> Upload:
         """What to store. The query string wins over fields. Raises: BadRequest, FieldInvalid."""
-        while not self._seen_file and self._more():
-            pass
-        if not self._seen_file:
-            raise FieldInvalid("The form has no part `file`.", hint="Send the data as the file part `file`.", param="file")
+        self._find_file()
         given = {name: value.decode("utf-8", "replace") for name, value in self._fields.items()}
         return Upload(
-            chunks=self._file(),
+            chunks=self._chunks(),
             name=query.name if query.name is not None else given.get("name"),
             file_name=self._file_name,
             sha256=query.sha256 if query.sha256 is not None else given.get("sha256"),
@@ -64,7 +68,18 @@ class Form:
             mapping=query.mapping if query.mapping is not None else given.get("map"),
         )
 
-    def _file(self) -> Iterator[bytes]:
+    def file(self) -> bytes:
+        """All of the file. Raises: BadRequest, FieldInvalid."""
+        self._find_file()
+        return b"".join(self._chunks())
+
+    def _find_file(self) -> None:
+        while not self._seen_file and self._more():
+            pass
+        if not self._seen_file:
+            raise FieldInvalid("The form has no part `file`.", hint="Send the data as the file part `file`.", param="file")
+
+    def _chunks(self) -> Iterator[bytes]:
         while True:
             while self._data:
                 yield self._data.popleft()
@@ -132,9 +147,10 @@ class Form:
         if self._checks is not None:
             self._fields[self._part] = b""
             return
-        if self._part not in _FIELDS:
-            hint = "A form has `file`, and may have `name`, `sha256`, `base_model`, `against` and `drop_bad_rows` before it."
-            message = f"There is no such field here.{did_you_mean(self._part, {'file', *_FIELDS})}"
+        if self._part not in self._known:
+            fields = ", ".join(f"`{name}`" for name in sorted(self._known))
+            hint = f"A form has `file`, and may have {fields} before it." if fields else "The form has the part `file` alone."
+            message = f"There is no such field here.{did_you_mean(self._part, {'file', *self._known})}"
             raise FieldInvalid(message, hint=hint, param=shown(self._part), code="extra_forbidden")
         if self._seen_file:
             # The file is stored while it comes in; what names it must be known by then.
