@@ -250,6 +250,13 @@ class InferenceEngine(Protocol):
         """Ask a classifier. Raises: EngineUnavailable, TooMany, FieldInvalid for what it does not read, ArtifactCorrupt."""
         ...
 
+    def unload(self, folder: Path) -> None:
+        """Let go of what was loaded from this folder, and of nothing else; what is not loaded is fine.
+
+        Starts nothing, comes back within seconds, and never raises: what an engine keeps all the same gives way to others later.
+        """
+        ...
+
     def state(self) -> Mapping[str, Any]:
         """For /health and doctor: `{"state": "idle" | "starting" | "ready" | "failed", ...}`."""
         ...

@@ -51,6 +51,11 @@ class Settings(BaseSettings):
         ge=0,
         description="Tokenised rows kept of each tenant, so that a second job on the same data starts at once; 0 for none.",
     )
+    model_cache_mb: int = Field(
+        default=16_384,
+        ge=0,
+        description="Copies of adapters and checkpoints from which engines load; those not asked for longest go first.",
+    )
     tick_s: float = Field(default=0.5, gt=0, le=10, description="Pause between two ticks of the supervisor, in seconds.")
     heartbeat_s: float = Field(default=10, gt=0, le=60, description="How often a supervisor proves a job alive, in seconds.")
     reap_after_s: float = Field(

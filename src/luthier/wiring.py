@@ -160,7 +160,7 @@ def build(  # noqa: PLR0913  # what tests put in the place of the real thing
     room = Room(settings.data / "scratch", settings.max_upload_bytes, settings.inline_upload_bytes, quotas)
     datasets = Datasets(database, storage, bases, room, now)
     deliveries = Deliveries(database, storage, room, now, datasets.check_later)
-    files = ModelFiles(storage, settings.data / "cache")
+    files = _model_files(settings, storage, engine)
     catalogue = Catalogue(database, files, embedder)
     registry = Registry(database, files, bases, catalogue, now, gate=_gate(settings))
     jobs = Jobs(database, storage, JobServices(accounts, billing, bases, datasets, registry, _approvals(settings), quotas), now)
@@ -204,6 +204,11 @@ def _database(settings: Settings) -> Database:
     database = Database(settings.database_path)
     migrations.upgrade(database)
     return database
+
+
+def _model_files(settings: Settings, storage: Storage, engine: InferenceEngine) -> ModelFiles:
+    most = settings.model_cache_mb * 2**20
+    return ModelFiles(storage, settings.data / "cache" / "models", most_cached_bytes=most, unload=engine.unload)
 
 
 def _sources(settings: Settings, fetcher: Fetcher) -> Sources:

@@ -27,6 +27,9 @@ class _Handler(BaseHTTPRequestHandler):
             self._send(*self.server.refuses)
         elif self.path == "/v1/load_lora_adapter":
             self._load(body)
+        elif self.path == "/v1/unload_lora_adapter":
+            self.server.loaded.remove(body["lora_name"])
+            self._send(200, "Success")
         elif body["model"] not in {*self.server.loaded, "upstream-base"}:
             self._send(404, {"error": {"message": "The model does not exist.", "type": "NotFoundError", "code": 404}})
         else:

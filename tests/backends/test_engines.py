@@ -173,6 +173,18 @@ def test_an_engine_is_idle_until_it_is_asked_and_closed_for_good(kind, process, 
 # -- the real process --------------------------------------------------------------------------------------------------
 
 
+def test_an_unloaded_adapter_is_gone_and_no_other_answers_differently(engine, base):
+    one, two = tuned(base, "one"), tuned(base, "two")
+    before = [ask(engine, model, max_tokens=6) for model in (one, two)]
+    going_on = engine.generate(two, Generation(PROMPT, 6))
+    begun = list(next(going_on).token_ids)
+    engine.unload(one.adapter_folder)
+    assert (one.id in engine.state()["models"], two.id in engine.state()["models"]) == (False, True)
+    assert [*begun, *(token for piece in going_on for token in piece.token_ids)] == before[1][0]
+    assert [ask(engine, model, max_tokens=6) for model in (one, two)] == before  # loaded anew
+    engine.unload(base / "never-loaded")
+
+
 def test_adapters_share_their_base_and_do_not_mix(shared_process, base, bare):
     plain = ask(shared_process, bare, max_tokens=12)
     one, two = (ask(shared_process, tuned(base, name), max_tokens=12) for name in ("one", "two"))

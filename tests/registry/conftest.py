@@ -49,10 +49,10 @@ class World:
         self.bases = Bases(self.folder / "bases")
         self.open()
 
-    def open(self, gate: GateRule | None = None) -> None:
+    def open(self, gate: GateRule | None = None, **files) -> None:
         self.database = Database(self.folder / "luthier.db")
         Row.metadata.create_all(self.database.engine)
-        files = ModelFiles(self.storage, self.folder / "cache")
+        files = ModelFiles(self.storage, self.folder / "cache", **files)
         self.registry = Registry(self.database, files, self.bases, Catalogue(self.database, files), self.now, gate=gate)
 
     def lose_the_database(self) -> None:

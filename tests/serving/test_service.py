@@ -22,6 +22,7 @@ from luthier.errors import (
     EngineUnavailable,
     FieldInvalid,
     Gone,
+    InUse,
     ModelNotAllowed,
     NotFound,
     RenderingDiffers,
@@ -64,6 +65,9 @@ class ScriptedEngine:
             yield Piece((), self.finish)
         finally:
             self.closed += 1
+
+    def unload(self, folder):
+        pass
 
     def state(self):
         return {"state": "ready"}
@@ -214,6 +218,19 @@ def test_another_teams_model_is_unknown(world):
     for ref in (model.id, "intents", "intents@1"):
         with pytest.raises(NotFound):
             world.serving.chat(BOB, asks(ref))
+
+
+def test_a_model_is_not_deleted_while_it_answers_and_another_is(world):
+    world.build_base()
+    model, other = world.model(stage=Stage.STAGING), world.model("other", stage=Stage.STAGING)
+    answer = world.serving.chat(ALICE, asks(model.id))
+    with pytest.raises(InUse, match="is being served"):
+        world.registry.delete(ALICE, model.id)
+    world.registry.delete(ALICE, other.id)
+    assert "".join(delta.text for delta in answer) == "Hello there"
+    hung_up = world.serving.chat(ALICE, asks(model.id))
+    hung_up.close()
+    world.registry.delete(ALICE, model.id)
 
 
 def test_a_deleted_model_is_gone(world):

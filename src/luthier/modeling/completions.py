@@ -4,6 +4,7 @@
 GET  /health                 {"status": "ok", "busy": 0}
 GET  /v1/models              {"object": "list", "data": [{"id", "object": "model", "parent"}]}
 POST /v1/load_lora_adapter   {"lora_name", "lora_path" or null for the bare base, "base_path"}
+POST /v1/unload_lora_adapter {"lora_path"}: whatever was loaded from there
 POST /v1/completions         {"model", "prompt": [ids], "max_tokens", ..., "stream"}; each choice has `token_ids`
 POST /v1/classify            see `classifying.py`
 ```
@@ -70,6 +71,14 @@ class LoadRequest(BaseModel):
     base_path: str
 
 
+class UnloadRequest(BaseModel):
+    """By the folder that it came from: classifiers have no name here."""
+
+    model_config = ConfigDict(strict=True)
+
+    lora_path: str
+
+
 class Engine:
     """The routes, and when somebody last asked for something."""
 
@@ -91,6 +100,7 @@ class Engine:
                 Route("/health", self.health),
                 Route("/v1/models", self.models),
                 Route("/v1/load_lora_adapter", self.load, methods=["POST"]),
+                Route("/v1/unload_lora_adapter", self.unload, methods=["POST"]),
                 Route("/v1/completions", self.complete, methods=["POST"]),
                 Route("/v1/classify", self.classify, methods=["POST"]),
             ],
@@ -109,6 +119,11 @@ class Engine:
         asked = LoadRequest.model_validate_json(await request.body())
         adapter = None if asked.lora_path is None else Path(asked.lora_path)
         await self._done(lambda models: models.load(asked.lora_name, Path(asked.base_path), adapter))
+        return JSONResponse({"status": "ok"})
+
+    async def unload(self, request: Request) -> Response:
+        asked = UnloadRequest.model_validate_json(await request.body())
+        await self._done(lambda models: models.unload(Path(asked.lora_path)))
         return JSONResponse({"status": "ok"})
 
     async def classify(self, request: Request) -> Response:

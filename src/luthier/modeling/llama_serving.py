@@ -72,6 +72,12 @@ class LlamaModels:
         self._held[name] = _Held(model, base_folder, adapter_folder)
         self.listing = tuple((each, None) for each in self._held)
 
+    def unload(self, folder: Path) -> None:
+        """Let go of the model whose adapter was read from this folder."""
+        for name in [name for name, held in self._held.items() if held.adapter == folder]:
+            self._forget(name)
+        self.listing = tuple((each, None) for each in self._held)
+
     def get(self, name: str) -> llama.LlamaModel:
         """A loaded model, now the last to leave. Raises: NotFound."""
         if name not in self._held:

@@ -73,6 +73,14 @@ class Models:
             self._forget(next(iter(shelf.adapters)))
         self.listing = tuple(self._listed())
 
+    def unload(self, folder: Path) -> None:
+        """Let go of the adapter or classifier that was read from this folder; its base stays, and all others on it."""
+        for name in [name for name, source in self._sources.items() if source[1] == folder.resolve()]:
+            self._forget(name)
+        for kept in (self._classifiers, *(shelf.classifiers for shelf in self._shelves.values())):
+            kept.pop(folder, None)  # pyright: ignore[reportArgumentType]
+        self.listing = tuple(self._listed())
+
     def get(self, name: str) -> tuple[LoadedBase, Adapter | None]:
         """The base and the adapter of a loaded model, now the last to leave. Raises: NotFound."""
         if name not in self._sources:

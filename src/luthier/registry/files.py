@@ -3,23 +3,24 @@
 from __future__ import annotations
 
 import json
-import shutil
-import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
 from luthier.errors import ArtifactCorrupt
-from luthier.jobs.artifacts import corrupt, hashed, opened, verified
+from luthier.jobs.artifacts import corrupt, hashed, opened
 from luthier.registry import rules
 from luthier.registry.bundles import ONE_FILE, TAR, Bundle, Download, Seals, one_file, tar
+from luthier.registry.copies import Copies
 from luthier.registry.markdown import markdown
 from luthier.registry.types import StoredModel
 from luthier.seams import NotStored, Storage
 from luthier.values import ModelFile
 
+MOST_CACHED_BYTES = 16 * 2**30
+"""Of adapters on which engines load: a few hundred of some ten million weights."""
 _AGAIN = "Train it again from its job, or restore the data folder from a backup."
 
 
@@ -34,11 +35,20 @@ def card_name(model_id: str) -> str:
 
 
 class ModelFiles:
-    """The folders of all models in one storage. `cache` is a local folder on which engines load."""
+    """The folders of all models in one storage, and local copies of them, from which engines load."""
 
-    def __init__(self, storage: Storage, cache: Path) -> None:
+    def __init__(
+        self,
+        storage: Storage,
+        cache: Path,
+        *,
+        most_cached_bytes: int = MOST_CACHED_BYTES,
+        unload: Callable[[Path], None] = lambda _: None,
+    ) -> None:
+        """cache: the folder of the copies. unload: tells an engine to let go of what it loaded from one of them."""
         self._storage = storage
-        self._cache = cache
+        self.copies = Copies(cache, storage, most_cached_bytes)
+        self._unload = unload
         self._seals = Seals()
 
     def results(self, folder: str, name: str) -> dict[str, Any]:
@@ -60,9 +70,8 @@ class ModelFiles:
         missing = rules.missing_files(method, {short: self._storage.size(name) or 0 for short, name in names.items()})
         if missing:
             raise ArtifactCorrupt(f"The job's results hold no {' and no '.join(missing)}.", hint="Train again.")
-        self._cache.mkdir(parents=True, exist_ok=True)
         taken: list[ModelFile] = []
-        with tempfile.TemporaryDirectory(dir=self._cache, prefix=".taking-") as scratch:
+        with self.copies.scratch("taking") as scratch:
             for short, name in sorted(names.items()):
                 local = Path(scratch, short)
                 self._storage.fetch_file(name, local)
@@ -132,27 +141,14 @@ class ModelFiles:
 
     def fetched(self, stored: str, key: str, files: Sequence[ModelFile]) -> Path:
         """A local folder, named `key`, with verified files of the folder `stored`; made once. Raises: ArtifactCorrupt."""
-        folder = self._cache / key
-        if folder.is_dir():
-            return folder
-        self._cache.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=self._cache, prefix=".fetching-") as scratch:
-            ready = Path(scratch, key)
-            for file in files:
-                verified(self._storage, stored, file, _AGAIN).close()
-                self._storage.fetch_file(f"{stored}/{file.name}", ready / file.name)
-            try:
-                ready.rename(folder)
-            except OSError:
-                if not folder.is_dir():  # somebody else made it first: theirs is as good
-                    raise
-        return folder
+        return self.copies.fetched(stored, key, files, _AGAIN)
 
     def remove(self, tenant_id: str, model_id: str) -> None:
-        """Remove folder, card and local copy; fine if they are gone."""
+        """Remove folder, card and local copy, also out of the engine's memory; fine if they are gone."""
         self._storage.delete(root_of(tenant_id, model_id))
         self._storage.delete(card_name(model_id))
-        shutil.rmtree(self._cache / model_id, ignore_errors=True)
+        self.copies.remove(model_id)
+        self._unload(self.copies.at(model_id))
 
     def _complete(self, stored: StoredModel) -> bool:
         root = root_of(stored.tenant_id, stored.id)

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from luthier import ids
-from luthier.errors import ModelNotReady
+from luthier.errors import InUse, ModelNotReady
 from luthier.jobs.spec import RunSpec
 from luthier.jobs.types import Job, JobState
-from luthier.registry.types import Evaluation, Lineage
+from luthier.registry.types import Evaluation, Lineage, Stage
 from luthier.values import ModelFile
 
 ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors")
@@ -107,6 +107,26 @@ def check_made(job: Job) -> None:
             raise ModelNotReady(
                 f"There is no such model yet: its job is {job.state.value}.", hint=f"{follow} Ask again once it has succeeded."
             )
+
+
+def check_deletable(number: int, stage: str, users: Sequence[str]) -> None:
+    """Let pass what nobody needs. users: the jobs and deploys that are not done with it. Raises: InUse."""
+    if stage == Stage.PRODUCTION:
+        raise InUse(
+            f"Version {number} of this name is in Production.",
+            hint="Promote another version, or move this one to Archived, then delete it.",
+        )
+    if users:
+        raise InUse(f"Still used by {', '.join(users)}.", hint="End what uses it first.")
+
+
+def check_idle(number: int, *, alone: bool) -> None:
+    """Let pass what answers nobody at this moment. Raises: InUse."""
+    if not alone:
+        raise InUse(
+            f"Version {number} of this name is being served: an engine of this server answers with it at this moment.",
+            hint="Wait until its answers have ended, or hang up, then delete it: while it is idle, deleting unloads it.",
+        )
 
 
 def task_of(spec: RunSpec) -> str:

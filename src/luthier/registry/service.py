@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 from typing import BinaryIO
@@ -15,7 +16,7 @@ from luthier.accounts.types import Actor
 from luthier.bases.service import Bases
 from luthier.bases.types import Base
 from luthier.database import EVERY_TENANT, Database, from_ms, to_ms
-from luthier.errors import DatabaseBusy, InUse, ModelNotAllowed, NotFound, StorageFull, Unavailable
+from luthier.errors import DatabaseBusy, ModelNotAllowed, NotFound, StorageFull, Unavailable
 from luthier.experiments.types import VersionFacts
 from luthier.notifications import outbox
 from luthier.registry import index_store, rules, store
@@ -50,6 +51,7 @@ class Registry:
     ) -> None:
         self._database = database
         self._files = files
+        self.copies = files.copies
         self._catalogue = catalogue
         self._bases = bases
         # Whole milliseconds, as the database keeps them: a model reads the same before and after it was stored.
@@ -152,23 +154,22 @@ class Registry:
         )
 
     def delete(self, actor: Actor, ref: str) -> None:
-        """Remove a version and its files. Raises: NotFound, Gone, ModelNotReady, InUse (Production, or something uses it)."""
-        with self._database.write(actor.tenant_id) as session:
-            row = meant(session, ref)
-            if row.stage == Stage.PRODUCTION:
-                raise InUse(
-                    f"Version {row.number} of this name is in Production.",
-                    hint="Promote another version, or move this one to Archived, then delete it.",
-                )
-            users = store.users_of(session, row.id)
-            if users:
-                raise InUse(f"Still used by {', '.join(users)}.", hint="End what uses it first.")
-            row.deleted_at = row.updated_at = now = self._now()
-            index_store.forget(session, row.id)
-            news = {"model_id": row.id, "name": row.name, "version": str(row.number), "by": actor.user_id}
-            outbox.publish(session, row.tenant_id, "model.deleted", news, at=now)
-        # Row before files: what is left of them after a crash is litter, not a model.
-        self._files.remove(row.tenant_id, row.id)
+        """Remove a version and its files; an engine that holds it idle lets go of it, and of no other.
+
+        Raises: NotFound, Gone, ModelNotReady, InUse (it is in Production, a job or a deploy uses it, or it answers somebody now).
+        """
+        with ExitStack() as held:
+            with self._database.write(actor.tenant_id) as session:
+                row = meant(session, ref)
+                rules.check_deletable(row.number, row.stage, store.users_of(session, row.id))
+                # From here on nobody begins to answer with it.
+                rules.check_idle(row.number, alone=held.enter_context(self.copies.alone(row.id)))
+                row.deleted_at = row.updated_at = now = self._now()
+                index_store.forget(session, row.id)
+                news = {"model_id": row.id, "name": row.name, "version": str(row.number), "by": actor.user_id}
+                outbox.publish(session, row.tenant_id, "model.deleted", news, at=now)
+            # Row before files: what is left of them after a crash is litter, not a model.
+            self._files.remove(row.tenant_id, row.id)
 
     def transition(self, actor: Actor, ref: str, stage: Stage) -> Model:
         """Move a version to a stage; to Production archives the one before, in one transaction.

@@ -1,4 +1,5 @@
-"""The round that removes what waits for nobody any more: rejected files after a day, uploads that nobody goes on with."""
+"""The round that removes what waits for nobody any more: rejected files after a day, uploads that nobody goes on with,
+copies of models that nobody asks."""
 
 from __future__ import annotations
 
@@ -16,5 +17,6 @@ def sweeping(platform: Platform, pause_s: float = _PAUSE_S) -> AbstractContextMa
     def sweep() -> None:
         platform.datasets.sweep()
         platform.uploads.sweep()
+        platform.registry.copies.sweep()
 
     return rounds("sweeper", sweep, pause_s)

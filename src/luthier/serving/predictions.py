@@ -87,7 +87,7 @@ class Predictions:
             found = Prediction.model_validate_json(kept)
         else:
             question = self._question(ready, request)
-            found = predicting.prediction_of(ready.model, self._engine.classify(ready.served, question))
+            found = self._found(ready, question)
             self._meter.add(account, Served(requests=1, prompt_tokens=len(question.prompt_ids or ())))
             self._cache.put(key, found.model_dump_json().encode())
         asked = Asked(request.image, request.text, str(found.prediction), found.confidence)
@@ -105,7 +105,11 @@ class Predictions:
     def answer(self, actor: Actor, model: Model, request: PredictRequest) -> Prediction:
         """What exactly this version answers, past the cache, neither counted nor observed. Raises: as `predict`."""
         ready = self._ready.get(model.id) or self._opened(actor, model)
-        return predicting.prediction_of(model, self._engine.classify(ready.served, self._question(ready, request)))
+        return self._found(ready, self._question(ready, request))
+
+    def _found(self, ready: _Ready, question: Classification) -> Prediction:
+        with self._registry.copies.holding(ready.served.folder):
+            return predicting.prediction_of(ready.model, self._engine.classify(ready.served, question))
 
     def _account(self, actor: Actor, ready: _Ready) -> Account:
         return self._meter.account(actor, "predict", ready.model.id, ready.model.base_model)
@@ -113,7 +117,7 @@ class Predictions:
     def _in_production(self, actor: Actor, name: str) -> _Ready:
         model_id = self._registry.production_id(actor.tenant_id, name)
         ready = self._ready.get(model_id or "")
-        if ready is not None and ready.served.folder.is_dir():
+        if ready is not None and self._registry.copies.used(ready.served.folder):
             return ready
         model = self._registry.in_production(actor, name)
         if model is None:

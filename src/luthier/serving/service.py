@@ -214,6 +214,8 @@ class Serving:
         facts: dict[str, Any] = {"model": ready.model.id, "prompt_tokens": len(ready.generation.prompt_ids)}
         finish: FinishReason = "stop"
         with ExitStack() as held:
+            if ready.model.adapter_folder is not None:
+                held.enter_context(self._registry.copies.holding(ready.model.adapter_folder))
             pieces = _explained(self._engine.generate(ready.model, ready.generation))
             held.callback(pieces.close)
             piece = next(pieces, None)

@@ -27,6 +27,9 @@ class Scripted:
             yield Piece((token,), None, told)
         yield Piece((), "stop")
 
+    def unload(self, folder):
+        pass
+
     def state(self):
         return {"state": "ready", "models": []}
 

@@ -41,6 +41,9 @@ class Endless:
         finally:
             self.left.set()
 
+    def unload(self, folder):
+        pass
+
     def state(self):
         return {"state": "ready", "models": []}
 

@@ -27,6 +27,18 @@ def test_an_evaluation_is_queued_about_its_model(world, submit):
     assert world.ask("DELETE", f"/api/models/{model.id}").status_code == 204
 
 
+@pytest.mark.parametrize("path", ["/api/models/{}", "/models/{}", "/v1/models/{}"])
+def test_a_version_that_answers_is_not_deleted_by_any_path(world, path):
+    model = world.model()
+    folder = world.platform.registry.weights(world.actor, model)
+    with world.platform.registry.copies.holding(folder):  # as long as it answers
+        error = refused(world.ask("DELETE", path.format(model.id)), 409, "in_use")
+        assert "is being served" in error["message"]
+        assert "hang up" in error["hint"]
+    assert world.ask("DELETE", path.format(model.id)).status_code in {200, 204}
+    assert not folder.exists()
+
+
 def test_what_cannot_be_is_refused_with_the_field(world, submit):
     model, other = world.model(), world.model(world.stranger, "theirs")
     unknown = refused(submit(kind="export", model="model_" + "0" * 26, export={"format": "merged"}), 404, "not_found")

@@ -39,6 +39,9 @@ class EndlessEngine:
         finally:
             self.closed_at = time.monotonic()
 
+    def unload(self, folder):
+        pass
+
     def state(self):
         return {"state": "ready"}
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Generator, Mapping
+from pathlib import Path
 from typing import Any
 
 from luthier.errors import EngineUnavailable, FieldInvalid
@@ -16,11 +17,12 @@ class EchoEngine:
     def __init__(self) -> None:
         self._state = "idle"
         self._lock = threading.Lock()
-        self._models: set[str] = set()
+        self._models: dict[str, Path | None] = {}
+        """By what they were asked by: the folder of the adapter or classifier."""
 
     def generate(self, model: ServedModel, request: Generation) -> Generator[Piece]:
         """Stream the prompt backwards until a stop token, its start, or `max_tokens`. Raises: EngineUnavailable."""
-        self._use(model.id)
+        self._use(model.id, model.adapter_folder)
         for count, token in enumerate(reversed(request.prompt_ids)):
             if count >= request.max_tokens:
                 break
@@ -35,13 +37,18 @@ class EchoEngine:
 
         Raises: EngineUnavailable, FieldInvalid.
         """
-        self._use(model.id)
+        self._use(model.id, model.folder)
         given = request.image or request.prompt_ids or request.text
         if not given:
             raise FieldInvalid("This classifier reads something.", param="image")
         place = request.image.index(max(request.image)) if request.image else len(given)
         digits = tuple(str(digit) for digit in range(10))
         return Classified(digits, tuple(0.91 if digit == str(place % 10) else 0.01 for digit in digits))
+
+    def unload(self, folder: Path) -> None:
+        """See `seams.InferenceEngine`."""
+        with self._lock:
+            self._models = {name: where for name, where in self._models.items() if where != folder}
 
     def state(self) -> Mapping[str, Any]:
         """See `seams.InferenceEngine`."""
@@ -54,9 +61,9 @@ class EchoEngine:
             self._state = "closed"
             self._models.clear()
 
-    def _use(self, model_id: str) -> None:
+    def _use(self, model_id: str, folder: Path | None) -> None:
         with self._lock:
             if self._state == "closed":
                 raise EngineUnavailable("The engine was closed.", hint="Start the platform again.")
             self._state = "ready"
-            self._models.add(model_id)
+            self._models[model_id] = folder

@@ -4,6 +4,7 @@ schema) is the usual engine's."""
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 from luthier.backends.engines.child import COMMAND
@@ -28,6 +29,11 @@ class LlamaEngine:
     def classify(self, model: ServedClassifier, request: Classification) -> Classified:
         """By the usual engine. Raises: as that."""
         return self._usual.classify(model, request)
+
+    def unload(self, folder: Path) -> None:
+        """See `seams.InferenceEngine`: both do."""
+        self._llama.unload(folder)
+        self._usual.unload(folder)
 
     def state(self) -> Mapping[str, Any]:
         """That of llama.cpp's process, and the other one's besides."""

@@ -29,6 +29,7 @@ from luthier.errors import (
 )
 from luthier.seams import Classification, Classified, Generation, Likely, Piece, ServedClassifier, ServedModel
 
+_UNLOAD_S = 2.0
 _BY_CODE: dict[str, type[LuthierError]] = {
     kind.code: kind for kind in (ArtifactCorrupt, BaseUnavailable, FieldInvalid, ModelNotAllowed, NotFound)
 }
@@ -111,6 +112,15 @@ class EngineProcess:
                         "The engine process ended while it answered.", hint="Ask again: it is started anew by the next request."
                     ) from error
         raise AssertionError("the last try returns or raises")
+
+    def unload(self, folder: Path) -> None:
+        """See `seams.InferenceEngine`. A process that is busy does it after the task at hand."""
+        child = self._child
+        if child is None or child.ended():
+            return
+        child.loaded -= {model for model in list(child.loaded) if model.adapter_folder == folder}
+        with contextlib.suppress(httpx.HTTPError):
+            child.client.post("/v1/unload_lora_adapter", json={"lora_path": str(folder)}, timeout=_UNLOAD_S)
 
     def state(self) -> Mapping[str, Any]:
         """`{"state", "models", "pid"}`; `idle` also after it ended for lack of requests. Never waits for a start."""

@@ -83,6 +83,14 @@ class VllmEngine:
         """See `seams.InferenceEngine`: the local engine does it."""
         return self._local.classify(model, request)
 
+    def unload(self, folder: Path) -> None:
+        """See `seams.InferenceEngine`."""
+        self._local.unload(folder)
+        for model in [each for each in list(self._loaded) if each.adapter_folder == folder]:
+            self._loaded.discard(model)
+            with contextlib.suppress(httpx.HTTPError):
+                self._client.post("/v1/unload_lora_adapter", json={"lora_name": model.id}, timeout=_CONNECT_S)
+
     def state(self) -> Mapping[str, Any]:
         """As last seen, without asking."""
         return {"state": self._state, "models": sorted(model.id for model in list(self._loaded)), "upstream": self._upstream.url}
