@@ -55,6 +55,8 @@ class _Ready:
     account: Account
     before: str = ""
     """What the answer begins with: the prompt that is echoed."""
+    another: bool = False
+    """To a prompt that an answer before it has counted."""
 
 
 class Serving:
@@ -72,21 +74,23 @@ class Serving:
         self._observer = notes.observer
         self._renderers = Renderers()
 
-    def chat(self, actor: Actor, request: ChatRequest) -> Iterator[ChatDelta]:
+    def chat(self, actor: Actor, request: ChatRequest, *, another: bool = False) -> Iterator[ChatDelta]:
         """The answer, piece by piece. All refusals come before this returns; closing the iterator stops the engine.
 
-        Tokens are counted as they come, whoever still waits for them. Raises: NotFound, Gone, ModelNotReady, ModelNotAllowed,
+        Tokens are counted as they come, whoever still waits for them; those of a prompt once, and not with `another` answer to
+        the same one. Raises: NotFound, Gone, ModelNotReady, ModelNotAllowed,
         FieldInvalid (`context_length`), ArtifactCorrupt, RenderingDiffers, QuotaExceeded, BudgetExceeded, BaseUnavailable,
         EngineUnavailable.
         """
-        ready = self._chat(actor, request)
+        ready = replace(self._chat(actor, request), another=another)
         deltas = self._begun(ready)
-        self._note(actor, ready.model.id, request)
+        if not another:
+            self._note(actor, ready.model.id, request)
         return deltas
 
-    def complete(self, actor: Actor, request: TextRequest) -> Iterator[ChatDelta]:
+    def complete(self, actor: Actor, request: TextRequest, *, another: bool = False) -> Iterator[ChatDelta]:
         """How the model goes on with a text, piece by piece; otherwise as `chat`."""
-        return self._begun(self._text(actor, request))
+        return self._begun(replace(self._text(actor, request), another=another))
 
     def answer(self, actor: Actor, request: ChatRequest) -> ChatAnswer:
         """The whole answer. Raises: as `chat`."""
@@ -219,7 +223,8 @@ class Serving:
             pieces = _explained(self._engine.generate(ready.model, ready.generation))
             held.callback(pieces.close)
             piece = next(pieces, None)
-            self._meter.add(ready.account, Served(requests=1, prompt_tokens=facts["prompt_tokens"]))
+            if not ready.another:
+                self._meter.add(ready.account, Served(requests=1, prompt_tokens=facts["prompt_tokens"]))
             yield ChatDelta(**facts)
             if ready.before:
                 yield ChatDelta(text=ready.before, **facts)

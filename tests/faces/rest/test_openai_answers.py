@@ -150,6 +150,18 @@ def test_several_prompts_and_answers_are_numbered_in_their_order(tmp_path):
         assert answer.usage.prompt_tokens == sum(alone)
 
 
+@pytest.mark.parametrize("stream", [False, True])
+def test_the_bill_counts_what_usage_says_each_prompt_once(tmp_path, stream):
+    with served(tmp_path, Scripted("one two")) as (world, _), client_of(world, strict=False) as sdk:
+        more = {"n": 3, "stream": stream, "stream_options": {"include_usage": True} if stream else openai.NOT_GIVEN}
+        said = [asked(sdk, **more), completed(sdk, ["one", "two and more"], **more)]
+        usages = [[*each][-1].usage if stream else each.usage for each in said]
+        (billed,) = world.ask("GET", "/api/billing/usage").json()["tokens"]
+        assert billed["requests"] == 3  # a chat, and two texts
+        assert billed["prompt_tokens"] == sum(usage.prompt_tokens for usage in usages)
+        assert billed["completion_tokens"] == sum(usage.completion_tokens for usage in usages)
+
+
 def test_each_answer_draws_from_a_seed_of_its_own(tmp_path):
     engine = Scripted("d")
     with served(tmp_path, engine) as (_, sdk):

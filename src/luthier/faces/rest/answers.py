@@ -7,6 +7,7 @@ import json
 from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 from contextlib import AsyncExitStack, aclosing
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import anyio
@@ -32,7 +33,7 @@ from luthier.errors import (
 )
 from luthier.faces.rest.errors import facts_of, on_bug
 from luthier.faces.rest.streaming import close_in_thread, in_thread, until_hang_up
-from luthier.serving.types import ChatDelta, FinishReason, TokenLikelihood
+from luthier.serving.types import ChatDelta, FinishReason, Sampled, TokenLikelihood
 
 ASKING: tuple[type[LuthierError], ...] = (
     *(NotFound, Gone, ModelNotReady, ModelNotAllowed, FieldInvalid, ArtifactCorrupt, RenderingDiffers),
@@ -83,6 +84,11 @@ class Answer:
     @property
     def finish_reason(self) -> FinishReason:
         return (self.last or self.first).finish_reason or "stop"
+
+
+def several(ask: Callable[..., Iterator[ChatDelta]], questions: Sequence[Sampled]) -> list[Begin]:
+    """How the answers to one prompt begin: the first counts it, the others are `another` answer to it."""
+    return [partial(ask, question, another=number > 0) for number, question in enumerate(questions)]
 
 
 async def begin(questions: Sequence[Sequence[Begin]]) -> list[Answer]:

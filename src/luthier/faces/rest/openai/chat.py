@@ -75,7 +75,7 @@ Asked = Annotated[Json[ChatCreate], such_as(model="luthier/tiny", messages=[_QUE
 async def create(asked: Asked, actor: CurrentActor, platform: CurrentPlatform, request: Request) -> Response | Completion:
     """Answer a conversation. A reader who hangs up ends it."""
     questions = [asked.question(number) for number in range(asked.answers)]
-    answering = await answers.begin([[partial(platform.serving.chat, actor, question) for question in questions]])
+    answering = await answers.begin([answers.several(partial(platform.serving.chat, actor), questions)])
     head = head_of("chatcmpl", asked, platform.now(), request, answering)
     if asked.stream:
         return _streamed(asked, head, answering, request)

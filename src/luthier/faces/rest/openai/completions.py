@@ -109,7 +109,7 @@ Asked = Annotated[Json[CompletionCreate], such_as(model="luthier/tiny", prompt="
 )
 async def create(asked: Asked, actor: CurrentActor, platform: CurrentPlatform, request: Request) -> Response | Completion:
     """Go on with one text or several. A reader who hangs up ends it."""
-    begins = [[partial(platform.serving.complete, actor, each) for each in several] for several in asked.questions()]
+    begins = [answers.several(partial(platform.serving.complete, actor), each) for each in asked.questions()]
     answering = await answers.begin(begins)
     head = head_of("cmpl", asked, platform.now(), request, answering)
     if asked.stream:
