@@ -83,7 +83,7 @@ def cpu_line(key: str) -> str:
     return next((line.split(":", 1)[1].strip() for line in lines if line.startswith(key)), "")
 
 
-_PACKAGES = ("luthier", "torch", "transformers", "peft", "trl", "accelerate", "llamafactory", "together")
+_PACKAGES = ("luthier", "torch", "transformers", "peft", "trl", "accelerate", "llamafactory", "together", "llama-cpp-python")
 _VERSIONS = """
 import json, sys
 from importlib import metadata

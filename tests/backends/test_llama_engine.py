@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 from importlib.resources import as_file, files
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import pytest
 from luthier.backends.engines.echo import EchoEngine
 from luthier.backends.engines.llama import LLAMA_COMMAND, LlamaEngine
 from luthier.backends.engines.process import EngineProcess
+from luthier.datasets.rendering import Renderer
 from luthier.errors import ArtifactCorrupt, FieldInvalid, ModelNotAllowed
 from luthier.modeling import llama
 from luthier.modeling.tiny import SHIPPED
@@ -85,8 +87,11 @@ def expected(base: Path, name: str | None) -> list[int]:
 def test_each_adapter_answers_as_the_model_does_and_not_as_its_neighbour(engine, base):
     wanted = {name: expected(base, name) for name in (None, "one", "two")}
     assert len({tuple(tokens) for tokens in wanted.values()}) == 3
-    for name in ("one", None, "two", "one"):
-        assert told(engine, served(base, name)) == (wanted[name], "length")
+    names = ("one", None, "two", "one")
+    with ThreadPoolExecutor(len(names)) as pool:  # all at once: rows of one batch
+        answers = list(pool.map(lambda name: told(engine, served(base, name)), names))
+    assert answers == [(wanted[name], "length") for name in names]
+    assert told(engine, served(base, "two")) == (wanted["two"], "length")
 
 
 @needs_llama
@@ -108,9 +113,23 @@ def test_an_answer_ends_at_a_stop_token_at_its_length_or_when_nobody_listens(eng
 
 @needs_llama
 @pytest.mark.slow
+def test_it_tells_how_likely_tokens_are_and_answers_in_a_form(engine, base):
+    model = served(base, "one")
+    whole, _ = told(engine, model)
+    likely = [each for piece in engine.generate(model, Generation(PROMPT, 3, logprobs=2)) for each in piece.likely]
+    assert [each.token_id for each in likely] == whole[:3]
+    assert all(each.logprob < 0 and each.top[0] == (each.token_id, each.logprob) for each in likely)
+    tokenizer = Renderer.load(base / "base")
+    schema = '{"type": "array", "items": {"type": "integer"}, "maxItems": 2}'
+    tokens, _ = told(engine, model, json_schema=schema, max_tokens=60, stop_ids=tuple(tokenizer.stop_ids))
+    assert isinstance(json.loads(tokenizer.decode(tokens)), list)
+
+
+@needs_llama
+@pytest.mark.slow
 def test_what_llama_cpp_cannot_do_is_refused_or_given_to_the_usual_engine(engine, base, tmp_path):
     model = served(base, "one")
-    with pytest.raises(FieldInvalid, match="room for"):
+    with pytest.raises(FieldInvalid, match="context of this base"):
         list(engine.generate(model, Generation(PROMPT * 300, 4)))
     with pytest.raises(FieldInvalid, match="lie between"):
         list(engine.generate(model, Generation((99_999,), 4)))
@@ -124,9 +143,6 @@ def test_what_llama_cpp_cannot_do_is_refused_or_given_to_the_usual_engine(engine
     (broken / "adapter_model.safetensors").write_bytes(b"broken")
     with pytest.raises(ArtifactCorrupt):
         list(engine.generate(ServedModel("model_y", base / "base", broken), Generation(PROMPT, 4)))
-    backwards = tuple(reversed(PROMPT))
-    for more in ({"logprobs": 0}, {"json_schema": "{}"}):
-        assert told(engine, model, **more)[0] == list(backwards)
     found = engine.classify(ServedClassifier("model_c", base, None), Classification(text="abc"))
     assert found.classes == tuple("0123456789")
     assert engine.state()["usual"]["state"] == "ready"

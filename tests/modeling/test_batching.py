@@ -10,7 +10,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 import luthier
 from luthier.datasets.rendering import Renderer
 from luthier.errors import FieldInvalid
-from luthier.modeling.batching import Batch, Member, passes_on
+from luthier.modeling.batching import Batch, Member
 from luthier.modeling.fast import weights_of
 from luthier.modeling.fast_passes import FastPasses
 from luthier.modeling.generate import Row, generate
@@ -19,6 +19,7 @@ from luthier.modeling.kernels import Switch
 from luthier.modeling.load import frozen
 from luthier.modeling.lora import new_adapter
 from luthier.modeling.plain_passes import PlainPasses
+from luthier.modeling.torch_loader import passes_on
 from luthier.modeling.types import LoraShape, Sampling
 
 TINY = Path(luthier.__file__).parent / "bases" / "tiny"
@@ -115,7 +116,7 @@ def check_rows(base, passes):
 def test_dropping_a_row_changes_no_other(random_base):
     base = random_base()
     adapters = adapters_on(base, 3)
-    batch = Batch(base)
+    batch = Batch(base, passes_on(base))
     for number, adapter in enumerate(adapters):
         batch.add(Member(number, Row(0, PROMPTS[number], Sampling(20), base), adapter))
     said = {0: [], 1: [], 2: []}
@@ -136,14 +137,14 @@ def test_a_long_prompt_is_read_in_pieces_and_answered_the_same(random_base, monk
     monkeypatch.setattr("luthier.modeling.batching._PIECE", 7)
     base = random_base()
     prompt = [3 + n % 50 for n in range(40)]
-    answers = run(Batch(base), [(0, [5, 6], None, Sampling(30)), (1, prompt, None, Sampling(10))])
+    answers = run(Batch(base, passes_on(base)), [(0, [5, 6], None, Sampling(30)), (1, prompt, None, Sampling(10))])
     assert answers[1] == plain_answer(base, None, prompt, 10)
     assert answers[0] == plain_answer(base, None, [5, 6], 30)
 
 
 def test_a_row_that_outgrows_its_room_is_answered_the_same(random_base):
     base = random_base()
-    answers = run(Batch(base), [(0, [5, 6], None, Sampling(90)), (3, [9], None, Sampling(80))])
+    answers = run(Batch(base, passes_on(base)), [(0, [5, 6], None, Sampling(90)), (3, [9], None, Sampling(80))])
     assert answers == {0: plain_answer(base, None, [5, 6], 90), 1: plain_answer(base, None, [9], 80)}
 
 
@@ -158,14 +159,14 @@ def test_columns_that_are_padding_everywhere_are_cut_off(random_base, monkeypatc
 def test_sampled_rows_draw_as_they_would_alone(random_base):
     base = random_base()
     hot = Sampling(10, temperature=1.0, top_p=0.9, seed=3)
-    answers = run(Batch(base), [(n, [5, 6, 7], None, hot) for n in range(3)])
+    answers = run(Batch(base, passes_on(base)), [(n, [5, 6, 7], None, hot) for n in range(3)])
     alone = generate(base, [[5, 6, 7]], hot)[0].token_ids
     assert answers == {0: list(alone), 1: list(alone), 2: list(alone)}
 
 
 def test_log_probabilities_are_told_with_the_likeliest_others(random_base):
     base = random_base()
-    batch = Batch(base)
+    batch = Batch(base, passes_on(base))
     batch.add(Member("x", Row(0, [5, 6], Sampling(2, logps=True, top_logps=3), base), None))
     ((_, token),) = batch.read()
     with torch.no_grad():
@@ -181,7 +182,7 @@ def test_an_answer_follows_its_schema_beside_one_that_is_free(tmp_path):
     sampling = Sampling(60, temperature=1.0, seed=1, stop_ids=stop_ids)
     guided, free = Row(0, [5, 6, 7], sampling, base), Row(0, [5, 6, 7], sampling, base)
     guided.guide = JsonGuide(TINY / "tokenizer.json", stop_ids, schema, base.vocab)
-    batch = Batch(base)
+    batch = Batch(base, passes_on(base))
     batch.add(Member("guided", guided, None))
     batch.add(Member("free", free, None))
     said = {"guided": [], "free": []}

@@ -10,16 +10,10 @@ from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
 import torch
+from torch import Tensor
 
-from luthier.modeling import kernels
-from luthier.modeling.engines import why_not_fast
-from luthier.modeling.fast import weights_of
-from luthier.modeling.fast_passes import FastPasses
 from luthier.modeling.generate import Row, Token, drawn
-from luthier.modeling.load import LoadedBase
-from luthier.modeling.lora import Adapter
-from luthier.modeling.passes import Passes
-from luthier.modeling.plain_passes import PlainPasses
+from luthier.modeling.passes import Answering, Passes
 
 K = TypeVar("K")
 
@@ -33,7 +27,8 @@ class Member(Generic[K]):
 
     key: K
     row: Row
-    adapter: Adapter | None
+    adapter: Any
+    """As its loader made it; None is the bare base."""
     read: int = 0
     """Tokens of its prompt that were read."""
     kept: Any = None
@@ -42,32 +37,32 @@ class Member(Generic[K]):
     """The token that it goes on with."""
 
 
-def passes_on(base: LoadedBase) -> Passes:
-    """The fastest there are for this base."""
-    fast = kernels.library() is not None and why_not_fast(base) is None
-    weights = weights_of(base) if fast else None
-    return PlainPasses(base) if weights is None else FastPasses(base, weights)
-
-
 class Batch(Generic[K]):
     """The rows that are answered now on one base. Not for two threads at once."""
 
-    def __init__(self, base: LoadedBase, passes: Passes | None = None) -> None:
+    def __init__(self, base: Answering, passes: Passes) -> None:
         self.base = base
-        self._passes = passes or passes_on(base)
+        self._passes = passes
         self._reading: list[Member[K]] = []
         self._members: list[Member[K]] = []
 
     def __len__(self) -> int:
         return len(self._reading) + len(self._members)
 
-    def add(self, member: Member[K]) -> None:
-        """Begin with a row; its prompt is read by the steps to come."""
-        member.kept = self._passes.begin(member.adapter, len(member.row.prompt))
+    def add(self, member: Member[K]) -> bool:
+        """Begin with a row; its prompt is read by the steps to come. False where there is no room for it yet."""
+        kept = self._passes.begin(member.adapter, member.row.prompt, member.row.left)
+        if kept is None:
+            return False
+        member.kept, member.read = kept, kept.length
         self._reading.append(member)
+        return True
 
     def drop(self, key: K) -> None:
         """Forget a row whose answer nobody wants any more."""
+        for member in (*self._reading, *self._members):
+            if member.key == key:
+                self._passes.end(member.kept)
         self._reading = [member for member in self._reading if member.key != key]
         self._members = [member for member in self._members if member.key != key]
 
@@ -93,11 +88,11 @@ class Batch(Generic[K]):
         piece = member.row.prompt[member.read : member.read + _PIECE]
         logits_V = self._passes.read(member.kept, piece)
         member.read += len(piece)
-        self._reading.pop(0)
         if member.read < len(member.row.prompt):
-            self._reading.append(member)  # the next prompt's turn
+            self._reading = [*self._reading[1:], member]  # the next prompt's turn
             return []
-        token, member.next_id = drawn(member.row, logits_V)
+        token = self._drawn(member, logits_V)
+        self._reading.pop(0)
         if token.finish_reason is None:
             self._members.append(member)
         return [(member.key, token)]
@@ -107,11 +102,14 @@ class Batch(Generic[K]):
         """One token for each row whose prompt was read."""
         members = self._members
         logits_BV = self._passes.decode([member.kept for member in members], [member.next_id for member in members])
-        told: list[tuple[K, Token]] = []
-        self._members = []
-        for member, logits_V in zip(members, logits_BV, strict=True):
-            token, member.next_id = drawn(member.row, logits_V)
-            told.append((member.key, token))
-            if token.finish_reason is None:
-                self._members.append(member)
-        return told
+        tokens = [self._drawn(member, logits_V) for member, logits_V in zip(members, logits_BV, strict=True)]
+        told = list(zip(members, tokens, strict=True))
+        self._members = [member for member, token in told if token.finish_reason is None]
+        return [(member.key, token) for member, token in told]
+
+    def _drawn(self, member: Member[K], logits_V: Tensor) -> Token:
+        """The next token of a row; its place is given back with the last one."""
+        token, member.next_id = drawn(member.row, logits_V)
+        if token.finish_reason is not None:
+            self._passes.end(member.kept)
+        return token

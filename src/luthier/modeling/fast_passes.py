@@ -34,6 +34,10 @@ class _Row:
     kept: Kept
     adapter: Adapter | None
 
+    @property
+    def length(self) -> int:
+        return self.kept.length
+
 
 class FastPasses:
     """Implements `passes.Passes`."""
@@ -44,10 +48,13 @@ class FastPasses:
         self._low_ranks: dict[int, tuple[Adapter, list[dict[str, LowRank]]]] = {}
         self._mixed: tuple[tuple[int, ...], list[dict[str, LowRanks]]] = ((), [])
 
-    def begin(self, adapter: Adapter | None, tokens: int) -> _Row:
+    def begin(self, adapter: Adapter | None, prompt: Sequence[int], most: int) -> _Row:
         """See `passes.Passes`."""
-        like = self._weights.embed_VD
-        return _Row(Kept(len(self._weights.blocks), self._weights.heads, like, tokens + _ROOM), adapter)
+        like, room = self._weights.embed_VD, len(prompt) + min(most, _ROOM)
+        return _Row(Kept(len(self._weights.blocks), self._weights.heads, like, room), adapter)
+
+    def end(self, row: _Row) -> None:
+        """See `passes.Passes`. What is kept of it goes with it."""
 
     @torch.no_grad()
     def read(self, row: _Row, piece: Sequence[int]) -> Tensor:

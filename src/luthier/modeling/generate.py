@@ -17,6 +17,7 @@ from torch import Tensor
 from transformers import DynamicCache
 
 from luthier.modeling.load import LoadedBase
+from luthier.modeling.passes import Answering
 from luthier.modeling.types import Completion, Sampling
 
 _BATCH_ROWS = 32
@@ -84,7 +85,7 @@ class Guide(Protocol):
 class Row:
     """One request: what it asks, and how far it is."""
 
-    def __init__(self, number: int, prompt: Sequence[int], sampling: Sampling, base: LoadedBase) -> None:
+    def __init__(self, number: int, prompt: Sequence[int], sampling: Sampling, base: Answering) -> None:
         if not prompt or min(prompt) < 0 or max(prompt) >= base.vocab:
             raise ValueError(f"a prompt has at least one token, and its ids lie between 0 and {base.vocab - 1}")
         if len(prompt) >= base.context:

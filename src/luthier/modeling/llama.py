@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from functools import cache
 from importlib.metadata import version
 from importlib.util import find_spec
@@ -31,7 +31,7 @@ def name() -> str:
 
 def quantise(source: Path, target: Path, precision: str, threads: int) -> None:
     """A GGUF of f32 or f16 as one of K-quants. Raises: NotGguf where llama.cpp refuses it."""
-    lib = _library()
+    lib = library()
     wanted = lib.llama_model_quantize_default_params()
     wanted.ftype = getattr(lib, K_QUANTS[precision])
     wanted.nthread = threads
@@ -52,7 +52,7 @@ class LlamaModel:
         all_logits: bool = True,
     ) -> None:
         """With `all_logits` it keeps those of each token: `logits` needs them, `answer` does not."""
-        lib = _library()
+        lib = library()
         self.context = context
         self._llama: Any = lib.Llama(
             str(path),
@@ -75,19 +75,6 @@ class LlamaModel:
         self._llama.eval(list(ids))
         return np.array(self._llama.scores[: len(ids)], dtype=np.float32)
 
-    @property
-    def vocab(self) -> int:
-        """How many tokens it knows."""
-        return self._llama.n_vocab()
-
-    def answer(self, ids: Sequence[int], *, temperature: float, top_p: float, seed: int | None) -> Iterator[int]:
-        """What follows, token by token, until nobody asks for more. At temperature 0 the likeliest each time."""
-        if seed is not None:
-            self._llama.set_seed(seed % 2**32)
-        # Only what was asked for: no other filter, and no penalty for what was said before.
-        plain = {"top_k": 0, "min_p": 0.0, "repeat_penalty": 1.0}
-        yield from self._llama.generate(list(ids), temp=temperature, top_p=top_p, **plain)
-
     def encode(self, text: str) -> list[int]:
         """Tokens of a text in which special tokens are spelled out."""
         return list(self._llama.tokenize(text.encode(), add_bos=False, special=True))
@@ -97,7 +84,8 @@ class LlamaModel:
         self._llama.close()
 
 
-def _library() -> Any:
+def library() -> Any:
+    """llama-cpp-python, its log unheard."""
     return _loaded()[0]
 
 

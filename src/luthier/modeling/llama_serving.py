@@ -1,191 +1,211 @@
-"""llama.cpp in the engine process: in the places of `models.py` and `turns.py`, with the same wire around it.
+"""llama.cpp in the engine process: bases and adapters become GGUFs when they are first asked, and answers go on side by side.
 
-A base becomes a GGUF when it is first asked, and an adapter one of its own beside it; both lie in a folder that ends with the
-process. One answer at a time: llama.cpp holds one conversation in a context, and takes up the part that two prompts share.
+Implements `passes.Loader` and `passes.Passes`, so that queue, batches, streams and refusals are those of the other engine. As
+llama.cpp applies an adapter to all tokens of a pass, a step has a pass for each adapter that is asked.
 """
 
 from __future__ import annotations
 
-import queue
 import secrets
-import tempfile
-import threading
-from collections import OrderedDict
-from collections.abc import Iterator
-from dataclasses import dataclass
+import weakref
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Protocol
 
+import numpy as np
+import torch
+from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
+from torch import Tensor
 
-from luthier.errors import ArtifactCorrupt, EngineUnavailable, FieldInvalid, LuthierError, ModelNotAllowed, NotFound, TooMany
-from luthier.modeling import adapter_files, gguf_adapters, gguf_files, llama
+from luthier.errors import ArtifactCorrupt, ModelNotAllowed
+from luthier.modeling import adapter_files, gguf_adapters, gguf_files
 from luthier.modeling.base_config import check_config
-from luthier.modeling.generate import Token
 from luthier.modeling.gguf_files import NotGguf
-from luthier.modeling.turns import Ask, Do
-from luthier.modeling.types import Sampling
+from luthier.modeling.llama_sequences import At, Cells, LlamaAdapter, LlamaSequences
 
-_MOST_MODELS = 4
-_MOST_CONTEXT = 8192
-"""Tokens of a conversation; what a model may have beyond costs memory for all of it at once."""
+_MOST_TOKENS = 8192
+"""Of all answers of a base together, prompts and all: room for them is taken when it is loaded."""
 _PREFIX = "base_model.model."
 
 
-@dataclass(frozen=True)
-class _Held:
-    model: llama.LlamaModel
-    base: Path
-    adapter: Path | None
-
-
-class LlamaModels:
-    """Not for two threads at once. Made files lie in a folder of its own, until `close`."""
-
-    def __init__(self, scratch: Path, threads: int | None = None) -> None:
-        self._folder = tempfile.TemporaryDirectory(dir=scratch, prefix="gguf-")
-        self._threads = threads
-        self._held: OrderedDict[str, _Held] = OrderedDict()
-        self._bases: dict[Path, Path] = {}
-        self.listing: tuple[tuple[str, str | None], ...] = ()
-
-    def load(self, name: str, base_folder: Path, adapter_folder: Path | None) -> None:
-        """Make `name` answerable. Twice the same is once. Raises: BaseUnavailable, ModelNotAllowed, ArtifactCorrupt."""
-        known = self._held.get(name)
-        if known is not None and (known.base, known.adapter) == (base_folder, adapter_folder):
-            return
-        self._forget(name)
-        while len(self._held) >= _MOST_MODELS:
-            self._forget(next(iter(self._held)))
-        try:
-            base = self._base(base_folder)
-            adapter = None if adapter_folder is None else self._adapter(base_folder, adapter_folder)
-            model = llama.LlamaModel(
-                base, adapter=adapter, context=_context_of(base_folder), threads=self._threads, all_logits=False
-            )
-        except NotGguf as error:
-            raise ModelNotAllowed(
-                f"llama.cpp does not serve this model: {error}.", hint="Serve it with LUTHIER_ENGINE=transformers."
-            ) from None
-        except (ValueError, OSError, SafetensorError) as error:
-            raise ArtifactCorrupt(f"llama.cpp cannot load this model ({type(error).__name__}).", hint="Train it again.") from None
-        self._held[name] = _Held(model, base_folder, adapter_folder)
-        self.listing = tuple((each, None) for each in self._held)
-
-    def unload(self, folder: Path) -> None:
-        """Let go of the model whose adapter was read from this folder."""
-        for name in [name for name, held in self._held.items() if held.adapter == folder]:
-            self._forget(name)
-        self.listing = tuple((each, None) for each in self._held)
-
-    def get(self, name: str) -> llama.LlamaModel:
-        """A loaded model, now the last to leave. Raises: NotFound."""
-        if name not in self._held:
-            raise NotFound("model", hint="Load it with `POST /v1/load_lora_adapter`, then ask again.")
-        self._held.move_to_end(name)
-        return self._held[name].model
-
-    def close(self) -> None:
-        """Let go of all models and files."""
-        for name in list(self._held):
-            self._forget(name)
-        self._folder.cleanup()
-
-    def _base(self, folder: Path) -> Path:
-        made = self._bases.get(folder)
-        if made is None:
-            check_config(folder)
-            made = Path(self._folder.name, f"{len(self._bases)}.gguf")
-            gguf_files.write(folder, made, "base", "f16")
-            self._bases[folder] = made
-        return made
-
-    def _adapter(self, base: Path, folder: Path) -> Path:
-        shape = adapter_files.read_shape(folder)
-        with safe_open(folder / adapter_files.WEIGHTS, "np") as file:
-            names = list(file.keys())
-            matrices = {name.removeprefix(_PREFIX): file.get_tensor(name).astype("float32") for name in names}
-        made = Path(self._folder.name, f"{secrets.token_hex(8)}.gguf")
-        gguf_adapters.write(matrices, shape.scale, base, made, "f32")
-        return made
-
-    def _forget(self, name: str) -> None:
-        held = self._held.pop(name, None)
-        if held is not None:
-            held.model.close()
-
-
-class LlamaTurns:
-    """The one thread that computes; up to `waiting` tasks wait."""
-
-    def __init__(self, models: LlamaModels, *, waiting: int = 32) -> None:
-        self._models = models
-        self._waiting: queue.Queue[Ask | Do | None] = queue.Queue(waiting)
-        self._working = threading.Event()
-        self._thread = threading.Thread(target=self._work, name="llama", daemon=True)
-        self._thread.start()
+class Sequences(Protocol):
+    """What `LlamaSequences` is to `LlamaPasses`."""
 
     @property
-    def busy(self) -> int:
-        """Tasks that are worked on, or wait."""
-        return self._waiting.qsize() + self._working.is_set()
+    def vocab(self) -> int: ...
+    def decode(self, adapter: LlamaAdapter | None, tokens: Sequence[At]) -> NDArray[np.float32]: ...
+    def forget(self, sequence: int, place: int = 0) -> None: ...
 
-    def submit(self, task: Ask | Do) -> None:
-        """Queue a task. Raises: TooMany."""
+
+@dataclass(frozen=True, eq=False)
+class LlamaBase:
+    """A base as llama.cpp has it in memory."""
+
+    sequences: LlamaSequences
+    passes: LlamaPasses
+    context: int
+    n_bytes: int
+
+    @property
+    def vocab(self) -> int:
+        return self.sequences.vocab
+
+    @property
+    def n_params(self) -> int:
+        return self.sequences.n_params
+
+
+class LlamaLoader:
+    """Implements `passes.Loader`. GGUFs lie in `folder`."""
+
+    def __init__(self, folder: Path, active: int, threads: int | None = None) -> None:
+        """active: answers of a base at a time."""
+        self._folder = folder
+        self._active = active
+        self._threads = threads
+
+    def base(self, folder: Path) -> LlamaBase:
+        """See `passes.Loader`."""
         try:
-            self._waiting.put_nowait(task)
-        except queue.Full:
-            raise TooMany("Too many requests wait for this engine.", retry_after_s=2) from None
+            check_config(folder)
+            made = self._file()
+            gguf_files.write(folder, made, "base", "f16")
+            context = min(int(gguf_files.architecture_of(folder)[0]["max_position_embeddings"]), _MOST_TOKENS)
+            cells = Cells(min(_MOST_TOKENS, self._active * context), self._active)
+            sequences = LlamaSequences(made, cells, self._threads)
+        except (NotGguf, ValueError, OSError, SafetensorError) as error:
+            raise _refused(error) from None
+        n_bytes = made.stat().st_size
+        made.unlink()  # what is mapped of it stays until it is let go
+        return LlamaBase(sequences, LlamaPasses(sequences, cells), context, n_bytes)
 
-    def close(self, wait_s: float) -> bool:
-        """End the thread; False where it is still busy after that time."""
-        self._waiting.put(None)
-        self._thread.join(wait_s)
-        return not self._thread.is_alive()
+    def adapter(self, base: LlamaBase, base_folder: Path, folder: Path) -> LlamaAdapter:
+        """See `passes.Loader`."""
+        made = self._file()
+        try:
+            write_adapter(folder, base_folder, made)
+            return base.sequences.adapter(made)
+        except (NotGguf, ValueError, OSError, SafetensorError) as error:
+            raise _refused(error) from None
+        finally:
+            made.unlink(missing_ok=True)
 
-    def _work(self) -> None:
-        while (task := self._waiting.get()) is not None:
-            self._working.set()
-            try:
-                self._do(task)
-            except LuthierError as error:
-                task.tell(error)
-            except Exception as error:  # noqa: BLE001  # the edge of the thread: whoever waits is told, and the next one served
-                task.tell(EngineUnavailable(f"The engine failed ({type(error).__name__}).", hint="Ask again."))
-            finally:
-                self._working.clear()
-        self._models.close()
+    def passes(self, base: LlamaBase) -> LlamaPasses:
+        """See `passes.Loader`."""
+        return base.passes
 
-    def _do(self, task: Ask | Do) -> None:
-        if isinstance(task, Do):
-            models: Any = self._models
-            task.work(models)
-            task.tell(None)
-            return
-        for token in self._tokens(self._models.get(task.model), task.prompt, task.sampling):
-            if task.left.is_set():
-                return
-            task.tell(token)
-
-    def _tokens(self, model: llama.LlamaModel, prompt: tuple[int, ...], sampling: Sampling) -> Iterator[Token]:
-        if not prompt or min(prompt) < 0 or max(prompt) >= model.vocab:
-            raise FieldInvalid(f"Token ids lie between 0 and {model.vocab - 1}.", param="prompt")
-        if len(prompt) >= model.context:
-            told = f"The prompt has {len(prompt)} tokens, and llama.cpp was given room for {model.context}."
-            raise FieldInvalid(told, hint="Send less of the conversation.", param="messages")
-        left = min(sampling.max_new_tokens, model.context - len(prompt))
-        if left < 1:
-            yield Token(None, "length")
-            return
-        for token in model.answer(prompt, temperature=sampling.temperature, top_p=sampling.top_p, seed=sampling.seed):
-            if token in sampling.stop_ids:
-                yield Token(None, "stop", token)
-                return
-            left -= 1
-            yield Token(token, None if left else "length")
-            if not left:
-                return
+    def _file(self) -> Path:
+        return self._folder / f"{secrets.token_hex(8)}.gguf"
 
 
-def _context_of(base: Path) -> int:
-    return min(int(gguf_files.architecture_of(base)[0]["max_position_embeddings"]), _MOST_CONTEXT)
+def write_adapter(folder: Path, base_folder: Path, target: Path) -> None:
+    """PEFT's files as a GGUF of full precision. Raises: NotGguf, ValueError, OSError, SafetensorError."""
+    shape = adapter_files.read_shape(folder)
+    with safe_open(folder / adapter_files.WEIGHTS, "np") as file:
+        names = list(file.keys())
+        matrices = {name.removeprefix(_PREFIX): file.get_tensor(name).astype("float32") for name in names}
+    gguf_adapters.write(matrices, shape.scale, base_folder, target, "f32")
+
+
+def _refused(error: Exception) -> ModelNotAllowed | ArtifactCorrupt:
+    if isinstance(error, NotGguf):
+        told = f"llama.cpp does not serve this model: {error}."
+        return ModelNotAllowed(told, hint="Serve it with LUTHIER_ENGINE=transformers.")
+    return ArtifactCorrupt(f"llama.cpp cannot load this model ({type(error).__name__}).", hint="Train it again.")
+
+
+@dataclass(eq=False)
+class _Row:
+    """A sequence: of an answer, or free, with what it still knows of its last one."""
+
+    sequence: int
+    adapter: LlamaAdapter | None = None
+    ids: list[int] = field(default_factory=list[int])
+    """Tokens that are kept."""
+    by: weakref.ref[LlamaAdapter] | None = None
+    """Whose they are, of a free one: what is remembered keeps no adapter in memory."""
+    most: int = 0
+    """Tokens that it may come to keep; 0 of a free one."""
+
+    @property
+    def length(self) -> int:
+        return len(self.ids)
+
+    def shared(self, adapter: LlamaAdapter | None, prompt: Sequence[int]) -> int:
+        """How many tokens of a prompt it knows; the last one is always read, for its logits."""
+        owner = None if self.by is None else self.by()
+        if owner is not adapter or (self.by is not None and owner is None):
+            return 0
+        pairs = zip(self.ids, prompt[:-1], strict=False)
+        return next((place for place, (one, other) in enumerate(pairs) if one != other), min(self.length, len(prompt) - 1))
+
+
+class LlamaPasses:
+    """Implements `passes.Passes`. A prompt that begins as an earlier answer of the same model did is read from there on."""
+
+    def __init__(self, sequences: Sequences, cells: Cells) -> None:
+        self._sequences = sequences
+        self._room = cells.tokens
+        self._free = [_Row(number) for number in range(cells.sequences)]
+        """Those that ended last stand last."""
+        self._taken: list[_Row] = []
+
+    def begin(self, adapter: LlamaAdapter | None, prompt: Sequence[int], most: int) -> _Row | None:
+        """See `passes.Passes`."""
+        wanted = len(prompt) + most
+        if not self._free or wanted + sum(row.most for row in self._taken) > self._room:
+            return None
+        row = max(self._free, key=lambda each: (each.shared(adapter, prompt), -each.length))
+        self._forget(row, row.shared(adapter, prompt))
+        row.adapter, row.most = adapter, wanted
+        self._free.remove(row)
+        self._taken.append(row)
+        # What is still known of earlier answers must not stand in the way.
+        for other in self._free:
+            if sum(each.most for each in self._taken) + sum(each.length for each in self._free) > self._room:
+                self._forget(other, 0)
+        return row
+
+    def read(self, row: _Row, piece: Sequence[int]) -> Tensor:
+        """See `passes.Passes`."""
+        last = len(piece) - 1
+        return self._pass(
+            [row] * len(piece), [At(token, row.sequence, row.length + n, n == last) for n, token in enumerate(piece)]
+        )[0]
+
+    def decode(self, rows: Sequence[_Row], tokens: Sequence[int]) -> Tensor:
+        """See `passes.Passes`."""
+        logits_BV = torch.empty(len(rows), self._sequences.vocab)
+        for adapter in dict.fromkeys(row.adapter for row in rows):
+            places = [place for place, row in enumerate(rows) if row.adapter is adapter]
+            of = [rows[place] for place in places]
+            at = [At(tokens[place], row.sequence, row.length, True) for place, row in zip(places, of, strict=True)]
+            logits_BV[places] = self._pass(of, at)
+        return logits_BV
+
+    def end(self, row: _Row) -> None:
+        """See `passes.Passes`."""
+        if row in self._taken:
+            row.most, row.by, row.adapter = 0, row.adapter and weakref.ref(row.adapter), None
+            self._taken.remove(row)
+            self._free.append(row)
+
+    def _pass(self, rows: Sequence[_Row], tokens: Sequence[At]) -> Tensor:
+        """Rows of one adapter, a token each."""
+        adapter = rows[0].adapter
+        try:
+            logits = self._sequences.decode(adapter, tokens)
+        except RuntimeError:
+            for row in rows:  # how much of it was kept is not known
+                self._forget(row, 0)
+            raise
+        for row, token in zip(rows, tokens, strict=True):
+            row.ids.append(token.id)
+        return torch.from_numpy(logits)
+
+    def _forget(self, row: _Row, place: int) -> None:
+        if row.length > place or not place:
+            self._sequences.forget(row.sequence, place)
+            del row.ids[place:]

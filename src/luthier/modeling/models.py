@@ -6,18 +6,18 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import psutil
 import torch
 
-from luthier.errors import ArtifactCorrupt, NotFound
-from luthier.modeling import adapter_files
+from luthier.errors import ModelNotAllowed, NotFound
 from luthier.modeling.classifiers import on_base, saving
 from luthier.modeling.classifiers.on_base import OnBase
 from luthier.modeling.classifiers.saving import Classifier
-from luthier.modeling.load import Device, LoadedBase, load_base, pick_device
-from luthier.modeling.lora import Adapter
+from luthier.modeling.load import Device, LoadedBase, pick_device
+from luthier.modeling.passes import Answering, Loader, Passes
+from luthier.modeling.torch_loader import TorchLoader
 
 T = TypeVar("T")
 _MEMORY_SHARE = 0.6
@@ -39,16 +39,18 @@ class Bounds:
 class _Shelf:
     """A base and what stands on it, by model name; None is the bare base."""
 
-    base: LoadedBase
-    adapters: OrderedDict[str, Adapter | None] = field(default_factory=OrderedDict[str, Adapter | None])
+    base: Answering
+    adapters: OrderedDict[str, Any] = field(default_factory=OrderedDict[str, Any])
     classifiers: OrderedDict[Path, OnBase] = field(default_factory=OrderedDict[Path, OnBase])
 
 
 class Models:
     """Not for two threads at once: the thread that computes owns it."""
 
-    def __init__(self, device: Device = "auto", bounds: Bounds | None = None) -> None:
+    def __init__(self, device: Device = "auto", bounds: Bounds | None = None, loader: Loader | None = None) -> None:
+        """loader: torch on that device, unless another is given."""
         self._device: Device = device
+        self._loader: Loader = loader or TorchLoader(device)
         self._bounds = bounds or Bounds()
         self._shelves: OrderedDict[Path, _Shelf] = OrderedDict()
         self._sources: dict[str, tuple[Path, Path | None]] = {}
@@ -67,7 +69,7 @@ class Models:
             return
         self._forget(name)
         shelf = self._shelf(source[0])
-        shelf.adapters[name] = None if adapter_folder is None else _read(shelf.base, adapter_folder)
+        shelf.adapters[name] = source[1] and self._loader.adapter(shelf.base, source[0], source[1])
         self._sources[name] = source
         while len(shelf.adapters) > self._bounds.adapters:
             self._forget(next(iter(shelf.adapters)))
@@ -81,7 +83,7 @@ class Models:
             kept.pop(folder, None)  # pyright: ignore[reportArgumentType]
         self.listing = tuple(self._listed())
 
-    def get(self, name: str) -> tuple[LoadedBase, Adapter | None]:
+    def get(self, name: str) -> tuple[Answering, Any]:
         """The base and the adapter of a loaded model, now the last to leave. Raises: NotFound."""
         if name not in self._sources:
             raise NotFound("model", hint="Load it with `POST /v1/load_lora_adapter`, then ask again.")
@@ -90,6 +92,10 @@ class Models:
         shelf = self._shelves[folder]
         shelf.adapters.move_to_end(name)
         return shelf.base, shelf.adapters[name]
+
+    def passes(self, base: Answering) -> Passes:
+        """How a base that `get` gave is asked."""
+        return self._loader.passes(base)
 
     def folder_of(self, name: str) -> Path:
         """Where the base of a loaded model lies."""
@@ -102,7 +108,7 @@ class Models:
     def classifier_on(self, base_folder: Path, folder: Path) -> OnBase:
         """One on a base; it leaves with it. Raises: ArtifactCorrupt, BaseUnavailable, ModelNotAllowed."""
         shelf = self._shelf(base_folder.resolve())
-        return _kept(shelf.classifiers, folder, self._bounds.adapters, lambda: on_base.load(folder, shelf.base))
+        return _kept(shelf.classifiers, folder, self._bounds.adapters, lambda: on_base.load(folder, _of_torch(shelf.base)))
 
     def _listed(self) -> Iterator[tuple[str, str | None]]:
         for shelf in self._shelves.values():
@@ -117,7 +123,7 @@ class Models:
         arriving = sum(path.stat().st_size for path in folder.glob("*.safetensors"))
         while self._shelves and not self._has_room_for(arriving):
             self._evict(next(iter(self._shelves)))
-        self._shelves[folder] = _Shelf(load_base(folder, self._device))
+        self._shelves[folder] = _Shelf(self._loader.base(folder))
         return self._shelves[folder]
 
     def _has_room_for(self, n_bytes: int) -> bool:
@@ -136,6 +142,12 @@ class Models:
             del self._shelves[source[0]].adapters[name]
 
 
+def _of_torch(base: Answering) -> LoadedBase:
+    if not isinstance(base, LoadedBase):
+        raise ModelNotAllowed("This engine has no classifiers.", hint="Serve them with LUTHIER_ENGINE=transformers.")
+    return base
+
+
 def _kept(shelf: OrderedDict[Path, T], folder: Path, most: int, load: Callable[[], T]) -> T:
     if folder not in shelf:
         shelf[folder] = load()
@@ -150,19 +162,3 @@ def memory_bytes(device: torch.device) -> int:
     if device.type == "cuda":
         return int(torch.cuda.mem_get_info(device)[1])
     return psutil.virtual_memory().total
-
-
-def _read(base: LoadedBase, folder: Path) -> Adapter:
-    try:
-        adapter = adapter_files.load(base.linears, folder, base.device)
-    except ValueError as error:
-        raise ArtifactCorrupt(
-            f"This model's adapter cannot be used: {error}.", hint="Train it again, or use another version of the model."
-        ) from error
-    if not adapter.is_finite:
-        raise ArtifactCorrupt(
-            "This model's adapter holds numbers that are not finite.", hint="Train it again with a lower learning rate."
-        )
-    for weight in adapter.parameters.values():
-        weight.requires_grad_(False)
-    return adapter

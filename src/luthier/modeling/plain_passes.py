@@ -50,9 +50,12 @@ class PlainPasses:
         self._cache = _cache()
         self._mask_BL = torch.zeros(0, 0, dtype=torch.long, device=base.device)
 
-    def begin(self, adapter: Adapter | None, tokens: int) -> _Row:  # noqa: ARG002  # caches grow
+    def begin(self, adapter: Adapter | None, prompt: Sequence[int], most: int) -> _Row:  # noqa: ARG002  # caches grow
         """See `passes.Passes`."""
         return _Row(adapter)
+
+    def end(self, row: _Row) -> None:
+        """See `passes.Passes`. The next `decode` leaves it out."""
 
     @torch.no_grad()
     def read(self, row: _Row, piece: Sequence[int]) -> Tensor:

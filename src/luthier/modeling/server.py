@@ -12,9 +12,10 @@ import os
 import signal
 import socket
 import sys
+import tempfile
 import threading
+from contextlib import ExitStack
 from pathlib import Path
-from typing import cast
 
 import torch
 import uvicorn
@@ -76,23 +77,25 @@ def _arguments(arguments: list[str] | None) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
-def _computing(given: argparse.Namespace) -> tuple[Models, Turns]:
-    """What holds the models, and the thread that computes."""
-    if given.engine == "llama.cpp":
-        from luthier.modeling.llama_serving import LlamaModels, LlamaTurns
+def _models(given: argparse.Namespace, held: ExitStack) -> Models:
+    if given.engine != "llama.cpp":
+        return Models(given.device)
+    from luthier.modeling.llama_serving import LlamaLoader
 
-        held = LlamaModels(given.socket.parent, given.threads)
-        # They stand in the places of both, with all that the routes ask of them but classifiers, which the other engine has.
-        return cast(Models, held), cast(Turns, LlamaTurns(held, waiting=given.waiting))
-    models = Models(given.device)
-    return models, Turns(models, active=given.active, waiting=given.waiting)
+    scratch = held.enter_context(tempfile.TemporaryDirectory(dir=given.socket.parent, prefix="gguf-"))
+    return Models("cpu", loader=LlamaLoader(Path(scratch), given.active, given.threads))
 
 
 def main(arguments: list[str] | None = None) -> int:
     given = _arguments(arguments)
     if given.threads:
         torch.set_num_threads(given.threads)
-    models, turns = _computing(given)
+    with ExitStack() as held:
+        return _answer(given, _models(given, held))
+
+
+def _answer(given: argparse.Namespace, models: Models) -> int:
+    turns = Turns(models, active=given.active, waiting=given.waiting)
     engine = Engine(models, turns)
     config = uvicorn.Config(engine.app(), log_level="warning", lifespan="off", timeout_graceful_shutdown=_DRAIN_S)
     server = uvicorn.Server(config)

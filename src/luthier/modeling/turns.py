@@ -16,8 +16,8 @@ from luthier.errors import EngineUnavailable, FieldInvalid, LuthierError, TooMan
 from luthier.modeling.batching import Batch, Member
 from luthier.modeling.generate import Row, Token
 from luthier.modeling.grammar import JsonGuide
-from luthier.modeling.load import LoadedBase
 from luthier.modeling.models import Models
+from luthier.modeling.passes import Answering
 from luthier.modeling.types import Sampling
 
 _SMALL_PARAMETERS = 20_000_000
@@ -58,6 +58,8 @@ class Turns:
         self._active = active
         self._waiting: queue.Queue[Ask | Do | None] = queue.Queue(waiting)
         self._batches: dict[int, Batch[Ask]] = {}
+        self._next: Ask | None = None
+        """There was a place for it, and no room: it begins when there is, and all others after it."""
         """By the identity of their base."""
         self._threads = torch.get_num_threads()
         self._closing = False
@@ -67,7 +69,7 @@ class Turns:
     @property
     def busy(self) -> int:
         """Tasks that run or wait."""
-        return self._running + self._waiting.qsize()
+        return self._running + (self._next is not None) + self._waiting.qsize()
 
     def submit(self, task: Ask | Do) -> None:
         """Take a place. Returns at once. Raises: TooMany when all are taken."""
@@ -99,14 +101,17 @@ class Turns:
     def _admit(self) -> None:
         """Begin what waits, as far as there are places; sleep only when there is nothing to compute."""
         while self._running < self._active and not self._closing:
+            task, self._next = self._next, None
             try:
-                task = self._waiting.get(block=not self._batches)
+                task = task or self._waiting.get(block=not self._batches)
             except queue.Empty:
                 return
             if isinstance(task, Do):
                 _told([task.tell], lambda task=task: task.work(self._models), done=True)
             elif task is not None and not task.left.is_set():
                 _told([task.tell], lambda task=task: self._begin(task))
+            if self._next is not None:
+                return
 
     def _begin(self, ask: Ask) -> None:
         base, adapter = self._models.get(ask.model)
@@ -117,7 +122,10 @@ class Turns:
         if row.left < 1:
             ask.tell(Token(None, "length"))
             return
-        self._batches.setdefault(id(base), Batch(base)).add(Member(ask, row, adapter))
+        if id(base) not in self._batches:
+            self._batches[id(base)] = Batch(base, self._models.passes(base))
+        if not self._batches[id(base)].add(Member(ask, row, adapter)):
+            self._next = ask
 
     def _step(self, batch: Batch[Ask]) -> None:
         """A piece of one prompt, and a token for all whose prompts were read."""
@@ -130,7 +138,7 @@ class Turns:
                 for ask in keys:
                     batch.drop(ask)
 
-    def _share_cores(self, base: LoadedBase) -> None:
+    def _share_cores(self, base: Answering) -> None:
         """As many threads as this base is worth."""
         small = base.n_params < _SMALL_PARAMETERS
         wanted = min(_SMALL_THREADS, self._threads) if small else self._threads

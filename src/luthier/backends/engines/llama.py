@@ -1,5 +1,4 @@
-"""Chats by llama.cpp, in an engine process of its own; what it does not do (classifiers, log-probabilities, answers of a JSON
-schema) is the usual engine's."""
+"""Chats by llama.cpp, in an engine process of its own; classifiers, which it does not have, are the usual engine's."""
 
 from __future__ import annotations
 
@@ -22,9 +21,8 @@ class LlamaEngine:
         self._usual = usual
 
     def generate(self, model: ServedModel, request: Generation) -> Iterator[Piece]:
-        """Stream the answer. Raises: as the engine that gives it; ModelNotAllowed for one that llama.cpp has no place for."""
-        asks_more = request.logprobs is not None or request.json_schema is not None
-        return (self._usual if asks_more else self._llama).generate(model, request)
+        """Stream the answer. Raises: as that engine; ModelNotAllowed for a model that llama.cpp has no place for."""
+        return self._llama.generate(model, request)
 
     def classify(self, model: ServedClassifier, request: Classification) -> Classified:
         """By the usual engine. Raises: as that."""
