@@ -246,8 +246,11 @@ class InferenceEngine(Protocol):
         """Stream the answer. Closing the iterator stops the generation. Raises: EngineUnavailable, TooMany."""
         ...
 
-    def classify(self, model: ServedClassifier, request: Classification) -> Classified:
-        """Ask a classifier. Raises: EngineUnavailable, TooMany, FieldInvalid for what it does not read, ArtifactCorrupt."""
+    def classify(self, model: ServedClassifier, questions: Sequence[Classification]) -> Sequence[Classified]:
+        """Ask a classifier all of these at once; an answer for each, in their order.
+
+        Raises: EngineUnavailable, TooMany, ArtifactCorrupt; FieldInvalid where it does not read one of them.
+        """
         ...
 
     def unload(self, folder: Path) -> None:

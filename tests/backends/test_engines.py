@@ -355,17 +355,19 @@ def test_a_closed_engine_classifies_nothing(process):
     for closed in (EchoEngine(), process()):
         closed.close()
         with pytest.raises(EngineUnavailable):
-            closed.classify(ServedClassifier("model_1", Path("/nowhere"), None), Classification(image=(0.0, 1.0)))
+            closed.classify(ServedClassifier("model_1", Path("/nowhere"), None), [Classification(image=(0.0, 1.0))])
 
 
 def test_a_classifier_tells_how_likely_each_class_is(engine, tmp_path):
     model = ServedClassifier("model_c", small_classifier(tmp_path / "c"), None)
-    found = engine.classify(model, Classification(image=(0.0, 0.0, 1.0, 0.0)))
+    image, other = Classification(image=(0.0, 0.0, 1.0, 0.0)), Classification(image=(1.0, 0.0, 0.0, 0.0))
+    (found,) = engine.classify(model, [image])
     assert len(found.classes) == len(found.probabilities) > 1
     assert sum(found.probabilities) == pytest.approx(1)
-    assert engine.classify(model, Classification(image=(0.0, 0.0, 1.0, 0.0))) == found
+    both = engine.classify(model, [other, image])
+    assert (len(both), both[1]) == (2, found)
     with pytest.raises(FieldInvalid):
-        engine.classify(model, Classification())
+        engine.classify(model, [image, Classification()])
 
 
 def small_classifier(folder: Path) -> Path:

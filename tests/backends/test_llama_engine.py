@@ -143,6 +143,6 @@ def test_what_llama_cpp_cannot_do_is_refused_or_given_to_the_usual_engine(engine
     (broken / "adapter_model.safetensors").write_bytes(b"broken")
     with pytest.raises(ArtifactCorrupt):
         list(engine.generate(ServedModel("model_y", base / "base", broken), Generation(PROMPT, 4)))
-    found = engine.classify(ServedClassifier("model_c", base, None), Classification(text="abc"))
+    (found,) = engine.classify(ServedClassifier("model_c", base, None), [Classification(text="abc")])
     assert found.classes == tuple("0123456789")
     assert engine.state()["usual"]["state"] == "ready"

@@ -75,7 +75,7 @@ def test_an_adapter_that_the_server_does_not_take_is_told_without_its_folders(se
 
 def test_what_stands_on_another_base_and_classifiers_are_the_local_engines(server, engine):
     assert ask(engine, ServedModel("other", Path("/bases/two"), None))[0] == [33, 9, 5]
-    engine.classify(ServedClassifier("model_c", Path("/c"), None), Classification(image=(0.0, 1.0)))
+    engine.classify(ServedClassifier("model_c", Path("/c"), None), [Classification(image=(0.0, 1.0))])
     assert server.asked == []
 
 

@@ -159,6 +159,29 @@ def test_the_quota_of_a_month_is_refused_with_its_numbers(make):
     world.serve(requests=1, prompt_tokens=100)
 
 
+def test_what_is_free_is_held_against_the_quota_too(make):
+    world = make(prices="", limit=100)
+    account = world.meter.account(ALICE, "predict", "model_1", "luthier/tiny")
+    assert not world.meter.admitted(ALICE, account), "nobody has looked yet"
+    world.serve(kind="predict", requests=1, prompt_tokens=100)
+    assert world.meter.admitted(ALICE, account)
+    world.meter.add(account, Served(prompt_tokens=1))
+    assert not world.meter.admitted(ALICE, account)
+    with pytest.raises(QuotaExceeded):
+        world.meter.admit(ALICE, account)
+
+
+def test_that_something_is_free_lets_nothing_in_that_is_not(make):
+    world = make(prices="dear/base=1/1/1")
+    world.billing.budgets.set(ALICE, 1)
+    world.serve(kind="predict", base="dear/base", requests=1_000)
+    world.meter.keep()
+    world.clock += ROUND_S
+    world.serve(kind="predict", requests=1)
+    with pytest.raises(BudgetExceeded):
+        world.serve(kind="predict", base="dear/base", requests=1)
+
+
 def test_no_question_is_taken_in_when_the_budget_is_spent(make):
     world = make()
     world.billing.budgets.set(ALICE, 1_000)

@@ -55,7 +55,15 @@ class _Verdict:
     used: int
     refusal: LuthierError | None = None
 
+    def raise_for(self, prompt_tokens: int) -> None:
+        """Raises: QuotaExceeded, BudgetExceeded."""
+        if self.refusal is not None:
+            raise self.refusal
+        if self.limit is not None:
+            quotas.check_room(Quota.SERVED_TOKENS_A_MONTH, limit=self.limit, used=self.used, asked=prompt_tokens)
 
+
+_Mark = tuple[str, str, str | None, bool]
 Unwritten = defaultdict[tuple[Account, str], Served]
 """By account and day."""
 
@@ -89,7 +97,7 @@ class TokenMeter:
         self._lock = threading.Lock()
         self._writing = threading.Lock()
         self._unwritten: Unwritten = defaultdict(Served)
-        self._verdicts: dict[tuple[str, str, str | None], _Verdict] = {}
+        self._verdicts: dict[_Mark, _Verdict] = {}
         self._quotas.measure(Quota.SERVED_TOKENS_A_MONTH, self._used)
 
     def account(self, actor: Actor, kind: Kind, model: str, base: str) -> Account:
@@ -100,16 +108,18 @@ class TokenMeter:
         """Whether quota and budget leave room for a request. Asked of the database once a second for each caller, so requests
         under way at once may go over by what they say. Raises: QuotaExceeded, BudgetExceeded.
         """
-        verdict = self._verdict(actor, account)
-        if verdict.refusal is not None:
-            raise verdict.refusal
-        if verdict.limit is not None:
-            quotas.check_room(Quota.SERVED_TOKENS_A_MONTH, limit=verdict.limit, used=verdict.used, asked=prompt_tokens)
+        self._verdict(actor, account).raise_for(prompt_tokens)
 
     def admitted(self, actor: Actor, account: Account) -> bool:
         """Whether `admit` for no tokens is known to raise nothing: told without the database."""
-        verdict = self._verdicts.get(_mark(actor))
-        return account.price.free or (verdict is not None and verdict.until > self._seconds() and verdict.refusal is None)
+        verdict = self._verdicts.get(_mark(actor, account))
+        if verdict is None or verdict.until <= self._seconds():
+            return False
+        try:
+            verdict.raise_for(prompt_tokens=0)
+        except LuthierError:
+            return False
+        return True
 
     def add(self, account: Account, served: Served) -> None:
         """Count what was sent."""
@@ -187,7 +197,7 @@ class TokenMeter:
             self._budgets.spend(session, Spender(account.tenant_id, account.user_id), {day: added})
 
     def _verdict(self, actor: Actor, account: Account) -> _Verdict:
-        mark = _mark(actor)
+        mark = _mark(actor, account)
         verdict = self._verdicts.get(mark)
         if verdict is None or verdict.until <= self._seconds():
             verdict = self._asked(actor, account)
@@ -220,5 +230,6 @@ class TokenMeter:
         return waiting + store.tokens_in(session, tenant_id, period)
 
 
-def _mark(actor: Actor) -> tuple[str, str, str | None]:
-    return actor.tenant_id, actor.user_id, actor.key_id
+def _mark(actor: Actor, account: Account) -> _Mark:
+    """Whose verdict it is. Budgets are asked for what costs money alone: what is free has a verdict of its own."""
+    return actor.tenant_id, actor.user_id, actor.key_id, account.price.free

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from luthier.datasets.renderers import Renderers
 from luthier.errors import ArtifactCorrupt, FieldInvalid, NoModel, NotFound
 from luthier.registry.service import Registry
 from luthier.registry.types import Model
-from luthier.seams import Cache, Classification, InferenceEngine, ServedClassifier
+from luthier.seams import Cache, Classification, Classified, InferenceEngine, ServedClassifier
 from luthier.serving import pictures, predicting
 from luthier.serving.drift.observing import Asked
 from luthier.serving.here import folder_of
@@ -33,6 +34,29 @@ class _Ready:
     about: predicting.About
 
 
+@dataclass(frozen=True)
+class Known:
+    """What is known of a request: whom it asks, who pays, and the answer if it was given before."""
+
+    ready: _Ready
+    account: Account
+    key: str
+    kept: bytes | None
+
+
+@dataclass(frozen=True)
+class Asking:
+    """A request, and what the engine is to be asked for it."""
+
+    known: Known
+    request: PredictRequest
+    question: Classification
+
+    @property
+    def served(self) -> ServedClassifier:
+        return self.known.ready.served
+
+
 class Predictions:
     """Classes of images and texts, by the version in Production alone."""
 
@@ -48,68 +72,83 @@ class Predictions:
 
     @property
     def cache_is_near(self) -> bool:
-        """Whether `kept` takes microseconds, so that the event loop may ask."""
+        """Whether it takes microseconds to look there, so that the event loop may."""
         return not self._cache.remote
 
-    def kept(self, actor: Actor, body: bytes) -> bytes | None:
-        """The answer to a request of these very bytes, as JSON, if the version in Production gave it before.
+    def glance(self, actor: Actor, body: bytes) -> Known | None:
+        """What can be told at once of a request by its bytes alone, none of them read as JSON. For the event loop.
 
-        Raises: DatabaseBusy.
+        None where more must be found out, which `find` does. Raises: DatabaseBusy.
         """
-        name = predicting.name_in(body)
+        name = predicting.name_in(body) if self.cache_is_near else None
         model_id = None if name is None else self._registry.production_id(actor.tenant_id, name)
         ready = self._ready.get(model_id or "")
         if ready is None:
             return None
-        account = self._account(actor, ready)
-        kept = self._cache.get(predicting.cache_key(actor.tenant_id, ready.model.id, body))
-        if kept is None or not self._meter.admitted(actor, account):
-            return None
-        self._meter.add(account, Served(requests=1))
-        self._observer.observe(actor.tenant_id, ready.model, Asked(unread=(body, kept)))
+        known = self._known(actor, ready, body)
+        at_once = known.kept is not None or (not ready.about.on_base and self._registry.copies.used(ready.served.folder))
+        return known if at_once and self._meter.admitted(actor, known.account) else None
+
+    def again(self, known: Known, kept: bytes, body: bytes) -> bytes:
+        """The answer that was given before, counted as another one."""
+        self._meter.add(known.account, Served(requests=1))
+        self._observer.observe(known.account.tenant_id, known.ready.model, Asked(unread=(body, kept)))
         return kept
 
-    def predict(self, actor: Actor, request: PredictRequest, body: bytes | None = None) -> Prediction:
-        """To which class it belongs, and how likely each is. What was asked before is answered from the cache.
+    def find(self, actor: Actor, request: PredictRequest, body: bytes | None = None) -> Asking | bytes:
+        """What the engine is to be asked, or what it answered before. Asks the disk, the database and other machines for it.
 
-        `body`: the bytes in which the request came; they are what `kept` knows it by.
-        Raises: FieldInvalid, NoModel, NotFound, ModelOutputInvalid, ArtifactCorrupt, ModelNotAllowed, BaseUnavailable,
-        EngineUnavailable, TooMany, QuotaExceeded, BudgetExceeded.
+        `body`: the bytes in which the request came; they are what `glance` knows it by.
+        Raises: FieldInvalid, NoModel, NotFound, ArtifactCorrupt, ModelNotAllowed, BaseUnavailable, QuotaExceeded, BudgetExceeded.
         """
         predicting.check_asked(request)
         ready = self._in_production(actor, request.model_name)
-        account = self._account(actor, ready)
-        self._meter.admit(actor, account)
-        key = predicting.cache_key(actor.tenant_id, ready.model.id, body or predicting.asked_in(request))
-        kept = self._cache.get(key)
-        if kept is not None:
-            self._meter.add(account, Served(requests=1))
-            found = Prediction.model_validate_json(kept)
-        else:
-            question = self._question(ready, request)
-            found = self._found(ready, question)
-            self._meter.add(account, Served(requests=1, prompt_tokens=len(question.prompt_ids or ())))
-            self._cache.put(key, found.model_dump_json().encode())
-        asked = Asked(request.image, request.text, str(found.prediction), found.confidence)
-        self._observer.observe(actor.tenant_id, ready.model, asked)
-        return found
+        self._meter.admit(actor, self._account(actor, ready))
+        body = body or predicting.asked_in(request)
+        known = self._known(actor, ready, body)
+        return self.asking(known, request) if known.kept is None else self.again(known, known.kept, body)
+
+    def asking(self, known: Known, request: PredictRequest) -> Asking:
+        """What the engine is to be asked. Raises: FieldInvalid."""
+        predicting.check_asked(request)
+        return Asking(known, request, self._question(known.ready, request))
+
+    def ask(self, served: ServedClassifier, questions: Sequence[Classification]) -> Sequence[Classified]:
+        """Put the questions to one classifier to the engine, at once. Raises: as `seams.InferenceEngine.classify`."""
+        with self._registry.copies.holding(served.folder):
+            return self._engine.classify(served, questions)
+
+    def answered(self, asking: Asking, found: Classified) -> bytes:
+        """The answer as JSON; it is counted, and kept for whoever asks the same. Raises: ModelOutputInvalid."""
+        known, request = asking.known, asking.request
+        answer = predicting.prediction_of(known.ready.model, found)
+        self._meter.add(known.account, Served(requests=1, prompt_tokens=len(asking.question.prompt_ids or ())))
+        data = answer.model_dump_json().encode()
+        self._cache.put(known.key, data)
+        asked = Asked(request.image, request.text, str(answer.prediction), answer.confidence)
+        self._observer.observe(known.account.tenant_id, known.ready.model, asked)
+        return data
 
     def look_at(self, actor: Actor, name: str, picture: bytes, *, digit: bool = False) -> PredictRequest:
         """The question that a picture file is, to the version of `name` in Production.
 
-        Raises: FieldInvalid, TooLarge, and what `predict` raises where nothing can be asked.
+        Raises: FieldInvalid, TooLarge, and what `find` raises where nothing can be asked.
         """
         side = predicting.side_of(self._in_production(actor, name).about)
         return PredictRequest(image=pictures.pixels_of(picture, side, digit=digit), model_name=name)
 
     def answer(self, actor: Actor, model: Model, request: PredictRequest) -> Prediction:
-        """What exactly this version answers, past the cache, neither counted nor observed. Raises: as `predict`."""
-        ready = self._ready.get(model.id) or self._opened(actor, model)
-        return self._found(ready, self._question(ready, request))
+        """What exactly this version answers, past the cache, neither counted nor observed.
 
-    def _found(self, ready: _Ready, question: Classification) -> Prediction:
-        with self._registry.copies.holding(ready.served.folder):
-            return predicting.prediction_of(ready.model, self._engine.classify(ready.served, question))
+        Raises: as `find` and `ask`; ModelOutputInvalid.
+        """
+        ready = self._ready.get(model.id) or self._opened(actor, model)
+        (found,) = self.ask(ready.served, [self._question(ready, request)])
+        return predicting.prediction_of(model, found)
+
+    def _known(self, actor: Actor, ready: _Ready, body: bytes) -> Known:
+        key = predicting.cache_key(actor.tenant_id, ready.model.id, body)
+        return Known(ready, self._account(actor, ready), key, self._cache.get(key))
 
     def _account(self, actor: Actor, ready: _Ready) -> Account:
         return self._meter.account(actor, "predict", ready.model.id, ready.model.base_model)

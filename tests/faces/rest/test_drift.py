@@ -43,10 +43,14 @@ class Clock:
 class Engine(Scripted):
     """As sure as the first pixel is bright, that it is the class of the second."""
 
-    def classify(self, model, request):
-        self.asked.append((model, request))
+    def classify(self, model, questions):
+        self.asked += [(model, question) for question in questions]
         if self.refusal is not None:
             raise self.refusal
+        return [self._answer(question) for question in questions]
+
+    @staticmethod
+    def _answer(request):
         sure = 0.5 + (request.image[0] / 2 if request.image else 0.25)
         place = round(request.image[1] * 3) if request.image else len(request.text) % 4
         likely = [(1 - sure) / 3] * 4

@@ -4,6 +4,7 @@ import hashlib
 import json
 import math
 import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import anyio
 import pytest
@@ -34,12 +35,12 @@ class Scripted(EchoEngine):
         self.likely = None
         self.refusal = None
 
-    def classify(self, model, request):
-        self.asked.append((model, request))
+    def classify(self, model, questions):
+        self.asked += [(model, question) for question in questions]
         if self.refusal is not None:
             raise self.refusal
-        found = super().classify(model, request)
-        return found if self.likely is None else Classified(found.classes, tuple(self.likely))
+        found = super().classify(model, questions)
+        return found if self.likely is None else [Classified(each.classes, tuple(self.likely)) for each in found]
 
 
 @pytest.fixture
@@ -222,12 +223,14 @@ def test_p11_an_answer_of_no_probabilities_is_none(world, engine, likely):
 
 def test_p12_the_same_question_of_two_teams_is_two_questions(world, engine):
     ours, theirs = classifier(world), classifier(world, actor=world.stranger)
-    assert predict(world).json()["prediction"] == 3
+    body = json.dumps({"image": IMAGE}).encode()
+    assert world.raw(body, path="/predict").json()["prediction"] == 3
     engine.likely = [1.0, *[0.0] * 9]
-    assert predict(world).json()["prediction"] == 3
+    assert world.raw(body, path="/predict").json()["prediction"] == 3
     assert [model.id for model, _ in engine.asked] == [ours.id]
-    found = world.platform.predictions.predict(world.stranger, PredictRequest(image=tuple(IMAGE)))
-    assert (found.prediction, [model.id for model, _ in engine.asked]) == (0, [ours.id, theirs.id])
+    hall, asked = Hall(world.platform.predictions), PredictRequest.model_validate_json(body)
+    found = json.loads(anyio.run(hall.answer, world.stranger, asked, body))
+    assert (found["prediction"], [model.id for model, _ in engine.asked]) == (0, [ours.id, theirs.id])
 
 
 def test_a_new_version_in_production_answers_anew(world, engine):
@@ -241,13 +244,9 @@ def test_a_new_version_in_production_answers_anew(world, engine):
 
 def test_many_at_once_get_the_same_answer(world):
     classifier(world)
-    found = []
-    threads = [threading.Thread(target=lambda: found.append(predict(world).json()["prediction"])) for _ in range(8)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert found == [3] * 8
+    with world.client, ThreadPoolExecutor(8) as many:
+        found = many.map(lambda number: predict(world, [number / 100, *IMAGE[1:]]).json()["prediction"], [0, 1] * 8)
+    assert list(found) == [3] * 16
 
 
 def test_what_was_asked_before_is_answered_without_the_engine_and_metered(world, engine):
@@ -288,26 +287,19 @@ def test_p09_what_finds_no_place_is_told_to_come_again(world, engine):
         return ask(model, request)
 
     engine.classify = slow
-    hall = world.app.state.hall = Hall(at_a_time=2, most_waiting=3)
-    found = []
-    images = [[number / 100, *IMAGE[1:]] for number in range(12)]
-    threads = [threading.Thread(target=lambda image=image: found.append(predict(world, image))) for image in images]
-    for thread in threads[:5]:
-        thread.start()
-    assert entered.acquire(timeout=10)
-    assert entered.acquire(timeout=10)
-    while hall.waiting < 3:
-        pass
-    for thread in threads[5:]:
-        thread.start()
-    for thread in threads[5:]:
-        thread.join()
-    assert [answer.status_code for answer in found] == [429] * 7
-    assert {answer.headers["retry-after"] for answer in found} == {"1"}
-    gate.set()
-    for thread in threads[:5]:
-        thread.join()
-    assert [answer.status_code for answer in found[7:]] == [200] * 5
+    hall = world.app.state.hall = Hall(world.platform.predictions, most_inside=5)
+    images = [[number / 100, *IMAGE[1:]] for number in range(8)]
+    with world.client, ThreadPoolExecutor(5) as many:
+        found = [many.submit(predict, world, image) for image in images[:5]]
+        assert entered.acquire(timeout=10)
+        while hall.inside < 5:
+            pass
+        refusals = [predict(world, image) for image in images[5:]]
+        gate.set()
+    assert [answer.status_code for answer in refusals] == [429] * 3
+    assert {answer.headers["retry-after"] for answer in refusals} == {"1"}
+    assert [answer.result().status_code for answer in found] == [200] * 5
+    assert hall.inside == 0
 
 
 def test_p05_a_model_that_is_still_loading_is_told_with_a_time(world, engine):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Generator, Mapping
+from collections.abc import Generator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,18 +32,13 @@ class EchoEngine:
             yield Piece((token,))
         yield Piece((), "length" if len(request.prompt_ids) >= request.max_tokens else "stop")
 
-    def classify(self, model: ServedClassifier, request: Classification) -> Classified:
+    def classify(self, model: ServedClassifier, questions: Sequence[Classification]) -> list[Classified]:
         """Of the ten digits the one that the brightest pixel's place, or the text's length, ends in.
 
         Raises: EngineUnavailable, FieldInvalid.
         """
         self._use(model.id, model.folder)
-        given = request.image or request.prompt_ids or request.text
-        if not given:
-            raise FieldInvalid("This classifier reads something.", param="image")
-        place = request.image.index(max(request.image)) if request.image else len(given)
-        digits = tuple(str(digit) for digit in range(10))
-        return Classified(digits, tuple(0.91 if digit == str(place % 10) else 0.01 for digit in digits))
+        return [self._classified(question) for question in questions]
 
     def unload(self, folder: Path) -> None:
         """See `seams.InferenceEngine`."""
@@ -67,3 +62,11 @@ class EchoEngine:
                 raise EngineUnavailable("The engine was closed.", hint="Start the platform again.")
             self._state = "ready"
             self._models[model_id] = folder
+
+    def _classified(self, request: Classification) -> Classified:
+        given = request.image or request.prompt_ids or request.text
+        if not given:
+            raise FieldInvalid("This classifier reads something.", param="image")
+        place = request.image.index(max(request.image)) if request.image else len(given)
+        digits = tuple(str(digit) for digit in range(10))
+        return Classified(digits, tuple(0.91 if digit == str(place % 10) else 0.01 for digit in digits))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +24,9 @@ class LlamaEngine:
         """Stream the answer. Raises: as that engine; ModelNotAllowed for a model that llama.cpp has no place for."""
         return self._llama.generate(model, request)
 
-    def classify(self, model: ServedClassifier, request: Classification) -> Classified:
+    def classify(self, model: ServedClassifier, questions: Sequence[Classification]) -> Sequence[Classified]:
         """By the usual engine. Raises: as that."""
-        return self._usual.classify(model, request)
+        return self._usual.classify(model, questions)
 
     def unload(self, folder: Path) -> None:
         """See `seams.InferenceEngine`: both do."""

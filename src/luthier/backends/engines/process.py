@@ -15,7 +15,6 @@ import httpx
 import orjson
 
 from luthier.backends.engines.child import COMMAND, Child, Patience, start
-from luthier.backends.engines.gathering import Gathering
 from luthier.backends.engines.underway import Underway
 from luthier.errors import (
     ArtifactCorrupt,
@@ -59,7 +58,6 @@ class EngineProcess:
         self._child: Child | None = None
         self._closed = threading.Event()
         self._state = "idle"
-        self._gathering = Gathering(self._classified)
         self._underway = Underway(wait_s)
 
     def generate(self, model: ServedModel, request: Generation) -> Generator[Piece]:
@@ -88,23 +86,16 @@ class EngineProcess:
                         "The engine process ended while it answered.", hint="Ask again: it is started anew by the next request."
                     ) from error
 
-    def classify(self, model: ServedClassifier, request: Classification) -> Classified:
-        """Ask a classifier, together with whoever else asks it at this moment.
+    def classify(self, model: ServedClassifier, questions: Sequence[Classification]) -> Sequence[Classified]:
+        """Ask a classifier all of these in one request; once more where the process ended meanwhile: an answer changes nothing.
 
         Raises: ModelLoading, EngineUnavailable, TooMany; ArtifactCorrupt, BaseUnavailable, ModelNotAllowed; FieldInvalid.
         """
-        child = self._ready()
-        if model.base_folder is not None:
-            # Before the line: loading takes long, and others ask for what is there. A process that ends is told of in the line.
-            with contextlib.suppress(httpx.TransportError):
-                self._load(child, ServedModel(str(model.base_folder), model.base_folder, None))
-        return self._gathering.ask(model, request)
-
-    def _classified(self, model: ServedClassifier, questions: Sequence[Classification]) -> Sequence[Classified]:
-        """The answers; asked once more where the process ended meanwhile: an answer changes nothing."""
         for last_try in (False, True):
             child = self._ready()
             try:
+                if model.base_folder is not None:
+                    self._load(child, ServedModel(str(model.base_folder), model.base_folder, None))
                 return _classified(child, model, questions)
             except httpx.TransportError as error:
                 if last_try or not child.ended(wait_s=2):

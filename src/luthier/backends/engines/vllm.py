@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 import threading
-from collections.abc import Generator, Mapping
+from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -79,9 +79,9 @@ class VllmEngine:
                 "The vLLM server does not answer.", hint="LUTHIER_VLLM_URL says where it is; those who run it know more."
             ) from error
 
-    def classify(self, model: ServedClassifier, request: Classification) -> Classified:
+    def classify(self, model: ServedClassifier, questions: Sequence[Classification]) -> Sequence[Classified]:
         """See `seams.InferenceEngine`: the local engine does it."""
-        return self._local.classify(model, request)
+        return self._local.classify(model, questions)
 
     def unload(self, folder: Path) -> None:
         """See `seams.InferenceEngine`."""

@@ -109,8 +109,7 @@ async def predict_picture(
         return predictions.look_at(actor, model_name, unpack(body), digit=digit)
 
     asked = await request.app.state.desk.run(partial(read_limited, request, _MOST_BODY, _SMALLER), look)
-    found = await request.app.state.hall.run(partial(predictions.predict, actor, asked))
-    return Response(found.model_dump_json(), media_type="application/json")
+    return Response(await request.app.state.hall.answer(actor, asked), media_type="application/json")
 
 
 def _unpacking(request: Request) -> Callable[[bytes], bytes]:

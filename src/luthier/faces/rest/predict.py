@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-import threading
-from collections.abc import AsyncGenerator, Callable, Coroutine
+from collections.abc import Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import copy_context
 from functools import partial
 from typing import Annotated, Any, TypeVar
 
 from fastapi import Body, Request, Response
+from pydantic import TypeAdapter
 from starlette.types import Scope
 
+from luthier.accounts.types import Actor
 from luthier.errors import (
     ArtifactCorrupt,
     BaseUnavailable,
@@ -29,75 +30,97 @@ from luthier.errors import (
 )
 from luthier.faces.rest import access
 from luthier.faces.rest.access import ViewersToo
-from luthier.faces.rest.body import MAX_BODY_BYTES, Json, StrictRoute, read_limited
+from luthier.faces.rest.body import MAX_BODY_BYTES, Json, StrictRoute, read_limited, strict_json
 from luthier.faces.rest.errors import problems
-from luthier.faces.rest.wire import CurrentActor, CurrentPlatform, router
+from luthier.faces.rest.gathering import Gathering
+from luthier.faces.rest.wire import router
+from luthier.serving.predictions import Known, Predictions
 from luthier.serving.types import Prediction, PredictRequest
 
 R = TypeVar("R")
 
-_AT_A_TIME = 32
-"""Threads that wait for the engine; it answers all that wait in one batch."""
-_MOST_WAITING = 256
+_MOST_INSIDE = 288
+_THREADS = 32
+"""So many classifiers are asked, or opened, at a time."""
+_READ: TypeAdapter[PredictRequest] = TypeAdapter(Json[PredictRequest])
+
+
+class Hall:
+    """Where questions wait: a bounded number of them, and never in the threads that serve everything else. For one event loop."""
+
+    def __init__(self, predictions: Predictions, *, most_inside: int = _MOST_INSIDE) -> None:
+        self._predictions = predictions
+        self._threads = ThreadPoolExecutor(_THREADS, "predicting")
+        self._gathering = Gathering(predictions.ask, self._threads)
+        self._most_inside = most_inside
+        self.inside = 0
+
+    async def answer(self, actor: Actor, request: PredictRequest, body: bytes | None = None, known: Known | None = None) -> bytes:
+        """As JSON. `body` and `known`: the bytes in which it came, if any, and what a glance at them told.
+
+        Raises: TooMany where too many wait already; what `Predictions` raises.
+        """
+        if self.inside >= self._most_inside:
+            raise TooMany(f"{self.inside} predictions wait already.", retry_after_s=1)
+        self.inside += 1
+        try:
+            return await self._answer(actor, request, body, known)
+        finally:
+            self.inside -= 1
+
+    async def _answer(self, actor: Actor, request: PredictRequest, body: bytes | None, known: Known | None) -> bytes:
+        predictions = self._predictions
+        if known is not None:
+            asking = predictions.asking(known, request)
+        else:
+            asking = await self._aside(partial(predictions.find, actor, request, body))
+        if isinstance(asking, bytes):
+            return asking
+        found = await self._gathering.answer(asking.served, asking.question)
+        if predictions.cache_is_near:
+            return predictions.answered(asking, found)
+        return await self._aside(partial(predictions.answered, asking, found))
+
+    async def _aside(self, work: Callable[[], R]) -> R:
+        """What may take long, off the event loop."""
+        return await asyncio.get_running_loop().run_in_executor(self._threads, copy_context().run, work)
+
+
+class Glanced(Request):
+    """A request whose body was read, and what is known of it by its bytes alone."""
+
+    def __init__(self, scope: Scope, body: bytes) -> None:
+        super().__init__(scope)
+        self.actor: Actor = scope["luthier.actor"]
+        self.bytes = body
+        self.known = self.predictions.glance(self.actor, body)
+
+    @property
+    def predictions(self) -> Predictions:
+        return self.app.state.platform.predictions
 
 
 class PredictRoute(StrictRoute):
-    """What was asked before is answered from the cache, before its body is read as JSON: its bytes were found right then."""
+    """Read, looked up and answered on the event loop, by the rules of every route, and without what FastAPI does for any.
+
+    What was asked before is answered from the cache, before its body is read as JSON: its bytes were found right then.
+    """
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
-        handle = super().get_route_handler()
-
         async def answer(request: Request) -> Response:
             access.check(request, self.dependencies)
             self.check_form(request)
-            actor, predictions = request.scope["luthier.actor"], request.app.state.platform.predictions
-            request = _Read(request.scope, await read_limited(request, MAX_BODY_BYTES))
-            body = await request.body()
-            kept = predictions.kept(actor, body) if predictions.cache_is_near else None
-            return await handle(request) if kept is None else Response(kept, media_type="application/json")
+            glanced = Glanced(request.scope, await read_limited(request, MAX_BODY_BYTES))
+            known = glanced.known
+            if known is not None and known.kept is not None:
+                return _json(glanced.predictions.again(known, known.kept, glanced.bytes))
+            return await self.endpoint(_READ.validate_python(strict_json(glanced.bytes)), glanced)
 
         return answer
 
 
-class _Read(Request):
-    """A request whose body was read."""
-
-    def __init__(self, scope: Scope, body: bytes) -> None:
-        super().__init__(scope)
-        self._body = body
-
-    async def stream(self) -> AsyncGenerator[bytes]:
-        yield self._body
-
-
-class Hall:
-    """Where predictions wait for the engine: a bounded number of them, and never in the threads that serve everything else."""
-
-    def __init__(self, at_a_time: int = _AT_A_TIME, most_waiting: int = _MOST_WAITING) -> None:
-        self._pool = ThreadPoolExecutor(at_a_time, "predicting")
-        self._most = at_a_time + most_waiting
-        self._at_a_time = at_a_time
-        self._inside = 0
-        self._lock = threading.Lock()
-
-    @property
-    def waiting(self) -> int:
-        """How many have no thread yet."""
-        return max(0, self._inside - self._at_a_time)
-
-    async def run(self, work: Callable[[], R]) -> R:
-        """What `work` returns. Called on the event loop alone. Raises: TooMany where too many wait already."""
-        if self._inside >= self._most:
-            raise TooMany(f"{self.waiting} predictions wait already.", retry_after_s=1)
-        with self._lock:  # against the threads that leave
-            self._inside += 1
-        future = self._pool.submit(copy_context().run, work)
-        future.add_done_callback(self._left)
-        return await asyncio.wrap_future(future)
-
-    def _left(self, _: object) -> None:
-        with self._lock:
-            self._inside -= 1
+def _json(data: bytes) -> Response:
+    return Response(data, media_type="application/json")
 
 
 routes = router("/api/predict", "predict", route=PredictRoute)
@@ -124,11 +147,10 @@ REFUSALS = problems(
 
 
 @routes.post("", dependencies=[ViewersToo], response_model=Prediction, responses=REFUSALS)
-async def predict(asked: Asked, actor: CurrentActor, platform: CurrentPlatform, request: Request) -> Response:
+async def predict(asked: Asked, request: Glanced) -> Response:
     """The likeliest class of an image or a text, and how likely each class is. Only a version in Production answers."""
-    body = await request.body()
-    found = await request.app.state.hall.run(partial(platform.predictions.predict, actor, asked, body))
-    return Response(found.model_dump_json(), media_type="application/json")
+    hall: Hall = request.app.state.hall
+    return _json(await hall.answer(request.actor, asked, request.bytes, request.known))
 
 
 seed_routes = router("", "seed paths", route=PredictRoute)
