@@ -23,7 +23,7 @@ LuthierError
 ├── TooMany             429  later, or less at a time
 │   └── RateLimited
 ├── Unavailable         503  something this needs does not answer now
-│   └── DatabaseBusy, EngineUnavailable, ModelLoading, BaseUnavailable
+│   └── DatabaseBusy, ServerFull, EngineUnavailable, ModelLoading, BaseUnavailable
 ├── StorageFull         507
 ├── SetupError          exit 78: the process must not start like this
 └── ClientError         only in the SDK and CLI: the server could not be reached, or did not speak our protocol
@@ -430,6 +430,16 @@ class DatabaseBusy(Unavailable):
 
     def __init__(self) -> None:
         super().__init__("The database did not answer in time.", hint="Try again in 2 s, with the same Idempotency-Key.")
+
+
+class ServerFull(Unavailable):
+    """More connections are open than this server has room for."""
+
+    code = "server_full"
+    retry_after_s = 5
+
+    def __init__(self, open_now: int, most: int) -> None:
+        super().__init__(f"{open_now:,} connections are open; there is room for {most:,}.", hint="Try again in 5 s.")
 
 
 class EngineUnavailable(Unavailable):

@@ -11,6 +11,7 @@ from pathlib import Path
 from luthier import migrations
 from luthier.accounts.access_log import AccessLog
 from luthier.accounts.audit import Audit
+from luthier.accounts.limits import Limiter
 from luthier.accounts.passwords import Passwords
 from luthier.accounts.quotas import Quota, Quotas
 from luthier.accounts.request_limits import RequestLimits
@@ -152,7 +153,7 @@ def build(  # noqa: PLR0913  # what tests put in the place of the real thing
     database, storage = _database(settings), LocalStorage(settings.data)
     bases = Bases(settings.data / "bases", settings.bases, settings.model_aliases)
     audit = audit_of(database, settings, now).watching()
-    accounts = Accounts(database, now, signing=_signing(settings, now), passwords=passwords)
+    accounts = Accounts(database, now, signing=_signing(settings, now), limiter=_limiter(settings), passwords=passwords)
     means = Means(notifiers or notifiers_of(settings), SecretBox(settings.data / "secrets.key"))
     quotas = _quotas(settings, database, now)
     billing = _billing(settings, database, PlatformBudget(_budget(settings), accounts.home), quotas, now)
@@ -173,7 +174,7 @@ def build(  # noqa: PLR0913  # what tests put in the place of the real thing
         storage=storage,
         accounts=accounts,
         audit=audit,
-        limits=_limits(settings),
+        limits=_limits(settings, accounts.limiter),
         quotas=quotas,
         access_log=AccessLog(settings.data / "access.log", settings.access_log_bytes),
         means=means,
@@ -345,12 +346,16 @@ def _quotas(settings: Settings, database: Database, now: Clock) -> Quotas:
     return quotas
 
 
-def _limits(settings: Settings) -> RequestLimits:
+def _limiter(settings: Settings) -> Limiter:
+    return Limiter(settings.redis_url.get_secret_value() if settings.redis_url else "")
+
+
+def _limits(settings: Settings, limiter: Limiter) -> RequestLimits:
     return RequestLimits(
+        limiter,
         requests=settings.limit_requests,
         changes=settings.limit_changes,
         address=settings.limit_address,
-        redis_url=settings.redis_url.get_secret_value() if settings.redis_url else "",
     )
 
 

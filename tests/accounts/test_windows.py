@@ -25,6 +25,21 @@ def test_room_comes_back_when_the_first_request_is_old_enough():
     assert windows.hit(("a",), 2, 10) == (True, 0, 4)
 
 
+def test_a_look_counts_nothing_and_a_cleared_caller_begins_anew():
+    clock = Clock()
+    windows = Windows(clock)
+    assert windows.look(("a",), 1) == (True, 1, 0)
+    windows.hit(("a",), 1, 10)
+    clock.now += 4
+    assert windows.look(("a",), 1) == windows.look(("a",), 1) == (False, 0, 6)
+    windows.clear(("a",))
+    windows.clear(("nobody",))
+    assert windows.look(("a",), 1) == (True, 1, 0)
+    windows.hit(("a",), 1, 10)
+    clock.now += 10
+    assert windows.look(("a",), 1) == (True, 1, 0)
+
+
 @given(st.lists(st.floats(0, 3), max_size=60), st.integers(1, 5))
 def test_never_more_than_the_rule_within_any_window(gaps, most):
     clock = Clock()

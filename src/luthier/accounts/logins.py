@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from datetime import timedelta
 
+from limits import parse
 from sqlalchemy.orm import Session
 
 from luthier import ids
@@ -19,7 +20,7 @@ from luthier.errors import Forbidden, LoginRefused, NotFound, TooMany, Unauthent
 from luthier.seams import Clock
 
 _LIVES = timedelta(days=30)
-_TRIES = "10/minute"
+_TRIES = parse("10/minute")
 
 
 class Logins:
@@ -161,7 +162,7 @@ class Logins:
 
 
 class _Tries:
-    """Wrong passwords, counted for the account and for the address that they come from."""
+    """Wrong passwords, counted for the account and for the address that they come from; by all servers together with Redis."""
 
     def __init__(self, limiter: Limiter) -> None:
         self._limiter = limiter
@@ -169,20 +170,20 @@ class _Tries:
     def begin(self, email: str, address: str | None) -> None:
         # The account's is counted before the password is looked at: many at once must not all be let through. The address's only
         # when it was wrong: behind one address there may be a whole office, and a right one must not clear it.
-        retries = [self._limiter.hit("login-account", email, _TRIES)]
+        standings = [self._limiter.hit(_TRIES, "login-account", email)]
         if address is not None:
-            retries.append(self._limiter.look("login-address", address, _TRIES))
-        refused = [retry for retry in retries if not retry.allowed]
+            standings.append(self._limiter.look(_TRIES, "login-address", address))
+        refused = [standing for standing in standings if not standing.allowed]
         if refused:
-            wait_s = max(retry.after_s for retry in refused)
+            wait_s = max(standing.reset_s for standing in refused)
             raise TooMany("Too many wrong passwords in a minute.", retry_after_s=wait_s)
 
     def failed(self, address: str | None) -> None:
         if address is not None:
-            self._limiter.hit("login-address", address, _TRIES)
+            self._limiter.hit(_TRIES, "login-address", address)
 
     def succeeded(self, email: str) -> None:
-        self._limiter.clear("login-account", email, _TRIES)
+        self._limiter.clear(_TRIES, "login-account", email)
 
 
 def _agree(said: Claims, login: store.LoginRow) -> bool:

@@ -43,7 +43,8 @@ class Accounts:
         passwords = passwords or Passwords()
         self.signing = signing or SigningKeys(database.path.with_name("signing-keys.json"), now)
         self.keys = Keys(database, now)
-        self.logins = Logins(database, passwords, self.signing, limiter or Limiter(), now)
+        self.limiter = limiter or Limiter()
+        self.logins = Logins(database, passwords, self.signing, self.limiter, now)
         self.users = Users(database, passwords, now)
         self.teams = Teams(database, self.users, passwords, now)
         self._database = database

@@ -38,6 +38,18 @@ class Windows:
                 came.append(now + seconds)
             return counted, most - len(came), came[0] - now
 
+    def look(self, key: tuple[str, ...], most: int) -> tuple[bool, int, float]:
+        """As `hit`, for one that is not counted."""
+        now = self._monotonic()
+        with self._lock:
+            came = [moment for moment in self._came.get(key, ()) if moment > now]
+        return len(came) < most, most - len(came), came[0] - now if came else 0.0
+
+    def clear(self, key: tuple[str, ...]) -> None:
+        """Forget this caller."""
+        with self._lock:
+            self._came.pop(key, None)
+
     def _forget(self, now: float) -> None:
         self._counted += 1
         if self._counted % _LOOK_EVERY == 0:

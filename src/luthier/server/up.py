@@ -22,7 +22,7 @@ from luthier.faces.rest.app import create_app
 from luthier.server.checker import admitting
 from luthier.server.first import first_start
 from luthier.server.ground import clock_warning, prepare
-from luthier.server.http import BoundedHttp
+from luthier.server.http import BoundedHttp, room_for_connections
 from luthier.server.keeper import SupervisorKeeper
 from luthier.server.locks import FolderLock
 from luthier.server.metadata_keeper import describing
@@ -73,6 +73,7 @@ class _Server(uvicorn.Server):
                 timeout_graceful_shutdown=_DRAIN_S,
                 server_header=False,
                 http=BoundedHttp,
+                limit_concurrency=room_for_connections(),
                 lifespan="off",
                 # Without a proxy that we were told of, a caller's own word on its address is just a word.
                 proxy_headers=bool(platform.settings.trusted_proxies),

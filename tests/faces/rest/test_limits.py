@@ -1,4 +1,4 @@
-"""Rate limits: who sends too much waits, and is told for how long; a Redis that is gone refuses nobody."""
+"""Rate limits and wrong passwords: who sends too much waits, and is told for how long; a Redis that is gone refuses nobody."""
 
 import contextlib
 import secrets
@@ -9,12 +9,15 @@ import pytest
 
 from luthier import wiring
 from luthier.accounts.limits import Limiter
+from luthier.accounts.passwords import Passwords
 from luthier.accounts.request_limits import RequestLimits
 from luthier.accounts.types import Actor, Role
 from luthier.backends.engines.echo import EchoEngine
-from luthier.errors import RateLimited, SetupError
+from luthier.errors import AccountExists, LoginRefused, RateLimited, SetupError, TooMany
 from luthier.faces.rest.app import create_app
 from luthier.settings import Settings
+
+from .conftest import QUICK
 
 ALICE = Actor(tenant_id="t", user_id="alice", role=Role.ADMIN, key_id="key_1")
 NONE = {"requests": "", "changes": "", "address": ""}
@@ -58,7 +61,7 @@ def test_an_address_without_a_key_is_slowed_and_those_with_one_are_not(limited):
 
 
 def test_users_and_keys_are_counted_apart():
-    limits = RequestLimits(**{**NONE, "requests": "2/minute"})
+    limits = RequestLimits(Limiter(), **{**NONE, "requests": "2/minute"})
     other_key = Actor(tenant_id="t", user_id="alice", role=Role.ADMIN, key_id="key_2")
     bob = Actor(tenant_id="t", user_id="bob", role=Role.ADMIN)
     limits.admit(ALICE, "GET")
@@ -70,12 +73,12 @@ def test_users_and_keys_are_counted_apart():
 
 
 def test_without_rules_nothing_is_counted():
-    limits = RequestLimits(**NONE)
+    limits = RequestLimits(Limiter(), **NONE)
     assert (limits.admit(ALICE, "POST"), limits.admit_address("1.2.3.4"), limits.admit_address(None)) == (None, None, None)
 
 
 def test_without_redis_each_process_counts_for_itself():
-    limits = RequestLimits(**{**NONE, "requests": "2/minute"}, redis_url="redis://127.0.0.1:1/0")
+    limits = RequestLimits(Limiter("redis://127.0.0.1:1/0"), **{**NONE, "requests": "2/minute"})
     assert limits.remote
     assert limits.degraded
     limits.admit(ALICE, "GET")
@@ -91,7 +94,7 @@ def somebody() -> Actor:
 
 
 def test_servers_with_one_redis_count_together(redis_url):
-    one, other = (RequestLimits(**{**NONE, "requests": "4/minute", "changes": "3/minute"}, redis_url=redis_url) for _ in "12")
+    one, other = (RequestLimits(Limiter(redis_url), **{**NONE, "requests": "4/minute", "changes": "3/minute"}) for _ in "12")
     alice, bob = somebody(), somebody()
     assert [each.admit(alice, "GET").remaining for each in (one, other, one, other)] == [3, 2, 1, 0]
     for each in (one, other):
@@ -105,7 +108,7 @@ def test_servers_with_one_redis_count_together(redis_url):
 
 
 def test_many_at_once_do_not_share_the_last_one(redis_url):
-    servers = [RequestLimits(**{**NONE, "address": "20/minute"}, redis_url=redis_url) for _ in range(4)]
+    servers = [RequestLimits(Limiter(redis_url), **{**NONE, "address": "20/minute"}) for _ in range(4)]
     address, passed = secrets.token_hex(8), []
 
     def ask(number: int) -> None:
@@ -118,7 +121,7 @@ def test_many_at_once_do_not_share_the_last_one(redis_url):
 
 
 def test_a_redis_that_goes_refuses_nobody_and_is_asked_again_when_it_is_back(own_redis):
-    limits = RequestLimits(**{**NONE, "requests": "3/minute"}, redis_url=own_redis.url, again_s=0.2)
+    limits = RequestLimits(Limiter(own_redis.url, again_s=0.2), **{**NONE, "requests": "3/minute"})
     alice = somebody()
     limits.admit(alice, "GET")
     own_redis.stop()
@@ -136,18 +139,83 @@ def test_a_redis_that_goes_refuses_nobody_and_is_asked_again_when_it_is_back(own
     assert limits.admit(alice, "GET").remaining == 2, "what Redis had counted went with it"
 
 
-def test_logins_can_be_counted_there_too(redis_url):
-    one, other = Limiter(redis_url), Limiter(redis_url)
-    who = secrets.token_hex(8)
-    assert [each.hit("login", who, "2/minute").allowed for each in (one, other, one)] == [True, True, False]
-    assert other.look("login", who, "2/minute").allowed is False
-    one.clear("login", who, "2/minute")
-    assert other.look("login", who, "2/minute").allowed is True
+RIGHT, WRONG = "a right password of hers", "a wrong password of his"
+
+
+class Guessers:
+    """Servers with databases of their own: what they share is Redis alone, and one account that nobody else has."""
+
+    def __init__(self, folder, redis_url):
+        self.email, self.address = f"{secrets.token_hex(8)}@example.org", secrets.token_hex(8)
+        self._folder, self._redis_url, self._platforms = folder, redis_url, []
+
+    def server(self, name):
+        settings = Settings(data=self._folder / name, redis_url=self._redis_url)
+        platform = wiring.build(settings, engine=EchoEngine(), passwords=Passwords(QUICK))
+        with contextlib.suppress(AccountExists):
+            platform.accounts.users.add(self.email, RIGHT)
+        self._platforms.append(platform)
+        return platform
+
+    def tries(self, platform, password, count=1, *, email=None, address=None):
+        """How each of so many logins ended."""
+        return [self._ending(platform, email or self.email, password, address) for _ in range(count)]
+
+    def _ending(self, platform, email, password, address):
+        try:
+            platform.accounts.logins.log_in(email, password, address=address)
+        except (LoginRefused, TooMany) as refused:
+            return type(refused).__name__
+        return "in"
+
+    def close(self):
+        for platform in self._platforms:
+            platform.close()
+
+
+@pytest.fixture
+def guessers(tmp_path, redis_url):
+    found = Guessers(tmp_path, redis_url)
+    yield found
+    found.close()
+
+
+def test_ten_wrong_passwords_are_ten_on_all_servers_together_and_after_a_restart(guessers):
+    one, other = guessers.server("one"), guessers.server("other")
+    for _ in range(5):
+        assert guessers.tries(one, WRONG) == guessers.tries(other, WRONG) == ["LoginRefused"]
+    assert guessers.tries(one, RIGHT) == guessers.tries(other, RIGHT) == ["TooMany"]
+    one.close()
+    assert guessers.tries(guessers.server("one"), RIGHT) == ["TooMany"]
+
+
+def test_a_right_password_clears_the_account_on_all_servers(guessers):
+    one, other = guessers.server("one"), guessers.server("other")
+    guessers.tries(one, WRONG, 9)
+    assert guessers.tries(other, RIGHT) == ["in"]
+    assert guessers.tries(one, WRONG, 9) == ["LoginRefused"] * 9
+
+
+def test_an_address_is_counted_on_all_servers_together(guessers):
+    servers = [guessers.server("one"), guessers.server("other")]
+    for number in range(10):
+        guessers.tries(servers[number % 2], WRONG, email=f"{number}-{guessers.email}", address=guessers.address)
+    for server in servers:
+        assert guessers.tries(server, RIGHT, address=guessers.address) == ["TooMany"]
+        assert guessers.tries(server, RIGHT) == ["in"]
+
+
+def test_while_redis_is_gone_each_server_counts_wrong_passwords_for_itself(tmp_path):
+    guessers = Guessers(tmp_path, "redis://127.0.0.1:1/0")
+    with contextlib.closing(guessers):
+        one = guessers.server("one")
+        assert guessers.tries(one, RIGHT) == ["in"]
+        assert guessers.tries(one, WRONG, 11) == [*["LoginRefused"] * 10, "TooMany"]
 
 
 def test_an_address_of_redis_that_is_none_stops_the_start():
     with pytest.raises(SetupError, match="LUTHIER_REDIS_URL"):
-        RequestLimits(**NONE, redis_url="nonsense://x")
+        Limiter("nonsense://x")
 
 
 @pytest.mark.parametrize("rule", ["10", "0/second", "10/week", "-1/second", "1e3/second", "10/second;5/minute"])

@@ -14,7 +14,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from luthier import ids
 from luthier.accounts.access_tokens import MOST_CHARACTERS
-from luthier.accounts.request_limits import RequestLimits, Standing
+from luthier.accounts.limits import Standing
+from luthier.accounts.request_limits import RequestLimits
 from luthier.accounts.service import Accounts
 from luthier.accounts.types import Actor
 from luthier.errors import BadRequest, LuthierError, Unauthenticated

@@ -167,6 +167,8 @@ def _headers(error: errors.LuthierError) -> dict[str, str]:
         return {"www-authenticate": 'Bearer realm="luthier"'}
     if isinstance(error, errors.RateLimited):
         return {"retry-after": str(error.retry_after_s), **limit_headers(error.limit, 0, error.retry_after_s)}
+    if isinstance(error, errors.ServerFull):
+        return {"retry-after": str(error.retry_after_s), "connection": "close"}
     if isinstance(error, errors.TooMany | errors.Unavailable):
         return {"retry-after": str(error.retry_after_s)}
     if isinstance(error, errors.TooSlow):
