@@ -24,7 +24,7 @@ def main() -> int:
         latest = {gang["members"]: gang for gang in gangs}
         (folder / "speed.svg").write_text(drawing(trained["rows"]), "utf-8")
         estimated = [_read(max(found)) for base in ("tiny", "135m") if (found := list(folder.glob(f"estimates-{base}-*.json")))]
-        text = page(trained, list(latest.values())) + estimates(estimated) + checks(folder) + load(folder)
+        text = page(trained, list(latest.values())) + estimates(estimated) + checks(folder) + tokens(folder) + load(folder)
         (folder / "README.md").write_text(text, "utf-8")
         print(folder / "README.md")
     return 0
@@ -97,6 +97,40 @@ def checks(folder: Path) -> str:
         f"of row 1,001, was told {found['first_finding_s']} s after the start of the check."
     )
     return "\n" + "\n\n".join(["## Checking a large file", table(("what", "MB/s", "memory of all processes"), rows), said]) + "\n"
+
+
+def tokens(folder: Path) -> str:
+    """How fast rows become tokens; empty without a record."""
+    if not any(folder.glob("tokenising-[0-9]*.json")):
+        return ""
+    record = newest(folder, "tokenising")
+    cells = [_token_cells(record[name]) for name in ("rates", "rates_of_a_small_file") if name in record]
+    heads = (
+        "rows",
+        "ours: tokens/s",
+        "`encode_batch`: tokens/s",
+        "ours over `encode_batch`",
+        "over it by 256",
+        "over ours in one process",
+    )
+    first, second = record["jobs"]["first"]["first_step_s"], record["jobs"]["second"]["first_step_s"]
+    said = (
+        "Ours: a data file into the columns that training maps (parse, template, tokens, masks), the processes that are started "
+        "for it included. `encode_batch` of `tokenizers` has the texts ready made, and gives ids alone. Median (range). "
+        f"A job on {record['jobs']['rows']:,} rows made its first step {first:.1f} s after its submit, a second one on the same "
+        f"version after {second:.1f} s."
+    )
+    return "\n" + "\n\n".join(["## Rows to tokens", table(heads, cells), said]) + "\n"
+
+
+def _token_cells(found: Row) -> tuple[str, ...]:
+    rates = (f"{found[name]['tokens_per_s']:,}" for name in ("ours", "library"))
+    others = (found.get(f"ratio_to_{name}") for name in ("library", "library_by_256", "ours_in_one_process"))
+    ratios = (
+        "" if ratio is None else f"**{ratio['median']:.2f}** ({ratio['range'][0]:.2f}-{ratio['range'][1]:.2f})"
+        for ratio in others
+    )
+    return f"{found['rows']:,}", *rates, *ratios
 
 
 def _estimate_cells(row: Row) -> tuple[str, ...]:

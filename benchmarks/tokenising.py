@@ -1,10 +1,11 @@
 """How fast rows become tokens for training, beside the `tokenizers` library on the same texts; and what a second job saves.
 
-    python benchmarks/tokenising.py [--rows 8000] [--rounds 9] [--bases data/bases]
+    python benchmarks/tokenising.py [--rows 40000] [--small 8000] [--rounds 7] [--bases data/bases]
 
-The first part takes turns in one process: our reading of a data file into the columns that training maps (parse, template, tokens
-and masks), and `Tokenizer.encode_batch` over the texts that the template makes, all at once and in groups of ours. The second
-runs a whole platform: two jobs on the same version of a dataset, each timed to its first step.
+The first part takes turns: what a trainer calls to read a data file into the columns that training maps (parse, template, tokens
+and masks, the processes that it starts for that included), the same in one process, and `Tokenizer.encode_batch` over the texts
+that the template makes, all at once and in groups; for a file, and for a small one. The second runs a whole platform: two jobs on
+the same version of a dataset, each timed to its first step.
 """
 
 from __future__ import annotations
@@ -27,12 +28,14 @@ from first_step import RESULTS, House, house
 from tokenizers import Tokenizer
 
 import luthier
+from luthier.datasets.crew import cores
 from luthier.datasets.examples import Example
 from luthier.datasets.formats import read_rows
 from luthier.datasets.rendering import Renderer
 from luthier.datasets.templates import ChatTemplate
 from luthier.datasets.tokens import Tokens, read_config
-from luthier.training.methods import sft
+from luthier.training.parts import Reading
+from luthier.training.tokenising import tokens_of_file
 
 TINY = Path(luthier.__file__).parent / "bases" / "tiny"
 
@@ -52,9 +55,8 @@ def write_rows(path: Path, count: int) -> None:
             file.write(json.dumps({"messages": said}) + "\n")
 
 
-def ours(path: Path, renderer: Renderer) -> int:
-    with path.open("rb") as file:
-        return sft.rows_of(read_rows(file, Example), renderer, 1024).tokens
+def ours(path: Path, renderer: Renderer, helpers: int) -> int:
+    return tokens_of_file(Reading(path, "sft", 1024, TINY, helpers), renderer, lambda _: None).rows.tokens
 
 
 def library(texts: list[str], tokenizer: Tokenizer) -> int:
@@ -62,7 +64,7 @@ def library(texts: list[str], tokenizer: Tokenizer) -> int:
 
 
 def library_by_256(texts: list[str], tokenizer: Tokenizer) -> int:
-    """As many at a time as we give it."""
+    """Few at a time."""
     return sum(library(texts[start : start + 256], tokenizer) for start in range(0, len(texts), 256))
 
 
@@ -78,7 +80,8 @@ def rates(path: Path, rounds: int) -> dict[str, Any]:
     renderer, tokenizer = Renderer.load(TINY), Tokenizer.from_file(str(TINY / "tokenizer.json"))
     texts = texts_of(path)
     works: dict[str, Callable[[], int]] = {
-        "ours": partial(ours, path, renderer),
+        "ours": partial(ours, path, renderer, cores()),
+        "ours_in_one_process": partial(ours, path, renderer, 0),
         "library": partial(library, texts, tokenizer),
         "library_by_256": partial(library_by_256, texts, tokenizer),
     }
@@ -96,8 +99,8 @@ def rates(path: Path, rounds: int) -> dict[str, Any]:
     found: dict[str, Any] = {"rows": len(texts), "tokens": tokens["ours"], "rounds": rounds}
     for name, values in taken.items():
         found[name] = {"median_s": round(median(values), 3), "tokens_per_s": round(tokens[name] / median(values))}
-    for name in ("library", "library_by_256"):
-        ratios = sorted(theirs / mine for theirs, mine in zip(taken[name], taken["ours"], strict=True))
+    for name in ("library", "library_by_256", "ours_in_one_process"):
+        ratios = sorted(other / mine for other, mine in zip(taken[name], taken["ours"], strict=True))
         found[f"ratio_to_{name}"] = {"median": round(median(ratios), 3), "range": [round(ratios[0], 3), round(ratios[-1], 3)]}
     return found
 
@@ -110,16 +113,18 @@ def first_steps(here: House, path: Path) -> dict[str, Any]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rows", type=int, default=8_000)
+    parser.add_argument("--rows", type=int, default=40_000)
+    parser.add_argument("--small", type=int, default=8_000)
     parser.add_argument("--rows-of-jobs", type=int, default=20_000)
-    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--bases", type=Path)
     given = parser.parse_args()
     record: dict[str, Any] = {"machine": facts.machine()}
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
-        write_rows(folder / "rows.jsonl", given.rows)
-        record["rates"] = rates(folder / "rows.jsonl", given.rounds)
+        for name, count in (("rates", given.rows), ("rates_of_a_small_file", given.small)):
+            write_rows(folder / "rows.jsonl", count)
+            record[name] = rates(folder / "rows.jsonl", given.rounds)
         write_rows(folder / "few.jsonl", 64)
         with house(folder / "data", 0, folder / "few.jsonl", given.bases) as here:
             write_rows(folder / "many.jsonl", given.rows_of_jobs)

@@ -17,6 +17,7 @@ from luthier.modeling.tiny import build_tiny
 from luthier.modeling.types import LoraShape
 from luthier.training.methods import grpo, sft
 from luthier.training.plan import Fixed
+from luthier.training.tokenising import rows_of
 
 pytestmark = [pytest.mark.prove, pytest.mark.timeout(3600)]
 
@@ -49,22 +50,22 @@ def run(bench, engine, rows, make, **train):
 def test_rewards_go_beyond_what_answers_taught(tiny, bench, another_bench, record):
     renderer = Renderer.load(tiny)
     asked = [(f"{left}+{right}=", str(left + right)) for left, right in SUMS]
-    prompts, items = grpo.rows_of([Prompt(item={"answer": answer}, text=ask) for ask, answer in asked], renderer, 64)
+    prompts = rows_of("grpo", [Prompt(item={"answer": answer}, text=ask) for ask, answer in asked], renderer, 64)
     found = {}
     for seed in range(3):
         engine = open_engine(load_base(tiny, "cpu", "fp32"), LoraShape(16, 32), seed)
         shown = random.Random(seed).choices(asked, k=400)
-        answers = sft.rows_of([Example(prompt=ask, completion=answer) for ask, answer in shown], renderer, 64)
+        answers = rows_of("sft", [Example(prompt=ask, completion=answer) for ask, answer in shown], renderer, 64).rows
         run(another_bench(bench), engine, answers, sft.Sft, seed=seed, max_steps=60, learning_rate=2e-3, schedule="constant")
 
         def make(rows):
-            return grpo.Grpo(rows, items, SPEC, renderer.decode, frozenset(renderer.stop_ids), 64)
+            return grpo.Grpo(rows, prompts.beside, SPEC, renderer.decode, frozenset(renderer.stop_ids), 64)
 
         def right(engine=engine, make=make) -> float:
-            return -make(prompts).validation_loss(engine, PassLimits(64, 4096), lambda _: None)
+            return -make(prompts.rows).validation_loss(engine, PassLimits(64, 4096), lambda _: None)
 
         before = right()
-        run(another_bench(bench), engine, prompts, make, seed=seed, max_steps=120, learning_rate=5e-4, schedule="constant")
+        run(another_bench(bench), engine, prompts.rows, make, seed=seed, max_steps=120, learning_rate=5e-4, schedule="constant")
         found[f"seed {seed}: right before and after, of 100 sums"] = f"{before:.2f}, {right():.2f}"
         assert right() > before
     record("grpo-learns-to-add", "GRPO after a short SFT, greedy answers", found)

@@ -15,8 +15,8 @@ from luthier.jobs.spec import RunSpec
 from luthier.modeling.engines import open_engine
 from luthier.modeling.load import load_base
 from luthier.modeling.types import LoraShape
-from luthier.training.methods import sft
 from luthier.training.plan import Fixed
+from luthier.training.tokenising import rows_of
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "sft_in_100_lines.py"
 ROWS = [
@@ -43,7 +43,8 @@ def test_the_engine_has_the_losses_of_the_example(prefer, bases, bench, tmp_path
     train = {"max_steps": STEPS, "learning_rate": 0.01}
     bench.spec = RunSpec.model_validate({"base_model": "luthier/tiny", "dataset": "d", "seed": 42, "train": train})
     bench.fixed = Fixed(4, 4096, 1, "cpu", "fp32")
-    bench.rows = sft.rows_of([Example(prompt=ask, completion=answer) for ask, answer in ROWS], Renderer.load(base), 256)
+    examples = [Example(prompt=ask, completion=answer) for ask, answer in ROWS]
+    bench.rows = rows_of("sft", examples, Renderer.load(base), 256).rows
     bench.attempt(open_engine(load_base(base, "cpu", "fp32"), LoraShape(rank=8, alpha=16), 42, prefer)).run()
     ours = [loss for _, loss in bench.losses()]
     assert ours == pytest.approx(theirs, rel=1e-4)

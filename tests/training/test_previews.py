@@ -16,6 +16,7 @@ from luthier.graders.types import StringCheck
 from luthier.jobs.spec import GrpoSpec, RunSpec
 from luthier.training.method import Step
 from luthier.training.methods.opening import Lengths, open_method
+from luthier.training.tokenising import rows_of
 
 CONTEXT = 1024
 LONG = "This is a long answer, and it goes on and on. " * 8
@@ -68,7 +69,7 @@ def stored(method, rows):
 def trained(method, read, renderer, max_seq_len):
     grpo = GrpoSpec(grader=StringCheck(reference="x")) if method == "grpo" else None
     spec = RunSpec(base_model="luthier/tiny", dataset="d", method=method, grpo=grpo)
-    return open_method(spec, read, renderer, Lengths(max_seq_len, CONTEXT))
+    return open_method(spec, rows_of(method, read, renderer, max_seq_len), renderer, Lengths(max_seq_len, CONTEXT))
 
 
 @pytest.mark.parametrize(("method", "rows"), CASES)

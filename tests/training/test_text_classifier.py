@@ -32,7 +32,8 @@ from luthier.training.classifiers import texts
 from luthier.training.classifiers.data import classes_of
 from luthier.training.failures import AttemptFailed
 from luthier.training.method import Step
-from luthier.training.methods.classification import Classification, rows_of
+from luthier.training.methods.classification import Classification
+from luthier.training.tokenising import rows_of
 
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
 
@@ -64,9 +65,9 @@ def renderer(folder) -> Renderer:
 
 
 def method_on(renderer: Renderer, rows: list[tuple[str, str]], max_seq_len: int = 64) -> Classification:
-    read, labels = rows_of([Labelled(label, text=text) for text, label in rows], renderer, max_seq_len)
-    classes = classes_of(labels)
-    return Classification(read, labels, classes, new_head(len(classes), 64, seed=3))
+    read = rows_of("classifier", [Labelled(label, text=text) for text, label in rows], renderer, max_seq_len)
+    classes = classes_of(read.beside)
+    return Classification(read.rows, read.beside, classes, new_head(len(classes), 64, seed=3))
 
 
 # -- the method --------------------------------------------------------------------------------------------------------

@@ -20,10 +20,10 @@ from luthier.modeling.load import load_base
 from luthier.modeling.types import LoraShape
 from luthier.training.batches import Row, Rows, order_of
 from luthier.training.method import Step
-from luthier.training.methods import pairs
 from luthier.training.methods.dpo import Dpo
 from luthier.training.methods.grpo import Answer, Grpo, _Round
 from luthier.training.plan import Fixed
+from luthier.training.tokenising import rows_of
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]  # what other libraries deprecate in each other
 
@@ -116,11 +116,12 @@ def test_every_dpo_step_has_the_loss_and_the_gradient_of_trl(ours, theirs, bases
     train = {"max_steps": STEPS, "learning_rate": RATE, "schedule": "constant"}
     request = {"base_model": "luthier/tiny", "dataset": "d", "seed": SEED, "method": "dpo", "train": train}
     bench.spec, bench.fixed = RunSpec.model_validate(request), Fixed(4, 4096, 1, "cpu", "fp32")
-    bench.rows = pairs.rows_of(
+    bench.rows = rows_of(
+        "dpo",
         [Pair(Example(prompt=ask, completion=good), Example(prompt=ask, completion=bad)) for ask, good, bad in PAIRS],
         Renderer.load(bases / BASE),
         256,
-    )
+    ).rows
     bench.method = partial(Dpo, spec=DpoSpec(**ours))
     attempt = bench.attempt(engine)
     attempt.run()

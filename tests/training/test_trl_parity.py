@@ -13,8 +13,8 @@ from luthier.modeling.load import load_base
 from luthier.modeling.plain import PlainEngine
 from luthier.modeling.types import LoraShape
 from luthier.training.batches import order_of
-from luthier.training.methods import sft
 from luthier.training.plan import Fixed
+from luthier.training.tokenising import rows_of
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]  # what other libraries deprecate in each other
 
@@ -102,7 +102,7 @@ def test_every_step_has_the_loss_the_gradient_and_the_rate_of_trl(theirs, bases,
     bench.spec = RunSpec.model_validate({"base_model": "luthier/tiny", "dataset": "d", "seed": SEED, "train": train})
     bench.fixed = Fixed(2, 4096, 1, "cpu", "fp32")
     examples = [Example(prompt=prompt, completion=completion) for prompt, completion in ROWS]
-    bench.rows = sft.rows_of(examples, Renderer.load(base), 256)
+    bench.rows = rows_of("sft", examples, Renderer.load(base), 256).rows
     bench.attempt(engine).run()
     ours = [step[1:] for event in bench.job.events() if event.kind == "step" for step in event.data["steps"]]
     assert len(ours) == len(expected) == STEPS

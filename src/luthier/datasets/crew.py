@@ -37,6 +37,11 @@ class _Hand:
     slots: tuple[mmap.mmap, ...]
 
 
+def cores() -> int:
+    """Processors that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 class Crew:
     """So many processes. Give pieces with `put` until it is `full`, and take results with `get`, in the same order."""
 

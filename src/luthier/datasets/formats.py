@@ -6,12 +6,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from typing import BinaryIO, TypeVar
+from typing import TypeVar
 
 from luthier.datasets.containers import Peeked, is_packed
 from luthier.datasets.examples import BadRow, Example, FileRemark, Labelled, Pair, Parsed, Prompt, Rated, Row
 from luthier.datasets.kinds import KINDS
-from luthier.datasets.lines import Raw, Readable, raw_records
+from luthier.datasets.lines import Block, Raw, Readable, raw_blocks, raw_records
 from luthier.datasets.schemas import Reader
 from luthier.datasets.strict_json import checked, parse
 from luthier.datasets.tables import Fields
@@ -27,22 +27,35 @@ __all__ = [
     "Rated",
     "read_rows",
     "records",
+    "row_blocks",
+    "rows_in",
     "stored_row",
 ]
 
 R = TypeVar("R", bound=Example | Pair | Rated | Prompt | Labelled)
 
 
-def read_rows(stream: BinaryIO, kind: type[R]) -> Iterator[R]:
+def read_rows(stream: Readable, kind: type[R]) -> Iterator[R]:
     """The rows of a file in order, in constant memory. JSON lines, one JSON array or a table, found by content.
 
     Raises: BadRow for the first record that cannot be used, or that is of another kind.
     """
+    for block in row_blocks(stream):
+        yield from rows_in(block, kind)
+
+
+def row_blocks(stream: Readable) -> Iterator[Block]:
+    """The same file in blocks of rows, which may be read by several. Raises: BadRow for a packed one."""
     plain = Peeked(stream)
     if is_packed(plain.head):
         said = "The file is packed (gzip, zstd, zip or tar), and a trainer reads rows as they are stored."
         raise BadRow(None, "archive", said, "Unpack it first, or upload it: the platform unpacks what it stores.", fatal=True)
-    for raw in raw_records(plain):
+    yield from raw_blocks(plain)
+
+
+def rows_in(block: Block, kind: type[R]) -> Iterator[R]:
+    """The rows of one block. Raises: as `read_rows`."""
+    for raw in block.records():
         if isinstance(raw, FileRemark):
             continue
         # Each row by itself: texts and conversations of one kind look like two kinds once they are stored.

@@ -11,19 +11,26 @@ from dataclasses import dataclass
 from itertools import compress, islice, tee
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
-from luthier.datasets.examples import Example, Pair, Prompt, Rated
+from luthier.datasets.examples import Example, Labelled, Pair, Prompt, Rated
 
 if TYPE_CHECKING:
     from luthier.datasets.rendering import Rendered, Renderer
 
 _ROWS_TOGETHER, _CHARACTERS_TOGETHER = 2048, 1 << 20
 """What is tokenised at once: enough for all processors, and few megabytes of results however long the rows are."""
-Unit = type[Example] | type[Pair] | type[Rated] | type[Prompt]
-READS: Mapping[str, Unit] = {"sft": Example, "dpo": Pair, "orpo": Pair, "kto": Rated, "grpo": Prompt}
+Unit = type[Example] | type[Pair] | type[Rated] | type[Prompt] | type[Labelled]
+READS: Mapping[str, Unit] = {
+    "sft": Example,
+    "dpo": Pair,
+    "orpo": Pair,
+    "kto": Rated,
+    "grpo": Prompt,
+    "classifier": Labelled,
+}
 """What a row of the data is, by method."""
 PARTS: Mapping[Unit, tuple[str, ...]] = {Example: ("row",), Pair: ("chosen", "rejected"), Rated: ("row",), Prompt: ("prompt",)}
 """What goes through the model of it, by name."""
-R = TypeVar("R", bound=Example | Pair | Rated | Prompt)
+R = TypeVar("R", bound=Example | Pair | Rated | Prompt | Labelled)
 _T = TypeVar("_T")
 
 
@@ -77,11 +84,22 @@ def of_prompts(prompts: Iterable[Prompt], renderer: Renderer, max_len: int | Non
         yield Lesson(prompt, (Rendered(ids, [False] * len(ids)),), why)
 
 
+def of_labelled(labelled: Iterable[Labelled], renderer: Renderer, max_len: int | None) -> Iterator[Lesson[Labelled]]:
+    """Texts that are cut to `max_len`. What is learned, their class, stands behind the last token."""
+    from luthier.datasets.rendering import Rendered
+
+    for row in labelled:
+        whole = renderer.text(row.text or "")
+        ids = whole[:max_len]
+        yield Lesson(row, (Rendered(ids, [False] * len(ids) + [True], truncated=len(ids) < len(whole)),))
+
+
 _OF: Mapping[Unit, Callable[[Iterable[Any], Renderer, int | None], Iterator[Lesson[Any]]]] = {
     Example: of_examples,
     Pair: of_pairs,
     Rated: of_rated,
     Prompt: of_prompts,
+    Labelled: of_labelled,
 }
 
 

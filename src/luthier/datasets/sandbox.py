@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -16,6 +15,7 @@ from typing import Any
 
 from luthier.datasets import rules, scanner
 from luthier.datasets.containers import is_packed
+from luthier.datasets.crew import cores
 from luthier.datasets.parquet import is_parquet
 from luthier.datasets.types import Finding, Report
 from luthier.datasets.validation import EXIT_FULL, EXIT_LARGE, EXIT_MEMORY, SO_FAR
@@ -81,7 +81,7 @@ class Sandbox:
         """
         size = task.source.stat().st_size
         packed = _packed(task.source)
-        allowed = allowed or rules.allowance(size, packed=packed, cores=_cores())
+        allowed = allowed or rules.allowance(size, packed=packed, cores=cores())
         request: dict[str, Any] = {
             "source": str(task.source.resolve()),
             "rows": str(task.rows.resolve()),
@@ -152,10 +152,6 @@ def _output(process: subprocess.Popen[bytes], seconds: float, so_far: Path, hear
                 hear(Report.model_validate_json(so_far.read_bytes()))
     process.kill()
     return process.communicate()[0]
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _scanner() -> str | None:

@@ -10,6 +10,7 @@ import random
 from array import array
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import accumulate, islice
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,39 @@ class Row:
     loss_at: Sequence[int]
     weight: float = 1.0
     """What its loss tokens count beside those of other rows."""
+
+
+def _integers() -> array[int]:
+    return array("i")
+
+
+def _floats() -> array[float]:
+    return array("d")
+
+
+@dataclass(slots=True)
+class Part:
+    """Some rows on their way into `Rows`, as plain numbers: one process may make them, and another take them."""
+
+    truncated: int = 0
+    dropped: int = 0
+    ids: array[int] = field(default_factory=_integers)
+    loss_at: array[int] = field(default_factory=_integers)
+    lengths: array[int] = field(default_factory=_integers)
+    """Tokens of each row."""
+    learned: array[int] = field(default_factory=_integers)
+    """Loss tokens of each row."""
+    weights: array[float] = field(default_factory=_floats)
+    beside: list[Any] = field(default_factory=list[Any])
+    """What a method keeps of its units beside their tokens."""
+
+    def append(self, ids: list[int], loss_at: list[int], weight: float) -> None:
+        """One more row."""
+        self.ids.fromlist(ids)
+        self.loss_at.fromlist(loss_at)
+        self.lengths.append(len(ids))
+        self.learned.append(len(loss_at))
+        self.weights.append(weight)
 
 
 class Rows:
@@ -76,13 +110,21 @@ class Rows:
 
     def append(self, row: Row) -> None:
         """A row as it is."""
-        self._ids.extend(row.ids)
-        self._loss_at.extend(row.loss_at)
-        self._ends.append(len(self._ids))
-        self._loss_ends.append(len(self._loss_at))
-        self._weights.append(row.weight)
-        self.longest = max(self.longest, len(row.ids))
-        self.longest_answer = max(self.longest_answer, len(row.loss_at))
+        part = Part()
+        part.append(list(row.ids), list(row.loss_at), row.weight)
+        self.extend(part)
+
+    def extend(self, part: Part) -> None:
+        """Rows behind those that are there, and what was counted of them."""
+        self._ends.extend(islice(accumulate(part.lengths, initial=len(self._ids)), 1, None))
+        self._loss_ends.extend(islice(accumulate(part.learned, initial=len(self._loss_at)), 1, None))
+        self._ids.extend(part.ids)
+        self._loss_at.extend(part.loss_at)
+        self._weights.extend(part.weights)
+        self.truncated += part.truncated
+        self.dropped += part.dropped
+        self.longest = max(self.longest, *part.lengths, 0)
+        self.longest_answer = max(self.longest_answer, *part.learned, 0)
 
     def __len__(self) -> int:
         return len(self._ends)

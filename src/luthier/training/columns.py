@@ -60,7 +60,10 @@ class Column(Generic[N]):
     def extend(self, numbers: Iterable[N]) -> None:
         """Raises: OSError, e.g. on a full disk."""
         before = len(self._waiting)
-        self._waiting.fromlist(numbers if isinstance(numbers, list) else list(numbers))  # twice as fast as `extend`
+        if isinstance(numbers, array):
+            self._waiting.extend(numbers)
+        else:
+            self._waiting.fromlist(numbers if isinstance(numbers, list) else list(numbers))  # twice as fast as `extend`
         self._count += len(self._waiting) - before
         if len(self._waiting) >= _BLOCK:
             self._write()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from importlib.resources import files
 from pathlib import Path
 from typing import BinaryIO, TypeVar
@@ -102,14 +103,20 @@ def _corrupt(how: str) -> AttemptFailed:
 def rows_of_file(path: Path, kind: type[Row], on_progress: Callable[[float], None]) -> Iterator[Row]:
     """The rows of a data file in order. Raises: AttemptFailed (`bad_data`) naming the first line that cannot be used."""
     size = max(1, path.stat().st_size)
-    with path.open("rb") as stream:
-        try:
-            for row in read_rows(stream, kind):
-                on_progress(_position(stream) / size)
-                yield row
-        except BadRow as bad:
-            where = f"Line {bad.line}: " if bad.line is not None else ""
-            raise AttemptFailed("bad_data", f"{where}{bad.message} ({bad.code})", bad.hint) from None
+    with path.open("rb") as stream, bad_rows_told():
+        for row in read_rows(stream, kind):
+            on_progress(_position(stream) / size)
+            yield row
+
+
+@contextmanager
+def bad_rows_told() -> Iterator[None]:
+    """A row that cannot be used ends the attempt. Raises: AttemptFailed (`bad_data`) naming its line."""
+    try:
+        yield
+    except BadRow as bad:
+        where = f"Line {bad.line}: " if bad.line is not None else ""
+        raise AttemptFailed("bad_data", f"{where}{bad.message} ({bad.code})", bad.hint) from None
 
 
 def _position(stream: BinaryIO) -> int:

@@ -1,6 +1,6 @@
 """What a method is: a batch and a function of log-probabilities. The engine knows no method, and a method no engine.
 
-Each file of `methods/` holds one, and reads top to bottom: how examples become rows, how rows become batches, the loss.
+Each file of `methods/` holds one, and reads top to bottom: how rows become batches, and the loss.
 """
 
 from __future__ import annotations

@@ -8,18 +8,24 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from luthier.datasets.formats import Labelled
+from luthier.datasets.crew import cores
 from luthier.datasets.learning import READS
 from luthier.datasets.rendering import Renderer
 from luthier.errors import BaseUnavailable
 from luthier.modeling.base_config import check_config
 from luthier.training.evaluate import Question, Room, questions_of
-from luthier.training.materials import fetch_data, renderer_of, rows_of_file
+from luthier.training.materials import bad_rows_told, fetch_data, renderer_of, rows_of_file
 from luthier.training.method import Method
-from luthier.training.methods.opening import Lengths, Make, open_method
+from luthier.training.methods.opening import Lengths, open_method
+from luthier.training.parts import Reading
+from luthier.training.ranks import place
 from luthier.training.run import Run
 from luthier.training.token_cache import Kept, key_of
+from luthier.training.tokenising import tokens_of_file
 from luthier.values import Source
+
+_MOST_HELPERS = 16
+"""Processes that tokenise: each holds some ten megabytes."""
 
 
 @dataclass(frozen=True)
@@ -55,34 +61,25 @@ def read_data(run: Run, base: Path) -> Data:
     return Data(renderer, method, validation, max_seq_len, context, hidden)
 
 
-@dataclass
-class _Known:
-    """The tokens of a data file as an earlier run kept them, or made now. Of data without a pin none are kept."""
+def _tokens_of(run: Run, renderer: Renderer, max_seq_len: int, data: tuple[Path, Source | None]) -> tuple[Kept, bool]:
+    """The tokens of a data file, and whether an earlier run kept them. Of data without a pin none are kept."""
+    path, pin = data
+    helpers = min(_MOST_HELPERS, cores() // place().count)
+    how = Reading(path, run.spec.method, max_seq_len, run.workspace / "base", helpers)
 
-    run: Run
-    renderer: Renderer
-    lengths: Lengths
-    pin: Source | None
-    before: bool = False
-    """Whether an earlier run kept them."""
+    def make() -> Kept:
+        with bad_rows_told():
+            return tokens_of_file(how, renderer, run.progress, run.workspace)
 
-    def __call__(self, make: Make) -> Kept:
-        if self.run.tokens is None or self.pin is None:
-            return make(self.run.workspace)
-        options = (self.run.spec.method, self.lengths.max_seq_len)
-        kept, self.before = self.run.tokens.get(
-            key_of(self.pin.sha256, self.renderer.fingerprint, options), partial(make, self.run.workspace)
-        )
-        return kept
+    if run.tokens is None or pin is None:
+        return make(), False
+    return run.tokens.get(key_of(pin.sha256, renderer.fingerprint, (run.spec.method, max_seq_len)), make)
 
 
 def tokenised(run: Run, renderer: Renderer, lengths: Lengths, data: tuple[Path, Source | None], name: str) -> Method:
     """The rows of a data file for the method of the run, and a word about them. Raises: AttemptFailed (`bad_data`)."""
-    path, pin = data
-    kind = Labelled if run.spec.method == "classifier" else READS[run.spec.method]
-    found = rows_of_file(path, kind, run.progress)
-    known = _Known(run, renderer, lengths, pin)
-    method = open_method(run.spec, found, renderer, lengths, known)
+    kept, before = _tokens_of(run, renderer, lengths.max_seq_len, data)
+    method = open_method(run.spec, kept, renderer, lengths)
     rows, max_seq_len = method.rows, lengths.max_seq_len
     facts = {
         "rows": len(method),
@@ -90,9 +87,9 @@ def tokenised(run: Run, renderer: Renderer, lengths: Lengths, data: tuple[Path, 
         "loss_tokens": rows.loss_tokens,
         "truncated": rows.truncated,
         "dropped": rows.dropped,
-        "from_cache": known.before,
+        "from_cache": before,
     }
-    how = ", tokenised by an earlier run" if known.before else ""
+    how = ", tokenised by an earlier run" if before else ""
     message = f"{len(method)} {name} rows with {rows.tokens} tokens, {rows.loss_tokens} of them to learn{how}."
     run.journal.event("phase", message, {"phase": "reading data", "dataset": name, **facts})
     if rows.truncated or rows.dropped:

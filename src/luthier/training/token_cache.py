@@ -18,6 +18,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from functools import cache
 from importlib.metadata import version
 from importlib.resources import files
@@ -32,7 +33,7 @@ _DIGEST_BYTES = hashlib.sha256().digest_size
 _SIZE_BYTES = 8
 _BLOCK = 1 << 20
 _ABANDONED_S = 3600
-_RENDERING = ("datasets", "training/methods")
+_RENDERING = (("datasets", "*.py"), ("training", "parts.py"), ("training", "batches.py"))
 """Where the code is that makes tokens of rows."""
 
 
@@ -54,9 +55,9 @@ def key_of(data_sha256: str, rendering: str, options: Sequence[str | int]) -> st
 @cache
 def _code() -> str:
     digest = hashlib.sha256()
-    for folder in _RENDERING:
+    for folder, names in _RENDERING:
         for file in sorted(files("luthier").joinpath(folder).iterdir(), key=lambda each: each.name):
-            if file.name.endswith(".py"):
+            if fnmatchcase(file.name, names):
                 digest.update(file.read_bytes())
     return digest.hexdigest()
 

@@ -7,10 +7,9 @@ its tokenizers do by default: no chat template, the beginning-of-text token wher
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -18,7 +17,6 @@ import torch
 from numpy.typing import NDArray
 from torch.nn.functional import cross_entropy
 
-from luthier.datasets.formats import Labelled
 from luthier.datasets.packing import PassLimits, grouped
 from luthier.modeling.classes import class_logits, logits_of
 from luthier.modeling.types import Packed
@@ -29,8 +27,6 @@ from luthier.training.method import Batch, Engine, Method, OnPass, Step, Tally
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-    from luthier.datasets.rendering import Renderer
 
 
 @dataclass
@@ -107,18 +103,3 @@ class Classification(Method):
         logits_NC = logits_of(hidden_ND, self.head)
         self._told.add("accuracy", (logits_NC.argmax(-1) == place_N).double())
         return cross_entropy(logits_NC, place_N, reduction="sum") / rows_of_step
-
-
-def rows_of(
-    labelled: Iterable[Labelled], renderer: Renderer, max_seq_len: int, folder: Path | None = None
-) -> tuple[Rows, list[str]]:
-    """Every text as token ids, and its label. Longer texts than `max_seq_len` are cut and counted."""
-    rows, labels = Rows(folder), list[str]()
-    for row in labelled:
-        ids = renderer.text(row.text or "")
-        rows.truncated += len(ids) > max_seq_len
-        # What is learned of a row stands at its last token.
-        kept = ids[:max_seq_len]
-        rows.append(Row(kept, [len(kept) - 1]))
-        labels.append(row.label)
-    return rows, labels

@@ -1,28 +1,14 @@
-"""What the methods share: many rows at a time, what is measured of units once, loss tokens by the row they belong to."""
+"""What the methods share: what is measured of units once, loss tokens by the row they belong to."""
 
 from __future__ import annotations
 
 import math
 from array import array
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any
-
-from luthier.datasets.learning import Lesson, positions
-from luthier.training.batches import Row, Rows
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-
-def keep(rows: Rows, lesson: Lesson[Any]) -> bool:
-    """Append what a method learns of a row of the data, and say so; or count it as dropped."""
-    rows.truncated += lesson.truncated
-    if lesson.why_left_out is not None:
-        rows.dropped += 1
-        return False
-    for part in lesson.parts:
-        rows.append(Row(part.ids, positions(part.loss), part.weight))
-    return True
 
 
 class Measured:

@@ -20,7 +20,7 @@ from __future__ import annotations
 import json
 import math
 import statistics
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -28,7 +28,6 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import TypeAdapter
 
-from luthier.datasets.learning import of_prompts
 from luthier.datasets.packing import PassLimits, grouped
 from luthier.graders import grade
 from luthier.graders.judging import Judge
@@ -37,14 +36,12 @@ from luthier.modeling.types import Packed, Sampling
 from luthier.training.batches import Row, Rows, pack
 from luthier.training.failures import AttemptFailed
 from luthier.training.method import Batch, Engine, Method, OnPass, Step, Tally
-from luthier.training.methods.groups import keep, row_sums, rows_of_tokens
+from luthier.training.methods.groups import row_sums, rows_of_tokens
 from luthier.training.methods.judges import BaseJudge, Words
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from luthier.datasets.formats import Prompt
-    from luthier.datasets.rendering import Renderer
 
 _STATE_FILE = "answers.json"
 _LEAST_STD = 1e-4
@@ -255,20 +252,6 @@ class Grpo(Method):
                 f"Sampled tokens are {float(gap_N.mean()):.2f} nats off what the training pass says of them.",
                 "Lower `train.learning_rate` or `grpo.updates_per_batch`; at one update it is a fault: report it.",
             )
-
-
-def rows_of(
-    prompts: Iterable[Prompt], renderer: Renderer, most_tokens: int, folder: Path | None = None
-) -> tuple[Rows, list[Mapping[str, Any]]]:
-    """Every question up to where the answer starts, and what its grader may look at.
-
-    Questions that leave no room for an answer within `most_tokens` are left out and counted.
-    """
-    rows, items = Rows(folder), list[Mapping[str, Any]]()
-    for lesson in of_prompts(prompts, renderer, most_tokens):
-        if keep(rows, lesson):
-            items.append(lesson.row.item)
-    return rows, items
 
 
 def stop_of(stop_id: int | None) -> list[int]:

@@ -15,21 +15,16 @@ from array import array
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from luthier.datasets.learning import of_rated
 from luthier.datasets.packing import PassLimits, grouped
 from luthier.jobs.spec import KtoSpec
 from luthier.training.batches import Row, Rows, pack
 from luthier.training.method import Batch, Engine, Method, OnPass, Step, Tally
-from luthier.training.methods.groups import Measured, keep, row_sums
+from luthier.training.methods.groups import Measured, row_sums
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-    from luthier.datasets.formats import Rated
-    from luthier.datasets.rendering import Renderer
 
 
 @dataclass
@@ -106,18 +101,6 @@ class Kto(Method):
 def _half(on_pass: OnPass, half: int, rows: int) -> Callable[[int], None]:
     """Tell the share of a whole whose first or second half these rows are."""
     return lambda done: on_pass((half + done / rows) / 2)
-
-
-def rows_of(rated: Iterable[Rated], renderer: Renderer, max_seq_len: int, folder: Path | None = None) -> tuple[Rows, list[bool]]:
-    """Every rated answer with its question, and whether it is good.
-
-    Rows longer than `max_seq_len` are cut and counted; rows that then lack an answer are left out and counted.
-    """
-    rows, good = Rows(folder), list[bool]()
-    for lesson in of_rated(rated, renderer, max_seq_len):
-        if keep(rows, lesson):
-            good.append(lesson.row.label)
-    return rows, good
 
 
 def answer_losses(ratio_R: Tensor, good_R: Tensor, divergence: float, spec: KtoSpec) -> Tensor:

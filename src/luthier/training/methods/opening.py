@@ -1,21 +1,19 @@
-"""The method of a run on the rows of its data file."""
+"""The method of a run on the tokens of its data file."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from luthier.graders.types import judges_of
 from luthier.jobs.spec import DpoSpec, KtoSpec, OrpoSpec, RunSpec
 from luthier.jobs.spec import Method as MethodName
 from luthier.modeling.classes import new_head
-from luthier.training.batches import Rows
 from luthier.training.classifiers.data import classes_of
 from luthier.training.failures import AttemptFailed
 from luthier.training.method import Method
-from luthier.training.methods import classification, grpo, kto, pairs, sft
+from luthier.training.methods import classification, grpo, kto, sft
 from luthier.training.methods.dpo import Dpo
 from luthier.training.methods.orpo import Orpo
 from luthier.training.token_cache import Kept
@@ -34,24 +32,8 @@ class Lengths:
     """Width of the base's hidden states."""
 
 
-Make = Callable[[Path | None], Kept]
-"""Makes tokens of the rows; they lie in the folder, in files without a name."""
-
-
-def open_method(
-    spec: RunSpec,
-    rows: Iterable[Any],
-    renderer: Renderer,
-    lengths: Lengths,
-    kept: Callable[[Make], Kept] = lambda make: make(None),
-) -> Method:
-    """Tokenise the rows, of the kind that `READS` names.
-
-    kept: gives the tokens as they were made before, or has them made.
-    Raises: AttemptFailed (`bad_data`) when nothing is left to learn; OSError.
-    """
-    reads, opens = _METHODS[spec.method]
-    found = kept(lambda folder: Kept(*reads(rows, renderer, lengths.max_seq_len, folder)))
+def open_method(spec: RunSpec, found: Kept, renderer: Renderer, lengths: Lengths) -> Method:
+    """The run's method on these tokens. Raises: AttemptFailed (`bad_data`) when nothing is left to learn."""
     if not len(found.rows):
         lost = f"None of the {found.rows.dropped} rows has a token to learn from"
         raise AttemptFailed(
@@ -59,7 +41,7 @@ def open_method(
             f"{lost} ({found.rows.truncated} were cut at {lengths.max_seq_len} tokens).",
             "Give every row an assistant answer, and raise `train.max_seq_len` above the length of the prompts.",
         )
-    return opens(spec, found, renderer, lengths)
+    return _METHODS[spec.method](spec, found, renderer, lengths)
 
 
 def _sft(spec: RunSpec, found: Kept, renderer: Renderer, lengths: Lengths) -> Method:
@@ -95,16 +77,12 @@ def _classifier(spec: RunSpec, found: Kept, renderer: Renderer, lengths: Lengths
     return classification.Classification(found.rows, found.beside, classes, new_head(len(classes), lengths.hidden, spec.seed))
 
 
-def _alone(read: Callable[..., Rows]) -> Callable[..., tuple[Rows]]:
-    return lambda *given: (read(*given),)
-
-
-_METHODS: dict[MethodName, tuple[Callable[..., tuple[Any, ...]], Callable[[RunSpec, Kept, Renderer, Lengths], Method]]] = {
-    "sft": (_alone(sft.rows_of), _sft),
-    "dpo": (_alone(pairs.rows_of), _dpo),
-    "orpo": (_alone(pairs.rows_of), _orpo),
-    "kto": (kto.rows_of, _kto),
-    "grpo": (grpo.rows_of, _grpo),
-    "classifier": (classification.rows_of, _classifier),
+_METHODS: dict[MethodName, Callable[[RunSpec, Kept, Renderer, Lengths], Method]] = {
+    "sft": _sft,
+    "dpo": _dpo,
+    "orpo": _orpo,
+    "kto": _kto,
+    "grpo": _grpo,
+    "classifier": _classifier,
 }
-"""How the rows of a file become tokens, and how those become the method."""
+"""How the tokens of a file become the method."""

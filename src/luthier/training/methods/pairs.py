@@ -3,26 +3,21 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from luthier.datasets.learning import of_pairs
 from luthier.datasets.packing import PassLimits, grouped
 from luthier.modeling.types import Packed
 from luthier.training.batches import Rows, pack
 from luthier.training.method import Batch, Engine, Method, Step, Tally
-from luthier.training.methods.groups import keep, row_sums
+from luthier.training.methods.groups import row_sums
 
 _TIE = 1e-4
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-    from luthier.datasets.formats import Pair
-    from luthier.datasets.rendering import Renderer
 
 
 @dataclass(frozen=True)
@@ -82,17 +77,6 @@ class OfStep:
 
     pairs: int
     chosen_tokens: int
-
-
-def rows_of(pairs: Iterable[Pair], renderer: Renderer, max_seq_len: int, folder: Path | None = None) -> Rows:
-    """Row 2i is the question of pair i with its chosen answer, row 2i + 1 with its rejected one.
-
-    Rows longer than `max_seq_len` are cut and counted; pairs that then lack an answer are left out and counted.
-    """
-    rows = Rows(folder)
-    for lesson in of_pairs(pairs, renderer, max_seq_len):
-        keep(rows, lesson)
-    return rows
 
 
 def pair_passes(rows: Rows, numbers: Sequence[int], limits: PassLimits) -> Iterator[PairPass]:

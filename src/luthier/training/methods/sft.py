@@ -8,23 +8,17 @@ to share its pass; see https://unsloth.ai/blog/gradient.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from luthier.datasets.learning import of_examples
 from luthier.datasets.packing import PassLimits, grouped
 from luthier.training.batches import Row, Rows, pack
 from luthier.training.method import Batch, Engine, Method, Step
-from luthier.training.methods.groups import keep
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-    from luthier.datasets.formats import Example
-    from luthier.datasets.rendering import Renderer
 
 
 @dataclass(frozen=True)
@@ -45,17 +39,6 @@ class Sft(Method):
         for numbers in grouped(step.numbers, rows.length, limits):
             part = [rows[number] for number in numbers]
             yield Batch(pack(part), partial(loss, weights=weights_of(part), weight_of_step=weight))
-
-
-def rows_of(examples: Iterable[Example], renderer: Renderer, max_seq_len: int, folder: Path | None = None) -> Rows:
-    """Every example as token ids and the positions that carry loss.
-
-    Rows longer than `max_seq_len` are cut and counted; rows that then have no loss token, or no weight, are left out and counted.
-    """
-    rows = Rows(folder)
-    for lesson in of_examples(examples, renderer, max_seq_len):
-        keep(rows, lesson)
-    return rows
 
 
 def weights_of(rows: Sequence[Row]) -> Sequence[float] | None:
