@@ -18,7 +18,7 @@ from tests.training.test_previews import CHATS, LONG, PAIRS, PROMPTS, RATED, TEX
 
 from luthier.datasets.examples import BadRow
 from luthier.datasets.formats import read_rows
-from luthier.datasets.learning import READS, lessons, positions
+from luthier.datasets.learning import TRAINS_ON, lessons, positions
 from luthier.datasets.rendering import Renderer
 from luthier.errors import Invalid
 from luthier.training.parts import Reading
@@ -95,7 +95,7 @@ def test_a_crew_makes_the_numbers_of_one_process(tmp_path, renderer, case):
     found = shared(reading(path, method), renderer, lambda crew, _: done.append(crew.works))
     assert all(done)
     with path.open("rb") as stream:
-        units = list(read_rows(stream, READS[method]))
+        units = list(read_rows(stream, TRAINS_ON[method]))
     assert numbers(found) == numbers(rows_of(method, units, renderer, 40))
     one_by_one = [each for unit in units for each in lessons(method, [unit], renderer, 40) if each.why_left_out is None]
     alone = [(part.ids, positions(part.loss), part.weight) for each in one_by_one for part in each.parts]

@@ -18,16 +18,17 @@ if TYPE_CHECKING:
 
 _ROWS_TOGETHER, _CHARACTERS_TOGETHER = 2048, 1 << 20
 """What is tokenised at once: enough for all processors, and few megabytes of results however long the rows are."""
-Unit = type[Example] | type[Pair] | type[Rated] | type[Prompt] | type[Labelled]
+Unit = type[Example] | type[Pair] | type[Rated] | type[Prompt]
 READS: Mapping[str, Unit] = {
     "sft": Example,
     "dpo": Pair,
     "orpo": Pair,
     "kto": Rated,
     "grpo": Prompt,
-    "classifier": Labelled,
 }
-"""What a row of the data is, by method."""
+"""What a row of the data is, by method: of those whose tokens a preview shows."""
+TRAINS_ON: Mapping[str, Unit | type[Labelled]] = {**READS, "classifier": Labelled}
+"""The same of all that train on tokens."""
 PARTS: Mapping[Unit, tuple[str, ...]] = {Example: ("row",), Pair: ("chosen", "rejected"), Rated: ("row",), Prompt: ("prompt",)}
 """What goes through the model of it, by name."""
 R = TypeVar("R", bound=Example | Pair | Rated | Prompt | Labelled)
@@ -94,7 +95,7 @@ def of_labelled(labelled: Iterable[Labelled], renderer: Renderer, max_len: int |
         yield Lesson(row, (Rendered(ids, [False] * len(ids) + [True], truncated=len(ids) < len(whole)),))
 
 
-_OF: Mapping[Unit, Callable[[Iterable[Any], Renderer, int | None], Iterator[Lesson[Any]]]] = {
+_OF: Mapping[Unit | type[Labelled], Callable[[Iterable[Any], Renderer, int | None], Iterator[Lesson[Any]]]] = {
     Example: of_examples,
     Pair: of_pairs,
     Rated: of_rated,
@@ -104,8 +105,8 @@ _OF: Mapping[Unit, Callable[[Iterable[Any], Renderer, int | None], Iterator[Less
 
 
 def lessons(method: str, rows: Iterable[Any], renderer: Renderer, max_len: int | None) -> Iterator[Lesson[Any]]:
-    """What `method` learns of rows of the kind that `READS` names, in their order. Raises: Invalid `template`."""
-    return _OF[READS[method]](rows, renderer, max_len)
+    """What `method` learns of rows of the kind that `TRAINS_ON` names, in their order. Raises: Invalid `template`."""
+    return _OF[TRAINS_ON[method]](rows, renderer, max_len)
 
 
 def positions(carries_loss: Sequence[bool]) -> list[int]:

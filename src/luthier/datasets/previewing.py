@@ -140,7 +140,7 @@ def preview(stored: Sequence[tuple[int, bytes]], renderer: Renderer, known: Know
 
 def method_of(serve: Sequence[str], asked: str | None) -> str:
     """The method to show. `serve`: those that learn from the data. Raises: FieldInvalid."""
-    shown = [method for method in serve if READS.get(method) in PARTS]
+    shown = [method for method in serve if method in READS]
     if asked is None and shown:
         return shown[0]
     if asked in shown:

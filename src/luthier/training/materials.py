@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from importlib.resources import files
 from pathlib import Path
@@ -110,7 +110,7 @@ def rows_of_file(path: Path, kind: type[Row], on_progress: Callable[[float], Non
 
 
 @contextmanager
-def bad_rows_told() -> Iterator[None]:
+def bad_rows_told() -> Generator[None]:
     """A row that cannot be used ends the attempt. Raises: AttemptFailed (`bad_data`) naming its line."""
     try:
         yield

@@ -16,7 +16,7 @@ import signal
 import struct
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from functools import partial
@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, cast
 
 from luthier.datasets.crew import Crew
 from luthier.datasets.formats import rows_in
-from luthier.datasets.learning import READS, lessons
+from luthier.datasets.learning import TRAINS_ON, lessons
 from luthier.datasets.lines import Lines
 from luthier.training.batches import Part
 from luthier.training.parts import Reading, blocks_of, part_of
@@ -67,7 +67,7 @@ class TokenCrew:
 
     def begins(self, number: int) -> bool:
         """Whether the crew is there; then it begins with the block of this number."""
-        if self.works and self.came(0) and self._read(len(_READY)) == _READY:
+        if self.works and self.came(0) and self._read(len(_READY)) is not None:
             self._write(_NUMBER.pack(number))
             return self.works
         return False
@@ -107,7 +107,7 @@ class TokenCrew:
 
 
 @contextmanager
-def hired(reading: Reading, renderer: Renderer) -> Iterator[TokenCrew | None]:
+def hired(reading: Reading, renderer: Renderer) -> Generator[TokenCrew | None]:
     """A crew for this file; None where it is not worth it, or cannot be had."""
     wanted = reading.helpers > 1 and reading.path.stat().st_size >= reading.least_bytes
     if reading.base is None or not wanted or not hasattr(os, "fork"):
@@ -163,7 +163,7 @@ def _serve(request: dict[str, Any]) -> None:
 def _work(renderer: Renderer, reading: Reading, piece: memoryview) -> tuple[bytes, bytes]:
     (first,) = _NUMBER.unpack_from(piece)
     block = Lines(first, 0, bytes(piece[_NUMBER.size :]))
-    units = rows_in(block, READS[reading.method])
+    units = rows_in(block, TRAINS_ON[reading.method])
     part = part_of(reading.method, lessons(reading.method, units, renderer, reading.max_seq_len))
     return pickle.dumps(part, pickle.HIGHEST_PROTOCOL), b""
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from luthier.datasets.formats import rows_in
-from luthier.datasets.learning import READS, lessons
+from luthier.datasets.learning import TRAINS_ON, lessons
 from luthier.datasets.lines import Block, Lines
 from luthier.training.batches import Part, Rows
 from luthier.training.parts import Reading, blocks_of, part_of
@@ -28,7 +28,7 @@ _ROWS = 512
 
 
 def rows_of(method: str, units: Iterable[Any], renderer: Renderer, max_seq_len: int, folder: Path | None = None) -> Kept:
-    """Units of the kind that `READS` names, as tokens and the positions that carry loss.
+    """Units of the kind that `TRAINS_ON` names, as tokens and the positions that carry loss.
 
     Rows longer than `max_seq_len` are cut and counted; units that then teach nothing are left out and counted. Prompts are never
     cut. folder: where the numbers lie. Raises: OSError; Invalid `template`.
@@ -75,7 +75,7 @@ def _shared(blocks: Iterator[Block], renderer: Renderer, reading: Reading, crew:
 
 
 def _parts_of_blocks(blocks: Iterable[Block], renderer: Renderer, reading: Reading) -> Iterator[Part]:
-    units = chain.from_iterable(rows_in(block, READS[reading.method]) for block in blocks)
+    units = chain.from_iterable(rows_in(block, TRAINS_ON[reading.method]) for block in blocks)
     return _parts_of(reading.method, units, renderer, reading.max_seq_len)
 
 
