@@ -43,7 +43,9 @@ Name = Annotated[str, Field(min_length=1, max_length=128), AfterValidator(plain_
 Whole = Annotated[int, BeforeValidator(_whole_number)]
 Option = bool | int | float | Annotated[str, Field(max_length=200), AfterValidator(plain_text)]
 """The value of an option of a classifier, whatever it is called."""
-Usd = Annotated[str, Field(pattern=r"^(0|[1-9][0-9]{0,8})(\.[0-9]{1,6})?$", description="Dollars as a decimal string.")]
+USD_FORM = r"^(0|[1-9][0-9]{0,8})(\.[0-9]{1,6})?$"
+MONTH_FORM = r"^20[0-9]{2}-(0[1-9]|1[0-2])$"
+Usd = Annotated[str, Field(pattern=USD_FORM, description="Dollars as a decimal string.")]
 
 
 def usd(micro_usd: int) -> str:

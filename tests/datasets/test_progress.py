@@ -8,7 +8,7 @@ import pytest
 
 from luthier.datasets.sandbox import Ruler, Sandbox, Task
 from luthier.faces.cli import checking
-from luthier.faces.cli.reports import early
+from luthier.faces.cli.findings import early
 
 from .conftest import TINY, an_upload, chat, jsonl, rows
 

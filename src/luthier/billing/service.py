@@ -142,6 +142,7 @@ class Billing:
             rows = store.segments_of_jobs_used_since(session, since)
             held = store.held(session)
             tokens = self.tokens.usage(session, rules.period_of(now))
+            refunded = store.refunded(session, rules.period_of(now))
         used = _used_in(rules.period_of(now), rows)
         by_hardware = {
             name: HardwareUsage(seconds=ms / 1000, cost_usd=rules.usd(money)) for name, (ms, money) in sorted(used.items())
@@ -150,6 +151,7 @@ class Billing:
         return UsageReport(
             period=rules.period_of(now),
             cost_usd=rules.usd(total),
+            refunded_usd=rules.usd(refunded),
             held_usd=rules.usd(held),
             by_hardware=by_hardware,
             tokens=tuple(tokens),

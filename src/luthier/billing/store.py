@@ -173,6 +173,12 @@ def refund_with(session: Session, key: str) -> LedgerRow | None:
     return session.scalar(select(LedgerRow).where(LedgerRow.refund_key == key))
 
 
+def refunded(session: Session, period: str) -> int:
+    """What was given back in a month."""
+    of_month = (LedgerRow.period == period, LedgerRow.refund_key.is_not(None))
+    return -(session.scalar(select(func.coalesce(func.sum(LedgerRow.micro_usd), 0)).where(*of_month)) or 0)
+
+
 def lines_of(session: Session, job_id: str) -> Sequence[LedgerRow]:
     return session.scalars(select(LedgerRow).where(LedgerRow.job_id == job_id).order_by(LedgerRow.id)).all()
 

@@ -66,6 +66,7 @@ class UsageReport(Frozen):
 
     period: str = Field(description="`YYYY-MM`.")
     cost_usd: Usd = Field(description="All usage, settled or not: hardware and served tokens.")
+    refunded_usd: Usd = Field(default="0.00", description="Given back in this month; not taken off `cost_usd`.")
     held_usd: Usd = Field(description="Set aside for jobs that are not settled yet.")
     by_hardware: dict[str, HardwareUsage]
     tokens: tuple[TokenUsage, ...] = Field(default=(), description="What models answered, by model, kind and user.")

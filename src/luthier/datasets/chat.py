@@ -14,8 +14,9 @@ from luthier.datasets.examples import MAX_DEPTH, BadRow, Message, Remark, is_lea
 from luthier.datasets.strict_json import depth_of, parse
 
 ROLES = frozenset({"system", "user", "assistant", "tool"})
-_KNOWN = "system, user, assistant, tool"
+_KNOWN = "system, user, assistant, tool, in small letters (human is user; gpt, bot and model are assistant)"
 _PLAIN = frozenset({"role", "content"})
+_FIELDS = _PLAIN | {"tool_calls", "function_call", "name", "tool_call_id", "weight", "loss_weight"}
 _ARGUMENTS_DEPTH = MAX_DEPTH - 8
 """Arguments that came as a string lie deeper once they are an object, and must still be readable then."""
 
@@ -28,6 +29,8 @@ class Notes:
     remarks: list[Remark] = field(default_factory=list[Remark])
     about: str = ""
     """What goes before each message, where a row holds more than one conversation."""
+    unread: set[str] = field(default_factory=set[str])
+    """Fields of its messages that no template reads."""
 
     def wrong(self, code: str, message: str, fix: str) -> BadRow:
         return BadRow(self.line, code, self.about + message, fix)
@@ -36,13 +39,36 @@ class Notes:
         self.remarks.append(Remark(code, self.about + message, fix))
 
 
+def with_system(notes: Notes, row: Mapping[str, Any]) -> Any:
+    """The messages of a row that may hold its system message beside them, as Anthropic has it."""
+    messages, system = row["messages"], row.get("system")
+    if not system or not isinstance(messages, list):
+        return messages
+    first = cast("list[Any]", messages)[0] if messages else None
+    if isinstance(first, dict) and cast("dict[str, Any]", first).get("role") == "system":
+        notes.remark("bad_value", "The row has `system` and a system message: the message is read.", "Keep one of them.")
+        return cast("list[Any]", messages)
+    return [{"role": "system", "content": system}, *cast("list[Any]", messages)]
+
+
 def read_messages(notes: Notes, messages: Any, *, after: str | None = None) -> tuple[Message, ...]:
     """All messages in one form; `after` is the role of the message before them. Raises: BadRow."""
     if not isinstance(messages, list):
         raise notes.wrong("bad_type", "`messages` is not a list.", 'Write a list of objects: [{"role": ..., "content": ...}].')
     read = tuple(_message(notes, number, message) for number, message in enumerate(cast("list[Any]", messages)))
     check_order(notes, read, after)
+    _check_results(notes, read)
     return read
+
+
+def _check_results(notes: Notes, messages: Sequence[Message]) -> None:
+    """Results say which call they answer; where both say it, it must be a call that was made."""
+    made: set[Any] = set()
+    for number, message in enumerate(messages, 1):
+        made.update(call["id"] for call in message.get("tool_calls", ()) if "id" in call)
+        if made and message["role"] == "tool" and message.get("tool_call_id") not in {*made, None}:
+            said = f"Message {number} is the result of a tool call that was not made."
+            notes.remark("tool_result", said, "Give it the `tool_call_id` that the call has as `id`.")
 
 
 def read_tools(notes: Notes, tools: Any, messages: Sequence[Message]) -> tuple[Mapping[str, Any], ...] | None:
@@ -117,6 +143,7 @@ def _full_message(notes: Notes, number: int, role: str, given: dict[str, Any]) -
             if type(value) is not str:
                 raise notes.wrong("bad_type", f"`{name}` of message {number + 1} is not a text.", "Write it in quotes.")
             read[name] = value
+    notes.unread |= {f"messages.{name}" for name in given.keys() - _FIELDS if given[name] is not None}
     if given.get("weight") is not None:
         _weigh(notes, read, given["weight"])
     elif role == "assistant" and given.get("loss_weight") is not None:
@@ -149,7 +176,7 @@ def _content(notes: Notes, number: int, content: Any, *, may_lack: bool) -> str:
                 "bad_type", f"A content part of message {number + 1} is not an object.", "Write objects with `type`."
             )
         fields = cast("dict[str, Any]", part)
-        if fields.get("type") != "text":
+        if fields.get("type", "text") != "text":
             raise notes.wrong(
                 "bad_value", f"Message {number + 1} holds a part that is not text.", "Only parts of type text are read."
             )
@@ -230,7 +257,10 @@ def check_order(notes: Notes, messages: Sequence[Message], before: str | None) -
                 f"Message {number + 1} is a tool's result, but no tool was called before it.",
                 "Add the call as `tool_calls`.",
             )
-        if role == before and role in {"user", "assistant"}:
+        if role != "tool" and number and messages[number - 1].get("tool_calls"):
+            said = f"The tool that message {number} calls gives no result."
+            notes.remark("tool_result", said, "Add it after the call, as a message of the role tool.")
+        elif role == before and role in {"user", "assistant"}:
             notes.remark("roles", f"Messages {number} and {number + 1} are of the same role.", "Join them into one.")
         elif role == "assistant" and before is None and len(messages) > 1:
             notes.remark("roles", "The conversation starts with the assistant.", "Start with the user's message.")

@@ -33,6 +33,13 @@ _DIRECTORY_BYTES = 1024 * MAX_MEMBERS
 _MOST_NAME = 1024
 _ASIDE = re.compile(r"(__MACOSX/.*|(.*/)?(\..*|read_?me(\.\w+)?|licen[cs]e(\.\w+)?|copying))", re.IGNORECASE)
 """Members that are no data."""
+_DOCUMENTS = {
+    "xl/workbook.xml": "an Excel workbook",
+    "word/document.xml": "a Word document",
+    "ppt/presentation.xml": "a presentation",
+    "META-INF/manifest.xml": "an OpenDocument file",
+}
+"""What only documents hold."""
 
 
 @dataclass(frozen=True)
@@ -312,9 +319,17 @@ def _zip_data(source: BinaryIO) -> tuple[zipfile.ZipFile, list[zipfile.ZipInfo]]
         members = archive.infolist()
         if len(members) > MAX_MEMBERS:
             raise _too_many(len(members))
+        _no_document({member.filename for member in members})
         if len({member.filename for member in members}) != len(members) or _overlap(members, archive.start_dir):
             raise _broken("Files in the zip file overlap, or one is there twice.")
         return archive, [member for member in members if _is_data(_zip_member(member))]
+
+
+def _no_document(names: set[str]) -> None:
+    """Raises: BadRow for what an office program wrote: it is a zip file, too."""
+    noun = next((noun for name, noun in _DOCUMENTS.items() if name in names), None)
+    if noun is not None:
+        raise _broken(f"The file is {noun}.", "Save its table as CSV (in Excel: CSV UTF-8), and upload that.", "type")
 
 
 def _zip_stream(archive: zipfile.ZipFile, member: zipfile.ZipInfo, limits: Limits) -> Readable:

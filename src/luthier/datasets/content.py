@@ -20,6 +20,16 @@ from luthier.datasets.tally import Tally
 
 _SCHEMA_SECONDS = 10.0
 """For the schemas of tools, all rows together: a schema is a stranger's, too."""
+_NO_SCHEMA = (
+    "tool_schema",
+    "The `parameters` of a tool are no JSON schema that can be checked here, so neither are its calls.",
+    'Write {"type": "object", "properties": {...}}, and keep references within it.',
+)
+_NO_FIT = (
+    "tool_args",
+    "The arguments of a tool call are not as the tool's `parameters` say.",
+    "Mend the arguments, or the schema.",
+)
 
 
 class Content:
@@ -65,26 +75,34 @@ class Content:
         schemas = {name: schema for tool in _tools_of(parsed) for name, schema in _parameters(tool)}
         for message in parsed.row.messages:
             for call in message.get("tool_calls", ()):
-                schema = schemas.get(call["function"]["name"])
-                if schema and not self._fits(schema, call["function"]["arguments"]):
-                    said = "The arguments of a tool call are not as the tool's `parameters` say."
-                    tally.note(parsed.line, "tool_args", "warning", (said, "Mend the arguments, or the schema."))
+                wrong = self._wrong(schemas.get(call["function"]["name"]), call["function"]["arguments"])
+                if wrong is not None:
+                    code, *said = wrong
+                    tally.note(parsed.line, code, "warning", (said[0], said[1]))
                     return
 
-    def _fits(self, schema: Mapping[str, Any], arguments: Any) -> bool:
-        from luthier.graders.json_schema import check_schema, fits
+    def _wrong(self, schema: Any, arguments: Any) -> tuple[str, str, str] | None:
+        """Of a call and what its tool says of it: (code, what is wrong, what to do)."""
+        from luthier.graders.json_schema import fits
         from luthier.graders.templates import Ungradable
 
+        if not schema and (schema is None or isinstance(schema, dict)):
+            return None
+        if not isinstance(schema, dict):
+            return _NO_SCHEMA
         if self._schema_seconds < 0:
-            return True
+            return None
+        given = cast("dict[str, Any]", schema)
         started = time.monotonic()
         try:
-            written = dump(schema)
+            written = dump(given)
             if written not in self._schemas and len(self._schemas) < rules.MAX_LABELS:
-                self._schemas[written] = _usable(check_schema, schema)
-            return not self._schemas.get(written) or fits(schema, arguments)
+                self._schemas[written] = _usable(given)
+            if not self._schemas.get(written, True):
+                return _NO_SCHEMA
+            return None if written not in self._schemas or fits(given, arguments) else _NO_FIT
         except Ungradable:
-            return True
+            return None
         finally:
             self._schema_seconds -= time.monotonic() - started
 
@@ -100,19 +118,21 @@ def _warn(tally: Tally, line: int, code: str, noun: str) -> None:
     tally.note(line, code, "warning", (f"The row seems to hold {noun}.", fix))
 
 
-def _usable(check: Any, schema: Mapping[str, Any]) -> bool:
+def _usable(schema: Mapping[str, Any]) -> bool:
+    from luthier.graders.json_schema import check_schema
+
     try:
-        check(schema)
+        check_schema(schema)
     except ValueError:
         return False
     return True
 
 
-def _parameters(tool: Mapping[str, Any]) -> list[tuple[str, dict[str, Any]]]:
+def _parameters(tool: Mapping[str, Any]) -> list[tuple[str, Any]]:
     function = tool.get("function", tool)
     fields = cast("dict[str, Any]", function) if isinstance(function, dict) else {}
     schema = fields.get("parameters")
-    return [(str(fields.get("name")), cast("dict[str, Any]", schema))] if isinstance(schema, dict) else []
+    return [] if schema is None else [(str(fields.get("name")), schema)]
 
 
 def _tools_of(parsed: Parsed) -> tuple[Mapping[str, Any], ...]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -182,6 +182,8 @@ class Parsed:
     remarks: list[Remark] = field(default_factory=list[Remark])
     source: str | None = None
     """Where the row says that it is from."""
+    unread: Collection[str] = ()
+    """Its fields that say nothing here."""
 
 
 class BadRow(Exception):

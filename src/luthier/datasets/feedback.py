@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from itertools import chain
 from typing import Any, NoReturn, cast
 
-from luthier.datasets.chat import Notes, read_messages, read_tools
+from luthier.datasets.chat import Notes, read_messages, read_tools, with_system
 from luthier.datasets.examples import MAX_DEPTH, Example, Message, Pair, Prompt, Rated
 from luthier.datasets.strict_json import depth_of
 from luthier.datasets.transcripts import is_transcript, messages_of
@@ -90,7 +90,7 @@ def openai_prompt(notes: Notes, row: dict[str, Any]) -> Prompt:
     given = _given(notes, row, "messages")
     if not isinstance(given, list):
         raise notes.wrong("bad_type", "`messages` is not a list.", 'Write a list of objects: [{"role": ..., "content": ...}].')
-    return _prompt(notes, given, row.get("tools"), item)
+    return _prompt(notes, with_system(notes, row), row.get("tools"), item)
 
 
 def text_of(notes: Notes, row: Mapping[str, Any], name: str) -> str:
@@ -174,7 +174,7 @@ def _turn(notes: Notes, answer: _Answer, after: str) -> tuple[Message, ...]:
     given: Any = [{"role": "assistant", "content": answer.given}] if type(answer.given) is str else answer.given
     if not isinstance(given, list):
         raise notes.wrong("bad_type", f"`{answer.name}` is neither a text nor a list of messages.", "Write one of these.")
-    within = Notes(notes.line, notes.remarks, about=f"In `{answer.name}`: ")
+    within = Notes(notes.line, notes.remarks, f"In `{answer.name}`: ", notes.unread)
     turn = _unweighted(read_messages(within, given, after=after))
     if not turn or turn[0]["role"] != "assistant" or turn[-1]["role"] != "assistant" or _holds(turn, "user"):
         said = f"`{answer.name}` is not a turn of the assistant's."
@@ -227,7 +227,7 @@ def _whole(notes: Notes, row: Mapping[str, Any], name: str) -> tuple[Message, ..
             f"`{name}` is a text, and there is no `prompt`.",
             "Write `prompt`, and in the answers what follows it.",
         )
-    return _unweighted(read_messages(Notes(notes.line, about=f"In `{name}`: "), given))
+    return _unweighted(read_messages(Notes(notes.line, about=f"In `{name}`: ", unread=notes.unread), given))
 
 
 def _shared(chosen: Sequence[Message], rejected: Sequence[Message]) -> int:

@@ -7,35 +7,41 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 from luthier.datasets.mapping import proposed, written
+from luthier.datasets.rules import FIELD
 
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """What rows are called, the fields that they need, and the methods that learn from them."""
+    """What rows are called, the fields that they need, the methods that learn from them, and what else is read of them."""
 
     noun: str
     fields: tuple[str, ...]
     methods: tuple[str, ...]
+    also: frozenset[str] | None = frozenset()
+    """None where all of a row is read: by a grader."""
 
 
 _PAIRS = ("dpo", "orpo")
+_WEIGHT, _TOOLS = frozenset({"weight"}), frozenset({"tools"})
 KINDS: Mapping[str, Kind] = {
-    "chat": Kind("chat (`messages`)", ("messages",), ("sft",)),
-    "prompt_completion": Kind("`prompt` and `completion`", ("prompt", "completion"), ("sft",)),
-    "alpaca": Kind("Alpaca (`instruction`, `output`)", ("instruction", "output"), ("sft",)),
-    "sharegpt": Kind("ShareGPT (`conversations`)", ("conversations",), ("sft",)),
-    "text": Kind("plain texts (`text`)", ("text",), ("sft",)),
-    "pairs": Kind("preference pairs (`prompt`, `chosen`, `rejected`)", ("prompt", "chosen", "rejected"), _PAIRS),
-    "whole_pairs": Kind("preference pairs (`chosen`, `rejected`)", ("chosen", "rejected"), _PAIRS),
+    "chat": Kind("chat (`messages`)", ("messages",), ("sft",), _WEIGHT | _TOOLS | {"system", "functions"}),
+    "prompt_completion": Kind("`prompt` and `completion`", ("prompt", "completion"), ("sft",), _WEIGHT | _TOOLS),
+    "alpaca": Kind(
+        "Alpaca (`instruction`, `output`)", ("instruction", "output"), ("sft",), _WEIGHT | {"input", "system", "history"}
+    ),
+    "sharegpt": Kind("ShareGPT (`conversations`)", ("conversations",), ("sft",), _WEIGHT | _TOOLS | {"system"}),
+    "text": Kind("plain texts (`text`)", ("text",), ("sft",), _WEIGHT),
+    "pairs": Kind("preference pairs (`prompt`, `chosen`, `rejected`)", ("prompt", "chosen", "rejected"), _PAIRS, _TOOLS),
+    "whole_pairs": Kind("preference pairs (`chosen`, `rejected`)", ("chosen", "rejected"), _PAIRS, _TOOLS),
     "openai_pairs": Kind(
         "preference pairs (`input`, `preferred_output`, `non_preferred_output`)",
         ("input", "preferred_output", "non_preferred_output"),
         _PAIRS,
     ),
-    "rated": Kind("rated answers (`prompt`, `completion`, `label`)", ("prompt", "completion", "label"), ("kto",)),
-    "prompts": Kind("prompts to be answered (`prompt` and fields for a grader)", ("prompt",), ("grpo",)),
+    "rated": Kind("rated answers (`prompt`, `completion`, `label`)", ("prompt", "completion", "label"), ("kto",), _TOOLS),
+    "prompts": Kind("prompts to be answered (`prompt` and fields for a grader)", ("prompt",), ("grpo",), None),
     "openai_prompts": Kind(
-        "prompts to be answered (`messages` that end with the user's, and fields for a grader)", ("messages",), ("grpo",)
+        "prompts to be answered (`messages` that end with the user's, and fields for a grader)", ("messages",), ("grpo",), None
     ),
     "labelled": Kind("labelled texts (`text`, `label`)", ("text", "label"), ("classifier",)),
     "images": Kind("labelled images (`image`, `label`)", ("image", "label"), ("classifier",)),
@@ -99,6 +105,22 @@ def within(row: Mapping[str, Any], kind: str) -> str | None:
     return found
 
 
+def unread(row: Mapping[str, Any], kind: str) -> list[str]:
+    """The fields of a row of this kind that say nothing here; what is null is no field.
+
+    >>> unread({"text": "Hello.", "category": "greeting", "source": "mail"}, "text")
+    ['category']
+    """
+    known = KINDS[kind]
+    if known.also is None:
+        return []
+    return [
+        name
+        for name, value in row.items()
+        if not (name in known.fields or name in known.also or name == "source" or value is None)
+    ]
+
+
 def missing(row: Mapping[str, Any], kind: str | None) -> tuple[str, str, str]:
     """Of a row that is of no kind: (code, what is wrong, what to do)."""
     if kind is not None:
@@ -109,6 +131,10 @@ def missing(row: Mapping[str, Any], kind: str | None) -> tuple[str, str, str]:
     if fit is not None:
         also = f" For grpo: `--map prompt={fit['prompt']}`." if {"prompt", "completion"} <= fit.keys() else ""
         return "missing_field", f"The row lacks {lacks}.", f"Its fields seem to fit: upload it with `--map {written(fit)}`.{also}"
+    inside = next((name for name, value in row.items() if _is_rows(value)), None)
+    if inside is not None:
+        said = "The file is one object that holds its rows in a list."
+        return "missing_field", said, f"Write that list alone, or its rows one a line (`jq -c '.[{_quoted(inside)}][]'`)."
     wanted = f"Write {_WANTED['sft']}; or {_WANTED['dpo']}; or {_WANTED['grpo']}. Or say which field is what: `--map prompt=...`."
     return "missing_field", f"The row lacks {lacks}.", wanted
 
@@ -127,6 +153,15 @@ def _asks(row: Mapping[str, Any]) -> bool:
     messages = row["messages"]
     last = cast("list[Any]", messages)[-1] if isinstance(messages, list) and messages else None
     return isinstance(last, dict) and cast("dict[str, Any]", last).get("role") == "user" and not row.keys() <= _ABOUT
+
+
+def _is_rows(value: Any) -> bool:
+    """Whether a field looks like the rows of a whole file."""
+    return isinstance(value, list) and bool(value) and all(isinstance(each, dict) for each in cast("list[Any]", value))
+
+
+def _quoted(name: str) -> str:
+    return f'"{name}"' if FIELD.fullmatch(name) else "..."
 
 
 def _rates(label: Any) -> bool:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Literal, NamedTuple, Protocol
 
 from luthier.datasets.examples import MAX_DEPTH, MAX_RECORD_BYTES, BadRow, FileRemark, Remark
-from luthier.datasets.strict_json import too_deep
+from luthier.datasets.strict_json import AS_UTF8, too_deep
 from luthier.datasets.tables import Fields, table_of, table_rows
 
 _CHUNK = MAX_RECORD_BYTES
@@ -35,7 +35,16 @@ _MAGIC = (
     (b"%PDF", "type", "a PDF"),
     (b"\x80\x04", "type", "a Python pickle"),
     (b"\x80\x05", "type", "a Python pickle"),
+    (b"ARROW1", "type", "an Arrow file"),
+    (b"Obj\x01", "type", "an Avro file"),
+    (b"ORC", "type", "an ORC file"),
+    (b"SQLite format 3\x00", "type", "a database (SQLite)"),
+    (b"\xd0\xcf\x11\xe0", "type", "a document of an older Office"),
+    (b"{\\rtf", "type", "a document (RTF)"),
 )
+_LFS = b"version https://git-lfs.github.com/spec/"
+_LONE_BRACE = re.compile(rb"\s*\{[ \t]*\r?\n")
+"""How a file starts whose objects are written over several lines."""
 
 
 FormatName = Literal["json", "csv", "text", "jsonl"]
@@ -206,10 +215,12 @@ def _prose(lines: Iterator[Raw | BadRow]) -> Iterator[Fields | BadRow]:
         try:
             yield Fields(line.line, {"text": line.data.decode("utf-8").strip()})
         except UnicodeDecodeError:
-            yield BadRow(line.line, "encoding", "The line is not UTF-8.", "Save the file as UTF-8.")
+            yield BadRow(line.line, "encoding", "The line is not UTF-8.", AS_UTF8)
 
 
 def _not_text(head: bytes) -> BadRow | None:
+    if head.startswith((codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE)):
+        return BadRow(1, "encoding", "The file is UTF-32.", "Save it as UTF-8 (`iconv -f utf-32 -t utf-8`).", fatal=True)
     utf16 = head.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) or head[:2] in (b"{\0", b"\0{", b"[\0", b"\0[")
     if utf16:
         return BadRow(1, "encoding", "The file is UTF-16.", "Save it as UTF-8 (`iconv -f utf-16 -t utf-8`).", fatal=True)
@@ -224,6 +235,21 @@ def _not_text(head: bytes) -> BadRow | None:
             )
     if head[:512].lstrip().lower().startswith((b"<!doctype", b"<html")):
         return BadRow(1, "type", "The file is a web page.", "Download the data itself.", fatal=True)
+    if head.startswith(_LFS):
+        said = "The file is a pointer of Git LFS: the data itself was not fetched."
+        return BadRow(1, "type", said, "Run `git lfs pull` in its repository, and upload the file then.", fatal=True)
+    return _badly_broken(head)
+
+
+def _badly_broken(head: bytes) -> BadRow | None:
+    """Why this is not one record a line, where that can be told before a line is read."""
+    if b"\r" in head.rstrip() and b"\n" not in head:
+        said = "The lines end with a carriage return alone, as on old Macs."
+        return BadRow(1, "line_ends", said, "Save it with other line ends (`tr '\\r' '\\n'`).", fatal=True)
+    if _LONE_BRACE.match(head):
+        said = "The objects are written over several lines."
+        fix = "Write each on a line of its own (`jq -c .`); of one object that holds all rows, write that list alone."
+        return BadRow(1, "json_syntax", said, fix, fatal=True)
     return None
 
 

@@ -96,11 +96,15 @@ def _unfolded(batch: Any) -> Any:
 
 
 def _row(number: int, row: dict[str, Any], plain: dict[str, Callable[[Any], Any] | None]) -> Fields | BadRow:
-    try:
-        return Fields(number, {name: value if (read := plain[name]) is None else read(value) for name, value in row.items()})
-    except _Binary:
-        said = "A column holds bytes: they are no text."
-        return BadRow(number, "columns", said, "Write the column as strings (UTF-8), or leave it out.")
+    found: dict[str, Any] = {}
+    for name, value in row.items():
+        try:
+            found[name] = value if (read := plain[name]) is None else read(value)
+        except _Binary:
+            named = f"The column `{name}`" if rules.FIELD.fullmatch(name) else "A column"
+            said = f"{named} holds bytes: they are no text."
+            return BadRow(number, "columns", said, "Write the column as strings (UTF-8), or leave it out.")
+    return Fields(number, found)
 
 
 class _Binary(Exception):

@@ -29,7 +29,8 @@ def rejection(report: Report, kept_id: str | None = None) -> LuthierError:
     """The error of a file with errors: the first one leads, the report is in the details, with the id of what is kept of it."""
     first = next(finding for finding in report.findings if finding.severity == "error")
     where = "" if first.line is None else f"Line {first.line}: "
-    more = f" ({report.errors - 1:,} more errors.)" if report.errors > 1 else ""
+    others = report.errors - 1
+    more = f" ({others:,} more error{'' if others == 1 else 's'}.)" if others else ""
     kind = TooLarge if first.code in {"line_too_long", "too_many_rows", "ratio", "unpacked_size"} else DatasetRejected
     hint, details = first.fix, report.model_dump(mode="json")
     if kept_id is not None:

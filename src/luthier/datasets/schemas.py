@@ -6,15 +6,19 @@ from collections.abc import Callable, Mapping
 from typing import Any, cast
 
 from luthier.datasets import feedback, kinds, sharegpt
-from luthier.datasets.chat import Notes, check_target, read_messages, read_tools
+from luthier.datasets.chat import Notes, check_target, read_messages, read_tools, with_system
 from luthier.datasets.examples import Example, Parsed, Row
 from luthier.datasets.feedback import text_of
 from luthier.datasets.labelled import labelled_image, labelled_text
 from luthier.datasets.mapping import mapped
 
 MAX_WEIGHT = 1000
+MAX_FIELD = 100
 MAX_SOURCE = 100
 """Characters of the name of where rows are from."""
+
+
+_EMPTY_CELLS = frozenset({"nan", "NaN", "NULL", "null", "<NA>", "#N/A"})
 
 
 class Reader:
@@ -49,7 +53,17 @@ class Reader:
                 f"This row is {kinds.KINDS[kind].noun}, but line {self._first_line} is {kinds.KINDS[self._kind].noun}.",
                 "Put each kind of rows into a file of its own.",
             )
-        return Parsed(line, kind, _READERS[kind](notes, fields), notes.remarks, _source(fields))
+        row = _READERS[kind](notes, fields)
+        return Parsed(line, kind, row, notes.remarks, _source(fields), _unread(notes, fields, kind))
+
+
+def _unread(notes: Notes, row: dict[str, Any], kind: str) -> set[str]:
+    """What is not learned of a row; what changes all of an answer is remarked, too."""
+    names = kinds.unread(row, kind)
+    if "system" in names and row["system"]:
+        said = f"`system` is not read beside {kinds.KINDS[kind].fields[0]}."
+        notes.remark("unread_field", said, "Put it into the prompt: a list of messages, of which the first is the system's.")
+    return {name for name in [*names, *notes.unread] if len(name) <= MAX_FIELD and name.isprintable()}
 
 
 def _source(row: dict[str, Any]) -> str | None:
@@ -60,7 +74,7 @@ def _source(row: dict[str, Any]) -> str | None:
 def _chat(notes: Notes, row: dict[str, Any]) -> Example:
     if row.get("functions") is not None:
         raise notes.wrong("bad_value", "`functions` is the old form of `tools`.", "Write them as `tools`.")
-    messages = read_messages(notes, row["messages"])
+    messages = read_messages(notes, with_system(notes, row))
     tools = read_tools(notes, row.get("tools"), messages)
     check_target(notes, messages)
     return Example(messages=messages, tools=tools, line=notes.line, weight=_weight(notes, row))
@@ -152,6 +166,9 @@ def _answer(notes: Notes, text: str, name: str) -> None:
         raise notes.wrong(
             "empty_content", f"`{name}` is empty: there is nothing to learn.", "Write the answer, or remove the row."
         )
+    if text.strip() in _EMPTY_CELLS:
+        said = f"`{name}` is the word by which programs write an empty cell."
+        notes.remark("empty_word", said, "Write the answer, or remove the row.")
 
 
 _READERS: dict[str, Callable[[Notes, dict[str, Any]], Row]] = {

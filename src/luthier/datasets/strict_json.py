@@ -15,6 +15,7 @@ import orjson
 
 from luthier.datasets.examples import MAX_DEPTH, BadRow
 
+AS_UTF8 = "Save the file as UTF-8 (`iconv -f latin1 -t utf-8`, if it was Latin-1; in Excel: CSV UTF-8)."
 _MAX_DIGITS = 4300
 _EXACT = float(2**63)
 _STRING_OR_BRACKET = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"?|[\[\]{}]', re.DOTALL)
@@ -131,7 +132,7 @@ def _decoded(line: int, data: bytes) -> str:
             line,
             "encoding",
             f"Byte {error.start + 1:,} of the row is not UTF-8.",
-            "Save the file as UTF-8 (`iconv -f latin1 -t utf-8`, if it was Latin-1); a cut file ends like this, too.",
+            f"{AS_UTF8} A cut file ends like this, too.",
         ) from None
 
 
@@ -186,8 +187,13 @@ def _syntax(line: int, text: str, error: json.JSONDecodeError) -> BadRow:
             f"The JSON is cut off: it breaks at {place}, after {end:,} characters.",
             "Write the rest of the row.",
         )
+    if text.startswith("\ufeff"):
+        said = "A byte order mark stands before the row: two files were joined here."
+        return BadRow(line, "json_syntax", said, "Remove it (`sed 's/^\\xef\\xbb\\xbf//'`).")
     if text.lstrip()[:1] not in {"{", "["}:
-        hint = 'This version reads JSON: write one object a line, {"messages": [...]}.'
+        hint = 'Write one JSON object a line: {"messages": [...]}.'
+    elif error.msg.startswith("Extra data") and text[error.pos :].strip() == ",":
+        hint = "Remove the comma behind the row: lines of JSON have none between them."
     elif error.msg.startswith("Extra data"):
         hint = "One row a line: put a line break between rows."
     elif error.msg.startswith("Invalid control character"):

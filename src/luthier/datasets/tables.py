@@ -1,4 +1,4 @@
-"""CSV: a table with a header, or images as a label and their pixels, with a header or without. `,`, `;` and tab separate.
+"""CSV: a table with a header, or images as a label and their pixels, with a header or without. `,`, `;`, tab and `|` separate.
 
 A file is a table where its first line names columns that are known, or where its lines have equally many cells.
 """
@@ -16,7 +16,7 @@ from typing import Any
 
 from luthier.datasets.examples import MAX_RECORD_BYTES, BadRow, FileRemark, Remark
 from luthier.datasets.kinds import FIELDS
-from luthier.datasets.strict_json import parse
+from luthier.datasets.strict_json import AS_UTF8, parse
 
 _LEAST_CELLS = 5
 """A label and four pixels."""
@@ -29,6 +29,11 @@ _JSON = frozenset({"messages", "conversations", "tools", "history"})
 _NULL = frozenset({"input", "system", "tools", "history", "weight"})
 """Cells that may be empty: then the row does not have the field."""
 _RATINGS = {"true": True, "false": False}
+_DELIMITERS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "vertical bars"}
+_ALONE = frozenset({"messages", "conversations", "text", "prompt"})
+"""Columns that make a table by themselves."""
+_SEPARATOR_LINE = re.compile(r"sep=[,;\t|]\r?\n", re.IGNORECASE)
+"""With it Excel starts a table; it is no row."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,11 +69,13 @@ def table_of(head: bytes, mapping: Mapping[str, str] | None = None) -> Table | N
     True
     """
     text = head.decode("utf-8", "replace").lstrip()
+    if (first := _SEPARATOR_LINE.match(text)) is not None:
+        text = text[first.end() :]
     if not text or text[0] in "{[":
         return None
     known = FIELDS | {_name(source) for given in (mapping or {}).values() for source in given.split("+")}
     best: tuple[int, Table] | None = None
-    for delimiter in ",;\t":
+    for delimiter in _DELIMITERS:
         table, cells = _layout(text, delimiter, known, (mapping or {}).get("label", "label"))
         if table is not None and (best is None or cells > best[0]):
             best = (cells, table)
@@ -83,13 +90,16 @@ def _layout(text: str, delimiter: str, known: frozenset[str], label: str) -> tup
     first, ended, _ = text.partition("\n")
     cells = records[0] if records and (ended or len(text) < len(first) + 1) else []
     cells = cells if "\n" in text else cells[:-1] if len(cells) > _LEAST_CELLS else cells
-    if len(cells) < 2:
-        return None, 0
     names = [_name(cell) for cell in cells]
+    if len(cells) < 2:
+        alone = bool(ended) and delimiter == "," and not (_ALONE | (known - FIELDS)).isdisjoint(names)
+        return (Table(delimiter, True), 1) if alone else (None, 0)
     if _name(label) in names and len(names) >= _LEAST_CELLS and not (set(names) & known) - {_name(label)}:
         return Table(delimiter, True, names.index(_name(label))), 1000
     if set(names) & known:
         return Table(delimiter, True), 1000
+    if delimiter == "|":
+        return None, 0  # a table for people has such, too
     if len(cells) >= _LEAST_CELLS and all(_is_number(cell) for cell in cells[1:]):
         return Table(delimiter, False, 0), 1000
     full = records[:-1] if len(records) > 2 else records  # the last one may be cut off
@@ -106,7 +116,7 @@ def table_rows(read: Callable[[], bytes], table: Table) -> Iterator[Fields | Fil
     try:
         for cells in reader:
             line, after = after + 1, reader.line_num
-            if not cells:
+            if not cells or (line == 1 and cells[0].lower().startswith("sep=")):
                 continue
             if columns is None:
                 columns = _columns(cells, table)
@@ -139,11 +149,12 @@ def _columns(cells: Sequence[str], table: Table) -> list[str | None]:
 
 def _remarks(cells: Sequence[str], columns: Sequence[str | None], table: Table) -> Iterator[FileRemark]:
     if table.delimiter != ",":
-        noun = "semicolons" if table.delimiter == ";" else "tabs"
+        noun = _DELIMITERS[table.delimiter]
         yield FileRemark(1, Remark("delimiter", f"The cells are separated by {noun}; they were read so.", "Nothing, if so."))
     if any(name is not None and name != cell for name, cell in zip(columns, cells, strict=True)):
         said = "Names of columns were read without the spaces around them and in small letters."
-        yield FileRemark(1, Remark("column_name", said, "Write them so: text, label."))
+        known = ", ".join(name for name in columns if name in FIELDS)
+        yield FileRemark(1, Remark("column_name", said, f"Write them so: {known}." if known else "Write them without spaces."))
 
 
 def _row(line: int, cells: Sequence[str], columns: Sequence[str | None], table: Table) -> Fields | BadRow:
@@ -211,7 +222,7 @@ def _text(number: int, line: bytes) -> str:
     try:
         return line.decode("utf-8")
     except UnicodeDecodeError:
-        raise BadRow(number, "encoding", "The line is not UTF-8.", "Save the file as UTF-8.", fatal=True) from None
+        raise BadRow(number, "encoding", "The line is not UTF-8.", AS_UTF8, fatal=True) from None
 
 
 def _too_long(number: int) -> BadRow:

@@ -53,6 +53,7 @@ class Tally:
         self._measured = 0
         self._labels: Counter[str] = Counter()
         self._item_fields: set[str] | None = None
+        self._unread: Counter[str] = Counter()
         self._texts = 0
         self._pixels: int | None = None
         self._loss_tokens = 0
@@ -77,6 +78,9 @@ class Tally:
         self.schema_name = self.schema_name or parsed.schema_name
         for remark in parsed.remarks:
             self.note(parsed.line, remark.code, "warning", (remark.message, remark.fix))
+        for name in parsed.unread:
+            if name in self._unread or len(self._unread) < rules.SHOWN_FIELDS:
+                self._unread[name] += 1
         self._roles.update(message["role"] for message in parsed.row.messages)
         self._texts += not parsed.row.messages
         if isinstance(parsed.row, Rated):
@@ -191,7 +195,7 @@ class Tally:
             self.note(None, "dataset_empty", "error", ("No row is left: all of them are bad.", "Mend the file."))
         different = self.usable - self._duplicates
         if self.usable and not self.errors and different < rules.FEW_ROWS:
-            said = f"Only {different} of {self.usable} rows are different: a model learns little from so few."
+            said = f"Only {different} different row{'' if different == 1 else 's'}: a model learns little from so few."
             self.note(None, "too_few_rows", "warning", (said, "Add examples; a few hundred good ones are a start."))
         for code, said, fix in _ALL_USELESS:
             if self.usable and self._counts[code] == self.usable:
@@ -216,6 +220,7 @@ class Tally:
             "schema_name": self.schema_name,
             "methods": list(KINDS[self.schema_name].methods) if self.schema_name else [],
             "item_fields": sorted(self._item_fields or ())[: rules.SHOWN_FIELDS],
+            "unread_fields": dict(sorted(self._unread.items(), key=lambda named: (-named[1], named[0]))[: rules.SHOWN_A_CODE]),
             "bytes": size_bytes,
             "rows": self.rows,
             "usable_rows": self.usable,
@@ -252,7 +257,7 @@ class Tally:
                 self.note(row.line, "bad_value", "error", (said, "Give all images the same size."))
 
     def _counters(self, other: Tally) -> tuple[tuple[Counter[Any], Counter[Any]], ...]:
-        names = ("_counts", "_roles", "_characters", "_labels")
+        names = ("_counts", "_roles", "_characters", "_labels", "_unread")
         return tuple((getattr(self, name), getattr(other, name)) for name in names)
 
     def _show(self, line: int | None, code: str, severity: str, said: tuple[str, str]) -> None:

@@ -110,6 +110,10 @@ class Report(Frozen):
     item_fields: tuple[str, ...] = Field(
         default=(), description="Of prompts: fields that every row has for a grader, which reads them as `item.<field>`."
     )
+    unread_fields: dict[str, int] = Field(
+        default_factory=dict,
+        description="Fields that say nothing here, with the rows that have them: nothing of them is learned.",
+    )
     bytes: int
     read_bytes: int | None = Field(default=None, description="Of the file, while it is being checked; null once it is.")
     rows: int = Field(description="Records seen, good or bad.")

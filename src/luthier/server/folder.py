@@ -14,6 +14,7 @@ import typer
 from pydantic import TypeAdapter, ValidationError
 
 from luthier.errors import FieldInvalid
+from luthier.faces.rest.validation import words
 
 if TYPE_CHECKING:
     from luthier.values import Frozen
@@ -43,7 +44,7 @@ def checked(kind: Any, value: object, name: str) -> Any:
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(str(part) for part in first["loc"]) or name
-        raise FieldInvalid(f"`{place}`: {first['msg'].removeprefix('Value error, ')}.", param=place) from None
+        raise FieldInvalid(f"`{place}`: {words(first, place)}", param=place) from None
 
 
 def email_of(text: str) -> str:

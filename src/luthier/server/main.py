@@ -24,6 +24,7 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
 )
 bases_app = typer.Typer(no_args_is_help=True, help="Base models on this machine.")
 app.add_typer(bases_app, name="bases")

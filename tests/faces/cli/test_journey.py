@@ -204,3 +204,9 @@ def test_two_models_are_asked_the_same_and_each_goes_on_from_its_own_answers(wor
 def test_json_of_a_conversation_is_refused(world, terminal):
     ended = terminal("model", "chat", "luthier/tiny", "--json")
     assert (ended.code, ended.json["error"]["code"]) == (2, "usage")
+
+
+def test_a_job_that_was_stopped_in_the_line_is_told_so(world, terminal, job):
+    stopped = terminal("tune", "stop", job)
+    assert (stopped.out.split()[1], "tune resume" in stopped.err) == ("stopped", True)
+    assert "for good" in terminal("tune", "cancel", job).err

@@ -5,7 +5,8 @@ def test_a_budget_is_set_shown_and_ended(world, terminal):
     assert "No budget" in terminal("tune", "budget").out
     assert "$100.00" in terminal("tune", "budget", "set", "100").out
     assert terminal("tune", "budget", "--json").json["data"][0]["limit_usd"] == "100.00"
-    assert terminal("tune", "budget", "set", "1e3").code != 0
+    refused = terminal("tune", "budget", "set", "1e3")
+    assert (refused.code, 'such as "12.50"' in refused.err) == (1, True)
     assert "No budget" in terminal("tune", "budget", "set", "none").out
 
 
@@ -16,7 +17,9 @@ def test_a_price_is_set_and_a_month_is_reported(world, terminal, tmp_path):
     file = tmp_path / "bill.csv"
     terminal("tune", "billing", "--report", month, "--csv", str(file))
     assert file.read_text("utf-8").startswith("job_id,name")
-    assert terminal("tune", "billing", "--report", "2026-13").code != 0
+    refused = terminal("tune", "billing", "--report", "2026-13")
+    assert (refused.code, "a month such as 2026-11" in refused.err) == (1, True)
+    assert terminal("tune", "billing", "--csv", str(file)).code == 2
 
 
 def test_a_job_that_does_not_wait_cannot_be_approved(world, terminal):

@@ -107,8 +107,12 @@ def _mapping(text: str | None) -> dict[str, str]:
 def _workshop(file: Path) -> Generator[Task]:
     from luthier.datasets.sandbox import Task
 
-    if not file.is_file():
+    if file.is_dir():
+        raise usage(f"{file} is a folder; name one file.")
+    if not file.exists():
         raise usage(f"There is no file {file}.")
+    if not file.is_file():
+        raise usage(f"{file} is no ordinary file: it is looked at more than once.")
     with tempfile.TemporaryDirectory(prefix="luthier-check-") as folder:
         yield Task(file, Path(folder) / "rows", Path(folder))
 

@@ -210,7 +210,7 @@ def diff(old: Version, new: Version, as_json: AsJson = False) -> None:
 def validate(file: FilePath, against: Against = None, mapping: Map = None, as_json: AsJson = False) -> None:
     """Check a file here, without a server; ends with 1 where it would be refused."""
     from luthier.faces.cli import checking
-    from luthier.faces.cli.reports import early, report_text
+    from luthier.faces.cli.findings import early, report_text
 
     with transfer("check") as bar:
         report = checking.validate(file, [Path(each) for each in against or ()], mapping, early(bar))

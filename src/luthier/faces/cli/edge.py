@@ -16,12 +16,21 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from luthier.errors import ClientError, Forbidden, Gone, LuthierError, NotFound, SetupError, Unauthenticated
+from luthier.faces.cli.findings import findings_lines
 from luthier.faces.cli.shown import clean, out, talk
 
 if TYPE_CHECKING:
     from luthier.faces.sdk.client import Client
 
 _MOST_DETAILS = 20
+_COMMANDS = {
+    "GET /api/bases": "tune bases",
+    "GET /api/datasets": "dataset list",
+    "GET /api/jobs": "tune list",
+    "GET /api/models": "model list",
+    "GET /api/me": "tune whoami",
+    "GET /api/users": "tune team members",
+}
 
 
 def new_app(about: str) -> typer.Typer:
@@ -92,11 +101,18 @@ def _refused(error: LuthierError) -> None:
         _as_json({**facts, "details": error.details, "request_id": request_id})
     talk(f"Error: {clean(error.message)}")
     for line in _details(error):
-        talk(f"  {line}")
+        talk(line)
     if error.hint:
-        talk(clean(error.hint))
+        talk(clean(_as_commands(error.hint)))
     if request_id and status_of(error) == 1:
         talk(f"({error.error_code}, request {clean(request_id)})")
+
+
+def _as_commands(hint: str) -> str:
+    """Whoever sits at a terminal has commands for what the server names by its routes."""
+    for route, command in _COMMANDS.items():
+        hint = hint.replace(f"`{route}`", f"`{command}`")
+    return hint
 
 
 def _details(error: LuthierError) -> list[str]:
@@ -106,14 +122,15 @@ def _details(error: LuthierError) -> list[str]:
     items = [item for item in found if isinstance(item, Mapping)] if isinstance(found, list | tuple) else []
     if len(items) < 2:
         return []
-    rest = [f"... and {len(items) - _MOST_DETAILS} more"] if len(items) > _MOST_DETAILS else []
+    if isinstance(details, Mapping):
+        return findings_lines(details)
+    rest = [f"  ... and {len(items) - _MOST_DETAILS} more"] if len(items) > _MOST_DETAILS else []
     return [*(_detail(item) for item in items[:_MOST_DETAILS]), *rest]
 
 
 def _detail(item: Mapping[str, Any]) -> str:
-    where = f"line {item['line']}" if item.get("line") else item.get("param")
-    words = ": ".join(str(part) for part in (where, item.get("message")) if part)
-    return clean(f"{words} {item.get('fix') or ''}").replace("\n", " ").rstrip()
+    words = ": ".join(str(part) for part in (item.get("param"), item.get("message")) if part)
+    return clean(f"  {words}").replace("\n", " ")
 
 
 def _wants_json() -> bool:

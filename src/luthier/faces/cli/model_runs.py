@@ -127,7 +127,7 @@ def _submitted(client: Client, spec: Mapping[str, Any], *, yes: bool) -> Submitt
 
 
 def _said(submitted: Submitted, *, as_json: bool) -> None:
-    talk(f"Queued. Watch it with: tune logs {submitted.job.id} --follow")
+    talk(watching.taken_in(submitted.job))
     if as_json:
         out_json(submitted)
     else:

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from luthier.faces.cli.edge import connect
+from luthier.faces.cli.edge import connect, usage
 from luthier.faces.cli.options import After, AsJson, JobArgument, JobOption, Limit, the_job
 from luthier.faces.cli.shown import dollars, duration, moment, out, out_json, pairs, size, table, talk
 
@@ -50,6 +50,8 @@ def billing(
     as_json: AsJson = False,
 ) -> None:
     """What your team used this month, its charges, or the report of a month."""
+    if csv is not None and report is None:
+        raise usage("--csv writes the report of a month: name it with --report, e.g. --report 2026-11.")
     if report is not None:
         _report(report, csv, as_json=as_json)
         return
@@ -57,17 +59,27 @@ def billing(
         _charges(limit, after, as_json=as_json)
         return
     with connect() as client:
-        usage = client.billing.usage()
+        used = client.billing.usage()
     if as_json:
-        out_json(usage)
+        out_json(used)
         return
-    out(pairs([("month", usage.period), ("cost", dollars(usage.cost_usd)), ("held", dollars(usage.held_usd))]))
-    rows = [(name, duration(each.seconds), dollars(each.cost_usd)) for name, each in usage.by_hardware.items()]
+    refunded = dollars(used.get("refunded_usd", "0"))
+    out(
+        pairs(
+            [
+                ("month", used.period),
+                ("cost", dollars(used.cost_usd)),
+                ("refunded", None if refunded == "$0.00" else refunded),
+                ("held", dollars(used.held_usd)),
+            ]
+        )
+    )
+    rows = [(name, duration(each.seconds), dollars(each.cost_usd)) for name, each in used.by_hardware.items()]
     if rows:
         out("\n" + table(("HARDWARE", "TIME", "COST"), rows))
     served = [
         (each.model, each.kind, f"{each.requests:,}", f"{each.prompt_tokens + each.completion_tokens:,}", dollars(each.cost_usd))
-        for each in usage.get("tokens", ())
+        for each in used.get("tokens", ())
     ]
     if served:
         out("\n" + table(("MODEL", "KIND", "REQUESTS", "TOKENS", "COST"), served))

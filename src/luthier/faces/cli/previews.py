@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import groupby
 from typing import Any
 
@@ -66,5 +66,9 @@ def _packing(packing: Mapping[str, Any] | None) -> Iterable[str]:
     if packing is None:
         return
     limits = f"{packing['rows_per_pass']:,} rows and {packing['tokens_per_pass']:,} tokens"
-    passes = [f"  lines {', '.join(map(str, each['lines']))}: {each['tokens']:,} tokens" for each in packing["passes"]]
+    passes = [f"  {_lines(each['lines'])}: {each['tokens']:,} tokens" for each in packing["passes"]]
     yield "\n".join([f"Packed together, at most {limits} a pass (a run draws its own order):", *passes])
+
+
+def _lines(numbers: Sequence[int]) -> str:
+    return f"line{'s' if len(numbers) > 1 else ''} {', '.join(map(str, numbers))}"

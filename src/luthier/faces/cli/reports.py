@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from luthier.faces.cli.shown import clean, dollars, duration, moment, pairs, plain, size, talk
+from luthier.faces.cli.findings import report_text
+from luthier.faces.cli.shown import clean, dollars, duration, moment, pairs, plain, size
 
 if TYPE_CHECKING:
-    from luthier.datasets.types import Report
     from luthier.faces.sdk.answers import Comparison, Dataset, Estimate, Job, JobCost, Model
 
-_MOST_FINDINGS = 10
 _MOST_SAMPLE = 100
 _SCORES = (
     *(("loss", "loss"), ("perplexity", "perplexity"), ("exact_match", "exact match"), ("f1", "F1 of words")),
@@ -129,59 +128,6 @@ def dataset_text(dataset: Dataset) -> str:
     )
     report = dataset.get("report")
     return f"{text}\n{report_text(report)}" if report else text
-
-
-def report_text(report: Mapping[str, Any]) -> str:
-    """What validation saw."""
-    lengths = report.get("lengths") or {}
-    unit = lengths.get("unit")
-    spread = ", ".join(f"{name} {lengths.get(name)}" for name in ("min", "median", "p95", "max")) if lengths else None
-    over = report.get("over_context")
-    facts = pairs(
-        [
-            ("rows", f"{report.get('usable_rows')} usable of {report.get('rows')} ({report.get('schema_name')})"),
-            ("for", " or ".join(report.get("methods") or ()) or None),
-            (
-                "tokens",
-                None
-                if report.get("tokens") is None
-                else f"{report['tokens']:,}, {report.get('loss_tokens') or 0:,} of them learned",
-            ),
-            ("lengths", spread and f"{spread} {unit}"),
-            ("too long", f"{over} rows longer than {report.get('context')} tokens" if over else None),
-            ("duplicates", report.get("duplicates")),
-            ("nearly so", report.get("near_duplicates") or None),
-            ("conflicts", report.get("conflicts") or None),
-            *((f"in {each['name']}", f"{each['rows']} rows, {each['prompts']} prompts") for each in report.get("against") or ()),
-            ("left out", f"{report['dropped_rows']} bad rows" if report.get("dropped_rows") else None),
-            ("refused", f"{report.get('errors', 0)} errors, {report.get('warnings', 0)} warnings"),
-        ]
-    )
-    return "\n".join([facts, *findings_lines(report)])
-
-
-def early(bar: Callable[[str, int, int | None], None]) -> Callable[[Report], None]:
-    """Shows how far the check of a file is, and the first finding of each kind as soon as there is one."""
-    told: set[str] = set()
-
-    def hear(report: Report) -> None:
-        bar("", report.read_bytes or 0, report.bytes)
-        for each in report.findings:
-            if each.code not in told:
-                told.add(each.code)
-                talk(clean(f"  line {each.line or '-'}: {each.message}"))
-
-    return hear
-
-
-def findings_lines(report: Mapping[str, Any]) -> list[str]:
-    """The first findings, each with what to do about it."""
-    findings = report.get("findings") or ()
-    lines = [
-        clean(f"  line {each.get('line') or '-'}: {each.get('message')} {each.get('fix') or ''}").rstrip().replace("\n", " ")
-        for each in findings[:_MOST_FINDINGS]
-    ]
-    return [*lines, *([f"  ... and {len(findings) - _MOST_FINDINGS} more"] if len(findings) > _MOST_FINDINGS else [])]
 
 
 def model_text(model: Model) -> str:

@@ -107,12 +107,13 @@ def size(count: float | None) -> str:
 def dollars(amount: object) -> str:
     """A decimal string as money: cents, and more digits only where they say something.
 
-    >>> dollars("0.000000"), dollars("1.500000"), dollars("0.000123")
-    ('$0.00', '$1.50', '$0.000123')
+    >>> dollars("0.000000"), dollars("1493.500000"), dollars("0.000123"), dollars("-1.5")
+    ('$0.00', '$1,493.50', '$0.000123', '-$1.50')
     """
     text = clean(amount)
-    whole, _, cents = text.partition(".")
-    return f"${whole}.{cents.rstrip('0').ljust(2, '0')}"
+    whole, _, cents = text.removeprefix("-").partition(".")
+    thousands = f"{int(whole):,}" if whole.isdecimal() else whole
+    return f"{'-' * text.startswith('-')}${thousands}.{cents.rstrip('0').ljust(2, '0')}"
 
 
 def moment(text: object) -> str:

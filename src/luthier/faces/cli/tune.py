@@ -44,7 +44,7 @@ def start(
         if submitted.get("replayed"):
             talk("This key was used before: this is the job that it started then.")
         if not follow:
-            talk(f"Queued. Watch it with: tune logs {submitted.job.id} --follow")
+            talk(watching.taken_in(submitted.job))
             if as_json:
                 out_json(submitted)
             return
@@ -107,14 +107,22 @@ def pause(job: JobArgument = None, job_id: JobOption = None, as_json: AsJson = F
 def stop(job: JobArgument = None, job_id: JobOption = None, as_json: AsJson = False) -> None:
     """Save a checkpoint and end; `tune resume` goes on from there."""
     with connect() as client:
-        _told(client.jobs.stop(the_job(job, job_id)), "It saves, then stops. Go on later with: tune resume {}", as_json=as_json)
+        found = client.jobs.stop(the_job(job, job_id))
+        if found.state == "stopped":
+            _shown(found, f"Go on later with: tune resume {found.id}", as_json=as_json)
+            return
+        _told(found, "It saves, then stops. Go on later with: tune resume {}", as_json=as_json)
 
 
 @app.command()
 def cancel(job: JobArgument = None, job_id: JobOption = None, as_json: AsJson = False) -> None:
     """End a job for good, without saving."""
     with connect() as client:
-        _told(client.jobs.cancel(the_job(job, job_id)), "It ends without saving.", as_json=as_json)
+        found = client.jobs.cancel(the_job(job, job_id))
+        if found.state == "cancelled":
+            _shown(found, "It has ended for good.", as_json=as_json)
+            return
+        _told(found, "It ends without saving.", as_json=as_json)
 
 
 @app.command()
@@ -172,6 +180,27 @@ def experiment(run_id: RunId, as_json: AsJson = False) -> None:
 
 
 @app.command()
+def bases(as_json: AsJson = False) -> None:
+    """The base models that may be tuned here."""
+    with connect() as client:
+        found = list(client.bases.list())
+    if as_json:
+        out_json({"data": [base.raw for base in found]})
+        return
+    rows = [
+        (
+            base.id,
+            f"{base.parameters / 1e6:,.0f} M",
+            f"{base.context:,}",
+            base.license,
+            "yes" if base.ready else "once it is used",
+        )
+        for base in found
+    ]
+    out(table(("ID", "PARAMETERS", "CONTEXT", "LICENSE", "ON THE SERVER"), rows))
+
+
+@app.command()
 def health(as_json: AsJson = False) -> None:
     """How the server is. Exit status 1 when a part of it is missing."""
     # The one route that asks nobody who they are, so no key is looked for.
@@ -210,11 +239,15 @@ def _show(job: Job, *, as_json: bool) -> None:
 
 
 def _told(job: Job, what: str, *, as_json: bool) -> None:
+    _shown(job, f"The job has ended already: {job.state}." if job.finished else what.format(job.id), as_json=as_json)
+
+
+def _shown(job: Job, what: str, *, as_json: bool) -> None:
     if as_json:
         out_json(job)
     else:
         out(f"{job.id}  {job.state}")
-    talk(f"The job has ended already: {job.state}." if job.finished else what.format(job.id))
+    talk(what)
 
 
 def main() -> None:

@@ -65,6 +65,13 @@ def events(job: JobArgument = None, job_id: JobOption = None, follow: Follow = F
     out(table(("ID", "AT", "KIND", "MESSAGE"), [_event_row(event) for event in happened]))
 
 
+def taken_in(job: Job) -> str:
+    """What becomes of a job that was just submitted."""
+    if job.state == "awaiting_approval":
+        return f"It costs so much that an admin of your team must say yes: tune approve {job.id}"
+    return f"Queued. Watch it with: tune logs {job.id} --follow"
+
+
 def to_the_end(client: Client, job_id: str) -> Job:
     """Watch until the job has ended, and say how it did."""
     from luthier.faces.cli.following import follow

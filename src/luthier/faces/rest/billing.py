@@ -17,7 +17,7 @@ from luthier.faces.rest.access import AdminOnly
 from luthier.faces.rest.body import Json
 from luthier.faces.rest.errors import problems
 from luthier.faces.rest.wire import After, CurrentActor, CurrentPlatform, IdempotencyKey, JobId, Limit, router
-from luthier.values import Frozen, Page, Text, Usd, micro_usd
+from luthier.values import MONTH_FORM, Frozen, Page, Text, Usd, micro_usd
 
 routes = router("/api", "billing")
 
@@ -90,7 +90,7 @@ def job_cost(job_id: JobId, actor: CurrentActor, platform: CurrentPlatform) -> J
 def report(
     actor: CurrentActor,
     platform: CurrentPlatform,
-    period: Annotated[str, Query(pattern=r"^20[0-9]{2}-(0[1-9]|1[0-2])$", description="`YYYY-MM` (UTC).", examples=["2026-11"])],
+    period: Annotated[str, Query(pattern=MONTH_FORM, description="`YYYY-MM` (UTC).", examples=["2026-11"])],
     form: Annotated[Literal["json", "csv", "html"], Query(alias="format", description="Numbers, or a page to print.")] = "json",
 ) -> Response:
     """A month of your team's ledger, by job, user and hardware."""

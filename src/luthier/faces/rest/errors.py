@@ -43,6 +43,7 @@ _ROUTING: dict[int, tuple[str, str, str]] = {
 }
 
 
+_OPENAI = "/v1/"
 CODE = "luthier.code"
 """Where in the scope of a request stands the code of its refusal, for those that log it."""
 
@@ -95,7 +96,7 @@ def problems(*kinds: type[errors.LuthierError]) -> dict[int | str, dict[str, Any
 def answer(connection: HTTPConnection, error: errors.LuthierError) -> Response:
     """The response to an error that a feature raised."""
     status, _ = status_of(error)
-    if status == 422 and connection.scope["path"].startswith("/v1/"):
+    if status == 422 and connection.scope["path"].startswith(_OPENAI):
         status = 400  # as OpenAI's own clients know it
     return JSONResponse({"error": facts_of(connection, error), **_budget_keys(error)}, status, headers=_headers(error))
 
@@ -104,7 +105,8 @@ def facts_of(connection: HTTPConnection, error: errors.LuthierError) -> dict[str
     """What stands under `error` in the body of a refusal."""
     connection.scope[CODE] = error.error_code
     return {
-        "message": error.message,
+        # The clients made for `/v1` print the message alone.
+        "message": str(error) if connection.scope["path"].startswith(_OPENAI) else error.message,
         "type": status_of(error)[1],
         "code": error.error_code,
         "param": error.param,

@@ -10,6 +10,7 @@ from typing import Any, get_args, get_origin
 from pydantic import BaseModel
 
 from luthier.errors import BadRequest, FieldInvalid, LuthierError
+from luthier.values import MONTH_FORM, USD_FORM
 
 _MAX_DETAILS = 50
 _SAFE_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]{0,63}", re.ASCII)
@@ -32,6 +33,11 @@ _WORDS: dict[str, str] = {
     "list_type": "Must be a list.",
     "none_required": "Must be null.",
 }
+_DOLLARS = 'an amount of dollars as a text such as "12.50", with at most six places'
+_FORMS = {USD_FORM: f"Must be {_DOLLARS}.", MONTH_FORM: "Must be a month such as 2026-11."}
+"""What a pattern means, for those that people meet."""
+_OPENING = re.compile(r"^(Input|String|List|Tuple|Set|Dictionary|Value) should")
+_COUNTED = re.compile(r" after validation, not (more than )?\d+$")
 
 
 def refused(findings: Sequence[Mapping[str, Any]], *, model: type[BaseModel] | None = None) -> LuthierError:
@@ -74,9 +80,18 @@ def _detail(finding: Mapping[str, Any], model: type[BaseModel] | None) -> dict[s
     if kind == "extra_forbidden":
         meant = did_you_mean(path[-1], known) or _elsewhere(path[-1], model)
         return {"param": param, "message": f"There is no such field here.{meant}", "code": kind}
-    text = _WORDS.get(kind) or str(finding["msg"]).removeprefix("Value error, ")
     code = "invalid_value" if kind == "value_error" else kind
-    return {"param": param, "message": _sentence(text.replace("Input should", "Must")), "code": code}
+    return {"param": param, "message": words(finding, param or ""), "code": code}
+
+
+def words(finding: Mapping[str, Any], param: str) -> str:
+    """What is wrong with one field, as a sentence."""
+    kind = str(finding["type"])
+    if kind == "string_type" and param.endswith("_usd"):
+        return f"Must be {_DOLLARS}."
+    form = _FORMS.get(str(finding.get("ctx", {}).get("pattern")))
+    text = form or _WORDS.get(kind) or str(finding["msg"]).removeprefix("Value error, ")
+    return _sentence(_COUNTED.sub("", _OPENING.sub("Must", text)))
 
 
 def _walk(location: Sequence[Any], model: type[BaseModel] | None, *, unknown: bool) -> tuple[list[str], list[str]]:
@@ -128,4 +143,10 @@ def _once(details: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
     seen: dict[Any, dict[str, Any]] = {}
     for detail in details:
         seen.setdefault((detail["param"], detail["code"] if detail["code"] == "extra_forbidden" else ""), detail)
-    return list(seen.values())
+    places = [str(detail["param"]) for detail in seen.values()]
+    # A list whose only entry is wrong is not also too short.
+    return [
+        detail
+        for detail in seen.values()
+        if detail["code"] != "too_short" or not any(place.startswith(f"{detail['param']}.") for place in places)
+    ]

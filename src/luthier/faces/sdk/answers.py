@@ -298,6 +298,7 @@ class UsageReport(Answer):
 
     period: str
     cost_usd: str
+    refunded_usd: str
     held_usd: str
     by_hardware: Answer
     tokens: tuple[Answer, ...]

@@ -9,6 +9,7 @@ from typing import Any, TypedDict, Unpack
 from luthier.errors import ClientError, LuthierError
 from luthier.faces.sdk.answers import Chunk, Completion
 from luthier.faces.sdk.blocking import Face, blocking, iterating
+from luthier.faces.sdk.refusals import message_of
 from luthier.faces.sdk.streams import server_events
 from luthier.faces.sdk.transport import Call, Transport
 
@@ -76,6 +77,6 @@ def _chunk(data: str) -> Chunk:
     facts = raw.get("error")
     if isinstance(facts, dict):
         raise LuthierError(
-            str(facts.get("message", "The answer failed.")), hint=facts.get("hint"), code=str(facts.get("code", "error"))
+            message_of(facts) or "The answer failed.", hint=facts.get("hint"), code=str(facts.get("code", "error"))
         )
     return Chunk(raw)

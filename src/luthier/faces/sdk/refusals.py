@@ -75,13 +75,19 @@ def unauthenticated(message: str, hint: str) -> errors.Unauthenticated:
     return error
 
 
+def message_of(facts: dict[str, Any]) -> str | None:
+    """The message of a refusal. Under `/v1` the hint follows in it, for clients that show nothing else."""
+    message, hint = _text(facts.get("message")), _text(facts.get("hint"))
+    return message.removesuffix(f" {hint}") if message and hint else message
+
+
 def _made(kind: type[LuthierError], facts: dict[str, Any], code: str) -> LuthierError:
     # Subclasses take the numbers that their message is made of; here the message is made already.
     error = kind.__new__(kind)
     details = facts.get("details")
     LuthierError.__init__(
         error,
-        _text(facts.get("message")) or "The server refused this, without saying why.",
+        message_of(facts) or "The server refused this, without saying why.",
         hint=_text(facts.get("hint")),
         param=_text(facts.get("param")),
         details=details if isinstance(details, dict | list) else None,
