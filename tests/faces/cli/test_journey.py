@@ -87,7 +87,8 @@ def test_an_id_stands_by_itself_or_behind_its_flag(world, terminal, job, named):
 
 
 def test_a_job_is_cancelled_listed_and_paid(world, terminal, job):
-    assert "cancelled" in terminal("tune", "cancel", "--job-id", job).out
+    ended = terminal("tune", "cancel", "--job-id", job)
+    assert ("cancelled" in ended.out, "for good" in ended.err) == (True, True)
     assert "ended already: cancelled" in terminal("tune", "stop", job).err
     listed = terminal("tune", "list").out.splitlines()
     assert listed[0].split() == ["ID", "NAME", "STATE", "STEP", "LOSS", "COST", "CREATED"]
@@ -209,4 +210,3 @@ def test_json_of_a_conversation_is_refused(world, terminal):
 def test_a_job_that_was_stopped_in_the_line_is_told_so(world, terminal, job):
     stopped = terminal("tune", "stop", job)
     assert (stopped.out.split()[1], "tune resume" in stopped.err) == ("stopped", True)
-    assert "for good" in terminal("tune", "cancel", job).err

@@ -151,7 +151,7 @@ def test_pieces_of_an_answer_cannot_make_a_sequence_together():
 def test_quantities_read_well():
     assert [duration(each) for each in (None, 0.4, 59.6, 3600)] == ["?", "0 s", "1 min 0 s", "1 h 0 min"]
     assert [size(each) for each in (None, 0, 1024, 10**15)] == ["?", "0 B", "1.0 KiB", "909.5 TiB"]
-    assert [dollars(each) for each in ("0", "12.5", "-0.000001")] == ["$0.00", "$12.50", "$-0.000001"]
+    assert [dollars(each) for each in ("0", "12.5", "-0.000001")] == ["$0.00", "$12.50", "-$0.000001"]
 
 
 def test_a_file_that_is_there_is_replaced_only_after_a_yes(fake, tmp_path):

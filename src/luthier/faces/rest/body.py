@@ -54,7 +54,7 @@ class _FromJson:
             try:
                 return adapter.validate_json(value.data) if isinstance(value, RawJson) else adapter.validate_python(value)
             except ValidationError as error:
-                raise refused(error.errors(include_url=False, include_context=False, include_input=False), model=model) from None
+                raise refused(error.errors(include_url=False, include_input=False), model=model) from None
 
         return core_schema.no_info_wrap_validator_function(read, handler(source))
 
