@@ -6,10 +6,10 @@ from datetime import UTC, datetime
 
 import pytest
 from sqlalchemy import bindparam, create_engine, select, update
-from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import IntegrityError, OperationalError
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 
-from luthier.database import EVERY_TENANT, Database, TenantOwned, UtcTime, look_in, page
+from luthier.database import EVERY_TENANT, Database, TenantOwned, UtcTime, insert, look_in, page
 from luthier.errors import CursorInvalid, DatabaseBusy
 
 
@@ -125,3 +125,34 @@ def test_a_look_sees_what_was_committed_before_it(database):
     with contextlib.closing(sqlite3.connect(database.path)) as other, other:
         other.execute("DELETE FROM notes")
     assert database.look("a", LOOK, {"note_id": "n0"}) == []
+
+
+def test_an_inserted_row_is_there_at_once_and_noted_as_a_change(database):
+    seen = []
+    database.witness = lambda _session, changes: seen.append((changes.any, dict(changes.tenants))) or (lambda: None)
+    moment = datetime(2026, 11, 21, 12, 0, 0, 123456, tzinfo=UTC)
+    with database.write("a") as session:
+        insert(session, NoteRow(id="new", tenant_id="a", at=moment))
+        assert session.get(NoteRow, "new").at == moment.replace(microsecond=123000)
+    assert seen == [(True, {"a": None})]
+    with pytest.raises(IntegrityError), database.write("a") as session:
+        insert(session, NoteRow(id="new", tenant_id="a"))
+
+
+def test_the_log_is_carried_into_the_file_beside_who_reads_and_writes(database):
+    def on_disk(name: str) -> bool:  # what a reader of the file alone finds, without the log beside it
+        return name.encode() in database.path.read_bytes()
+
+    with database.write("a") as session:
+        insert(session, NoteRow(id="carried over", tenant_id="a"))
+    assert not on_disk("carried over")
+    with database.write("a") as session:
+        insert(session, NoteRow(id="not committed", tenant_id="a"))
+        session.flush()
+        database.shorten()
+        assert on_disk("carried over")
+        assert not on_disk("not committed")
+    with database.read("a"):
+        database.shorten()
+    assert on_disk("not committed")
+    database.shorten()  # and what has not changed is left alone

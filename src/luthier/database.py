@@ -20,8 +20,9 @@ from pathlib import Path
 from typing import Any, Final, Protocol, TypeVar
 from weakref import WeakSet
 
-from sqlalchemy import BigInteger, Connection, Engine, Select, bindparam, create_engine, event
+from sqlalchemy import BigInteger, Connection, Engine, Insert, Select, bindparam, create_engine, event
 from sqlalchemy import Row as Found
+from sqlalchemy import insert as insert_into
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.orm import DeclarativeBase, Mapped, ORMExecuteState, Session, mapped_column, with_loader_criteria
@@ -36,6 +37,9 @@ from luthier.turns import Turns
 
 EVERY_TENANT: Final = "*"
 _BUSY_TIMEOUT_MS = 2500
+_LONGEST_LOG_PAGES = 8000
+"""32 MB. Whoever commits beyond that carries the log into the file; before, `Database.shorten` does it, and nobody waits."""
+_CARRIES = 5
 _TURN_S = 10.0
 """Longer than 40 threads, the most that serve requests, hold each other up: whoever waits in line gets there."""
 
@@ -87,6 +91,13 @@ class Changes:
     tenants: dict[str, None] = field(default_factory=dict[str, None])
     any: bool = False
 
+    def note(self, row: object) -> None:
+        """That this row was added, changed or deleted."""
+        self.any = True
+        self.ids.update(dict.fromkeys(_ids_of(row)))
+        if isinstance(row, TenantOwned):
+            self.tenants[row.tenant_id] = None
+
 
 Witness = Callable[[Session, Changes], Callable[[], None]]
 """Called inside each durable transaction that changed something, before it commits; what it returns is called after."""
@@ -101,9 +112,12 @@ class Database:
         self.witness: Witness | None = None
         self._read = _engine(path, begin="BEGIN", pragmas=("query_only=ON",))
         self._looks = _Looks(_engine(path, begin=None, pragmas=("query_only=ON",)))
-        self._write = _engine(path, begin="BEGIN IMMEDIATE", pragmas=("synchronous=FULL",))
-        self._beat = _engine(path, begin="BEGIN IMMEDIATE", pragmas=("synchronous=NORMAL",))
+        long = f"wal_autocheckpoint={_LONGEST_LOG_PAGES}"
+        self._write = _engine(path, begin="BEGIN IMMEDIATE", pragmas=("synchronous=FULL", long))
+        self._beat = _engine(path, begin="BEGIN IMMEDIATE", pragmas=("synchronous=NORMAL", long))
+        self._plain = _engine(path, begin=None, pragmas=())
         self._turns = Turns()
+        self._carried_ns = 0
 
     @contextmanager
     def read(self, tenant_id: str) -> Generator[Session]:
@@ -137,6 +151,21 @@ class Database:
         with self._turn(), _session(self._beat, EVERY_TENANT) as session:
             yield session
 
+    def shorten(self) -> None:
+        """Carry what was written from the log into the file, beside readers and writers: a commit that does so keeps all who
+        want to write waiting for the disk. Call it every second or so, in one thread."""
+        log = self.path.with_name(f"{self.path.name}-wal")
+        changed_ns = log.stat().st_mtime_ns if log.exists() else 0
+        if changed_ns == self._carried_ns:
+            return
+        with _explained(), self._plain.connect() as connection:
+            # Only a log that was carried whole begins anew: what was added meanwhile is carried in ever shorter turns.
+            for _ in range(_CARRIES):
+                _, pages, carried = connection.exec_driver_sql("PRAGMA wal_checkpoint(PASSIVE)").one()
+                if pages == carried:
+                    self._carried_ns = changed_ns
+                    return
+
     @contextmanager
     def _turn(self) -> Generator[None]:
         """The writers of this process, one after the other; among processes SQLite decides."""
@@ -154,7 +183,7 @@ class Database:
 
     def close(self) -> None:
         self._looks.close()
-        for engine in (self._read, self._write, self._beat):
+        for engine in (self._read, self._write, self._beat, self._plain):
             engine.dispose()
 
 
@@ -238,6 +267,24 @@ def look_in(session: Session, query: Select[Any], values: Mapping[str, object]) 
     return session.connection().execute(statement, bound).all()
 
 
+def insert(session: Session, row: Row) -> None:
+    """Write a new row at once, for a fifth of what it takes to add it and flush.
+
+    The session does not know it: whoever wants to change it reads it first. What it refers to is there already.
+    """
+    values = {name: value for name, value in vars(row).items() if name != "_sa_instance_state"}
+    session.connection().execute(_insertion(type(row)), values)
+    changes: Changes | None = session.info.get("changes")
+    if changes is not None:
+        changes.note(row)
+
+
+@lru_cache(maxsize=64)
+def _insertion(table: type[Row]) -> Insert:
+    """Made once a table: making it takes as long as running it."""
+    return insert_into(table.__table__)  # pyright: ignore[reportArgumentType]  # a mapped class has a Table
+
+
 def _of_one_tenant(query: Select[Any], tenant_id: str, values: Mapping[str, object]) -> tuple[Select[Any], Mapping[str, object]]:
     if tenant_id == EVERY_TENANT:
         return query, values
@@ -259,10 +306,7 @@ def _note_changes(session: Session, _context: object) -> None:  # pyright: ignor
     if changes is None:
         return
     for row in (*session.new, *session.deleted, *(row for row in session.dirty if session.is_modified(row))):
-        changes.any = True
-        changes.ids.update(dict.fromkeys(_ids_of(row)))
-        if isinstance(row, TenantOwned):
-            changes.tenants[row.tenant_id] = None
+        changes.note(row)
 
 
 def _ids_of(row: object) -> list[str]:

@@ -50,6 +50,11 @@ class Storage(Protocol):
         """Create or replace, atomically. Raises: StorageFull."""
         ...
 
+    def place(self, folder: str, files: Mapping[str, bytes]) -> None:
+        """Make a new folder with these files in it: all of them are durable when it returns, and nobody may look for them before.
+        Cheaper than a `write` for each. Raises: StorageFull, and FileExistsError where one of them is there."""
+        ...
+
     def create(self, name: str, data: bytes) -> bool:
         """Create only if absent: True for the one caller that made it, False for all others. Raises: StorageFull."""
         ...

@@ -9,6 +9,7 @@ from sqlalchemy.exc import IntegrityError
 
 from luthier import ids, wiring
 from luthier.accounts import deeds
+from luthier.accounts.audit import Audit
 from luthier.accounts.audit_types import Head, Outcome, Wanted
 from luthier.accounts.deeds import Act, Deed
 from luthier.accounts.refusals import Refusal, Refusals
@@ -237,3 +238,12 @@ def test_a_search_finds_by_each_of_its_fields_and_never_another_team(platform):
     assert [row.resources for row in log.list(ALICE, found).data] == [[job]]
     for nothing in (Wanted(actor="x"), Wanted(action="x"), Wanted(on=job[:-1]), Wanted(on="%"), Wanted(until=now - timedelta(1))):
         assert log.list(ALICE, nothing).data == []
+
+
+def test_a_second_sealer_takes_only_what_the_first_one_left(platform, tmp_path):
+    patience = timedelta(minutes=1)
+    answer(platform, (deed(), 200))
+    assert platform.audit.keep(patience=patience) == 0
+    later = Audit(platform.database, lambda: platform.now() + 2 * patience, tmp_path / "head.json")
+    assert later.keep(patience=patience) == 1
+    assert later.verify().faults == []

@@ -49,6 +49,17 @@ def test_one_of_many_creators_wins(storage):
     assert storage.read("attempts/1/owner.json") == str(won[0]).encode()
 
 
+def test_a_new_folder_comes_with_its_files_and_only_once(storage):
+    storage.place("users/a/jobs/1", {"run.yaml": b"spec", "status.json": b""})
+    assert list(storage.names("users")) == ["users/a/jobs/1/run.yaml", "users/a/jobs/1/status.json"]
+    assert (storage.read("users/a/jobs/1/run.yaml"), storage.size("users/a/jobs/1/status.json")) == (b"spec", 0)
+    with pytest.raises(FileExistsError):
+        storage.place("users/a/jobs/1", {"other": b"", "run.yaml": b"another"})
+    assert storage.read("users/a/jobs/1/run.yaml") == b"spec"
+    with pytest.raises(ValueError, match="storage name"):
+        storage.place("users/../b", {"run.yaml": b""})
+
+
 def test_a_reader_never_sees_a_part(storage):
     bodies = {bytes([65 + number]) * 200_000 for number in range(2)}
     storage.write("status.json", min(bodies))

@@ -25,14 +25,16 @@ from luthier.accounts.audit_types import AuditEntry, Head, Outcome, Verdict, Wan
 from luthier.accounts.refusals import Refusal, Refusals
 from luthier.accounts.sealing import ANCHOR, sealed, walk
 from luthier.accounts.types import Actor
-from luthier.database import EVERY_TENANT, Changes, Database, from_ms, page, to_ms
+from luthier.database import EVERY_TENANT, Changes, Database, from_ms, insert, page, to_ms
 from luthier.errors import DatabaseBusy, StorageFull
 from luthier.seams import Clock
 from luthier.values import Page
 
-_ROUND = 1000
+_ROUND = 250
+"""What one transaction seals: others wait for it."""
 _MOST_IDS = 20
 _LATE = timedelta(minutes=1)
+_AT_ONCE = timedelta(0)
 
 
 class Audit:
@@ -58,7 +60,7 @@ class Audit:
         act, on = deed.act(), tuple(changes.ids)
         owners = list(changes.tenants) if act.actor == deeds.SYSTEM else []
         for owner in owners or [act.tenant_id or _owner(session, changes)]:
-            session.add(_row(dataclasses.replace(act, tenant_id=owner, on=act.on + on), Outcome.CHANGED, self._now()))
+            insert(session, _row(dataclasses.replace(act, tenant_id=owner, on=act.on + on), Outcome.CHANGED, self._now()))
 
         def committed() -> None:
             deed.recorded = True  # not before: a transaction that fails leaves the row to the next one
@@ -90,12 +92,13 @@ class Audit:
 
     # -- sealing -----------------------------------------------------------------------------------------------------
 
-    def keep(self, *, everything: bool = False) -> int:
-        """Write the refusals that are due, and seal all rows. Returns how many were sealed. Raises: DatabaseBusy, StorageFull."""
+    def keep(self, *, everything: bool = False, patience: timedelta = _AT_ONCE) -> int:
+        """Write the refusals that are due, and seal all rows, once the oldest has waited for so long. Returns how many were
+        sealed. Raises: DatabaseBusy, StorageFull."""
         count = 0
         with deeds.by_nobody():
             self._write_refusals(everything=everything)
-            while self._any_unsealed() and (more := self._seal()):
+            while self._any_unsealed(patience) and (more := self._seal()):
                 count += more
         return count
 
@@ -111,9 +114,10 @@ class Audit:
                 self._refusals.add(refusal)
             raise
 
-    def _any_unsealed(self) -> bool:
+    def _any_unsealed(self, patience: timedelta) -> bool:
         with self._database.read(EVERY_TENANT) as session:
-            return bool(store.unsealed(session, 1))
+            oldest = store.unsealed(session, 1)
+        return bool(oldest) and not timedelta(0) <= self._now() - oldest[0].at < patience
 
     def _seal(self) -> int:
         """Seal the oldest rows. Worked out before the write lock is taken, for which others wait; checked under it: of several
@@ -128,8 +132,7 @@ class Audit:
             ours = plan.ours
             if plan.ends:
                 anchor = self._anchor(plan.ends)
-                session.add(anchor)
-                session.flush()
+                insert(session, anchor)
                 ours = [*ours, anchor]
             ends, seals = _extended(session, ours)
             store.seal(session, plan.seals + seals)

@@ -10,7 +10,7 @@ from sqlalchemy import ColumnElement, Index, Select, bindparam, func, select, te
 from sqlalchemy.orm import Mapped, Session, mapped_column
 
 from luthier import ids
-from luthier.database import Row, TenantOwned, UtcTime, to_ms
+from luthier.database import Row, TenantOwned, UtcTime, look_in, to_ms
 
 
 class AuditRow(TenantOwned, Row):
@@ -49,11 +49,18 @@ def unsealed(session: Session, limit: int) -> list[AuditRow]:
     return list(session.scalars(select(AuditRow).where(AuditRow.seq.is_(None)).order_by(AuditRow.id).limit(limit)))
 
 
+_HEAD = (
+    select(*AuditRow.__table__.c["seq", "sha256"])
+    .where(AuditRow.tenant_id == bindparam("chain"), AuditRow.seq.is_not(None))
+    .order_by(AuditRow.seq.desc())
+    .limit(1)
+)
+
+
 def head(session: Session, tenant_id: str) -> tuple[int, str | None]:
     """Number and hash of the last sealed row of a chain; (0, None) before the first."""
-    query = select(AuditRow.seq, AuditRow.sha256).where(AuditRow.tenant_id == tenant_id, AuditRow.seq.is_not(None))
-    found = session.execute(query.order_by(AuditRow.seq.desc()).limit(1)).first()
-    return (0, None) if found is None else (found[0] or 0, found[1])
+    found = look_in(session, _HEAD, {"chain": tenant_id})
+    return (found[0].seq, found[0].sha256) if found else (0, None)
 
 
 def seal(session: Session, seals: list[dict[str, Any]]) -> None:

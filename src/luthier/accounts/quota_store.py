@@ -23,13 +23,12 @@ def exception(session: Session, tenant_id: str, name: str) -> QuotaRow | None:
     return session.scalar(select(QuotaRow).where(QuotaRow.tenant_id == tenant_id, QuotaRow.name == name))
 
 
-_MOST = select(QuotaRow.__table__.c.most).where(QuotaRow.tenant_id == bindparam("tenant"), QuotaRow.name == bindparam("quota"))
+_EXCEPTIONS = select(*QuotaRow.__table__.c["name", "most"]).where(QuotaRow.tenant_id == bindparam("tenant"))
 
 
-def most(session: Session, tenant_id: str, name: str) -> int | None:
-    """The exception's number; None where there is no exception."""
-    found = look_in(session, _MOST, {"tenant": tenant_id, "quota": name})
-    return found[0].most if found else None
+def exceptions(session: Session, tenant_id: str) -> dict[str, int]:
+    """The numbers of all its exceptions, by the names of what they are of."""
+    return {row.name: row.most for row in look_in(session, _EXCEPTIONS, {"tenant": tenant_id})}
 
 
 def exists(session: Session, tenant_id: str) -> bool:

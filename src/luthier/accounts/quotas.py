@@ -63,23 +63,23 @@ class Quotas:
         """From now on this says how much is used."""
         self._meters[quota] = meter
 
-    def check(self, session: Session, tenant_id: str, quota: Quota, asked: int) -> None:
-        """Raises: QuotaExceeded where `asked` more would be too much. In the transaction that adds it, so that two at once
-        cannot share the last of it."""
-        limit = self.limit(session, tenant_id, quota)
-        if limit is None:
-            return
-        check_room(quota, limit=limit, used=self._meters[quota](session, tenant_id), asked=asked)
+    def check(self, session: Session, tenant_id: str, asked: Mapping[Quota, int]) -> None:
+        """Raises: QuotaExceeded where so much more of something would be too much. In the transaction that adds it, so that two
+        at once cannot share the last of it."""
+        exceptions = store.exceptions(session, tenant_id)
+        for quota, more in asked.items():
+            limit = self._limit(quota, exceptions.get(quota))
+            if limit is not None:
+                check_room(quota, limit=limit, used=self._meters[quota](session, tenant_id), asked=more)
 
     def room_for(self, tenant_id: str, quota: Quota, asked: int) -> None:
         """The same before there is a transaction, so that what cannot be kept is not sent. Raises: QuotaExceeded."""
         with self._database.read(tenant_id) as session:
-            self.check(session, tenant_id, quota, asked)
+            self.check(session, tenant_id, {quota: asked})
 
     def limit(self, session: Session, tenant_id: str, quota: Quota) -> int | None:
         """How much of it this team may have; None: no limit."""
-        most = store.most(session, tenant_id, quota)
-        return (self._defaults.get(quota, 0) if most is None else most) or None
+        return self._limit(quota, store.exceptions(session, tenant_id).get(quota))
 
     def of(self, actor: Actor) -> list[Standing]:
         """All quotas of the caller's team."""
@@ -90,10 +90,11 @@ class Quotas:
         with self._database.read(EVERY_TENANT) as session:
             if not store.exists(session, tenant_id):
                 raise NotFound("team", hint="List them with `luthier teams list`.")
+            exceptions = store.exceptions(session, tenant_id)
             return [
-                Standing(quota=quota, limit=self.limit(session, tenant_id, quota), used=self._meters[quota](session, tenant_id))
+                Standing(quota=quota, limit=self._limit(quota, exceptions.get(quota)), used=meter(session, tenant_id))
                 for quota in Quota
-                if quota in self._meters
+                if (meter := self._meters.get(quota)) is not None
             ]
 
     def set(self, tenant_id: str, quota: Quota, limit: int | None) -> None:
@@ -108,3 +109,6 @@ class Quotas:
                 row.most = limit
             elif limit is not None:
                 session.add(store.QuotaRow(tenant_id=tenant_id, name=quota, most=limit))
+
+    def _limit(self, quota: Quota, exception: int | None) -> int | None:
+        return (self._defaults.get(quota, 0) if exception is None else exception) or None

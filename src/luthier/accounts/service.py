@@ -19,7 +19,7 @@ from luthier.accounts.signing import SigningKeys
 from luthier.accounts.teams import Teams
 from luthier.accounts.types import Actor, Idempotency, KeyWish, Me, Role, Tokens
 from luthier.accounts.users import Users
-from luthier.database import EVERY_TENANT, Database
+from luthier.database import EVERY_TENANT, Database, insert
 from luthier.errors import Forbidden, KeyInFlight, KeyReused, NotFound
 from luthier.seams import Clock
 
@@ -148,15 +148,9 @@ class Accounts:
         if not timedelta(0) <= now - self._forgot < _FORGET_EVERY:
             self._forgot = now
             store.forget_before(session, now - _REPLAY_FOR)
-        session.add(
-            store.IdempotencyRow(
-                tenant_id=actor.tenant_id,
-                key=idempotency.key,
-                request_sha256=idempotency.request_sha256,
-                resource_id=resource_id,
-                created_at=now,
-            )
-        )
+        row = store.IdempotencyRow(tenant_id=actor.tenant_id, key=idempotency.key, request_sha256=idempotency.request_sha256)
+        row.resource_id, row.created_at = resource_id, now
+        insert(session, row)
 
     def made_with(self, actor: Actor, key: str) -> str | None:
         """The id of what an earlier request with this key made, whatever the request was, or None."""

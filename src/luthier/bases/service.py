@@ -25,6 +25,7 @@ class Bases:
         self.cache = cache
         self._pins = rules.pins(pins)
         self._aliases = rules.aliases(aliases)
+        self._seen: dict[tuple[str, bool], Base] = {}
         for base_id in self._aliases.values():
             if base_id not in self._allowed:
                 raise SetupError(
@@ -99,6 +100,14 @@ class Bases:
         return rules.refusal(asked, self._allowed)
 
     def _base(self, base_id: str) -> Base | None:
+        ready = _complete(self._folder(base_id))
+        known = self._seen.get((base_id, ready))
+        if known is None and (known := self._read(base_id, ready=ready)) is not None:
+            # Kept, for each submit asks: a finished fetch is renamed into place, so what is there does not change.
+            self._seen[base_id, ready] = known
+        return known
+
+    def _read(self, base_id: str, *, ready: bool) -> Base | None:
         entry = self._allowed[base_id]
         shape = self._shape(base_id, entry)
         if shape is None:
@@ -106,7 +115,7 @@ class Bases:
         about = {name: value for name, value in entry.items() if name != "shape"}
         lists = {name: tuple(about.get(name, ())) for name in ("languages", "aliases")}
         lists["aliases"] += tuple(name for name, meant in self._aliases.items() if meant == base_id)
-        counted = {"parameters": rules.parameter_count(shape), "ready": _complete(self._folder(base_id))}
+        counted = {"parameters": rules.parameter_count(shape), "ready": ready}
         return Base.model_validate({**shape.model_dump(), **about, **lists, **counted})
 
     def _shape(self, base_id: str, entry: Mapping[str, Any]) -> BaseShape | None:

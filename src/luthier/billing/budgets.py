@@ -84,16 +84,18 @@ class Budgets:
                 self._tell(session, actor.tenant_id, cap)
         return self.list(actor)
 
-    def check(self, session: Session, actor: Actor, requested: int) -> None:
-        """Whether a job that may cost this much fits into each budget that binds it. Raises: BudgetExceeded.
+    def check(self, session: Session, actor: Actor, requested: int) -> bool:
+        """Whether a job that may cost this much fits into each budget that binds it. Returns whether there is any.
 
-        Exact only inside the transaction that holds the money: SQLite has one writer at a time.
+        Raises: BudgetExceeded. Exact only inside the transaction that holds the money: SQLite has one writer at a time.
         """
         spender = Spender(actor.tenant_id, actor.user_id, actor.key_id)
-        for cap in (*self._caps(session, spender), *self._of_key(session, actor)):
+        caps = [*self._caps(session, spender), *self._of_key(session, actor)]
+        for cap in caps:
             if not budget_rules.admits(cap.standing, requested):
                 amounts = (requested, cap.standing.limit, cap.standing.committed)
                 raise BudgetExceeded(*(amount / _MICRO for amount in amounts), budget=cap.name)
+        return bool(caps)
 
     def spend(self, session: Session, spender: Spender, by_day: dict[str, int]) -> None:
         """Add to what was spent, and tell whom it concerns, once."""

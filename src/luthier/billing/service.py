@@ -20,7 +20,7 @@ from luthier.billing.machine import Machine, this_machine
 from luthier.billing.refunds import Refunds
 from luthier.billing.tokens import Metering, TokenMeter
 from luthier.billing.types import Charge, HardwareUsage, Hold, JobCost, MonthlyReport, Price, Refund, Segment, UsageReport
-from luthier.database import EVERY_TENANT, Database, page
+from luthier.database import EVERY_TENANT, Database, insert, page
 from luthier.errors import FieldInvalid, NotFound
 from luthier.seams import Clock
 from luthier.values import Page, Usd
@@ -183,8 +183,8 @@ class Billing:
 
     def hold(self, session: Session, actor: Actor, hold: Hold) -> None:
         """Set money aside for a job, in the transaction that queues it. Raises: BudgetExceeded, and nothing is set aside."""
-        self.budgets.check(session, actor, hold.micro_usd)
-        earlier = store.hold_of(session, hold.job_id)
+        bound = self.budgets.check(session, actor, hold.micro_usd)
+        earlier = store.look_at_hold(session, hold.job_id)
         charged = earlier.charged_micro_usd if earlier else 0
         row = store.HoldRow(
             job_id=hold.job_id,
@@ -198,11 +198,12 @@ class Billing:
             settled_at=None,
         )
         if earlier is None:
-            session.add(row)
+            insert(session, row)
         else:
             session.merge(row)
-        session.flush()
-        self.budgets.tell(session, Spender(actor.tenant_id, row.user_id))
+            session.flush()
+        if bound or row.user_id != actor.user_id:
+            self.budgets.tell(session, Spender(actor.tenant_id, row.user_id))
 
     def key_of(self, session: Session, job_id: str) -> str | None:
         """The key that a job was submitted with: its spend cap binds the job."""

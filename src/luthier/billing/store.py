@@ -11,7 +11,7 @@ from sqlalchemy.dialects.sqlite import insert
 from sqlalchemy.orm import Mapped, Session, mapped_column
 
 from luthier.billing.types import Segment
-from luthier.database import EVERY_TENANT, Database, Row, TenantOwned, UtcTime
+from luthier.database import EVERY_TENANT, Database, Row, TenantOwned, UtcTime, look_in
 
 _OPEN = text("valid_until IS NULL")
 _UNSETTLED = text("settled_at IS NULL")
@@ -119,6 +119,15 @@ _HOLD = select(HoldRow).where(HoldRow.job_id == bindparam("job_id"))
 
 def hold_of(session: Session, job_id: str) -> HoldRow | None:
     return session.scalar(_HOLD, {"job_id": job_id})
+
+
+_HOLD_LOOKED_AT = select(HoldRow.__table__).where(HoldRow.job_id == bindparam("job_id"))
+
+
+def look_at_hold(session: Session, job_id: str) -> HoldRow | None:
+    """The same, to be read only, and quicker."""
+    found = look_in(session, _HOLD_LOOKED_AT, {"job_id": job_id})
+    return cast("HoldRow", found[0]) if found else None
 
 
 def held(session: Session, **of: str | None) -> int:

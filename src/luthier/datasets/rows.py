@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime
+from functools import lru_cache
 
 from sqlalchemy.orm import Session
 
@@ -36,10 +37,16 @@ def dataset_of(row: store.DatasetRow) -> Dataset:
         {
             **{name: getattr(row, name) for name in _SAME},
             "sha256": row.sha256 or None,
-            "report": None if row.report is None else Report.model_validate_json(row.report),
+            "report": None if row.report is None else _report(row.report),
             "arriving": None if row.fetched_bytes is None else Arriving(bytes=row.fetched_bytes, total=row.expected_bytes),
         }
     )
+
+
+@lru_cache(maxsize=64)
+def _report(text: str) -> Report:
+    """Kept: each submit asks for the report of its dataset anew, and reading it takes longer than finding it."""
+    return Report.model_validate_json(text)
 
 
 def found_row(session: Session, dataset_id: str) -> store.DatasetRow:

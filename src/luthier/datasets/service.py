@@ -410,7 +410,7 @@ class Datasets:
                 self._storage.put_file(home_of(row) + name, path)
             with self._database.write(row.tenant_id) as session:
                 if self._room.quotas is not None:
-                    self._room.quotas.check(session, row.tenant_id, Quota.STORAGE_BYTES, row.bytes)
+                    self._room.quotas.check(session, row.tenant_id, {Quota.STORAGE_BYTES: row.bytes})
                 row.version = store.next_version(session, row.tenant_id, row.name)
                 session.add(row)
         except BaseException:  # whatever went wrong, also a shutdown: no files without a row

@@ -9,7 +9,7 @@ from typing import cast
 from sqlalchemy import BigInteger, Index, Select, UniqueConstraint, bindparam, delete, func, select
 from sqlalchemy.orm import Mapped, Session, mapped_column
 
-from luthier.database import Database, Row, TenantOwned, UtcTime, look_in
+from luthier.database import Database, Row, TenantOwned, UtcTime, insert, look_in
 
 VALIDATING, READY, REJECTED, DELETING, DELETED = "validating", "ready", "rejected", "deleting", "deleted"
 
@@ -105,8 +105,7 @@ _USE = select(DatasetUseRow.__table__).where(
 
 def use(session: Session, row: DatasetRow, by: str) -> None:
     if not look_in(session, _USE, {"dataset_id": row.id, "user": by}):
-        session.add(DatasetUseRow(dataset_id=row.id, by=by, tenant_id=row.tenant_id))
-        session.flush()
+        insert(session, DatasetUseRow(dataset_id=row.id, by=by, tenant_id=row.tenant_id))
 
 
 def release(session: Session, by: str) -> None:

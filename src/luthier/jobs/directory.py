@@ -17,6 +17,7 @@ from collections.abc import Iterator
 from datetime import datetime
 from typing import Any, Literal
 
+import orjson
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from luthier.seams import NotStored, Storage
@@ -164,11 +165,14 @@ class JobDirectory:
     # -- platform's side -------------------------------------------------------------------------------------------
 
     def write_spec(self, spec: dict[str, Any]) -> str:
-        """Write `run.yaml` once (JSON is YAML) and return the sha256 of its bytes."""
-        text = json.dumps(spec, indent=2, ensure_ascii=False) + "\n"
-        data = _NOT_YAML.sub(lambda found: f"\\u{ord(found[0]):04x}", text).encode()
+        """Write `run.yaml` once and return the sha256 of its bytes."""
+        data = spec_file(spec)
         self.storage.write(self.name("run.yaml"), data)
         return hashlib.sha256(data).hexdigest()
+
+    def make(self, spec: bytes, status: bytes) -> None:
+        """The directory of a new job, with its `run.yaml` and its `status.json`: on disk when this returns."""
+        self.storage.place(self.root, {"run.yaml": spec, "status.json": status})
 
     def read_spec(self) -> bytes:
         """The bytes of `run.yaml`. Raises: NotStored."""
@@ -284,6 +288,12 @@ class AttemptDirectory:
         if any(self.storage.size(f"{folder}/{file}") != facts.bytes for file, facts in manifest.files.items()):
             return None
         return CheckpointRef(attempt=self.number, step=manifest.step, sha256=hashlib.sha256(data).hexdigest())
+
+
+def spec_file(spec: dict[str, Any]) -> bytes:
+    """The bytes of `run.yaml`: JSON is YAML, but for a few characters."""
+    text = orjson.dumps(spec, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE).decode()
+    return _NOT_YAML.sub(lambda found: f"\\u{ord(found[0]):04x}", text).encode()
 
 
 def checkpoint_folder(step: int) -> str:

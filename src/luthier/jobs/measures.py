@@ -30,13 +30,12 @@ def month_of(moment: datetime) -> datetime:
 
 def check(quotas: Quotas, session: Session, tenant_id: str, *, tokens: int) -> None:
     """Raises: QuotaExceeded, where one more job of so many tokens is too much."""
-    quotas.check(session, tenant_id, Quota.QUEUED_JOBS, 1)
-    check_tokens(quotas, session, tenant_id, tokens)
+    quotas.check(session, tenant_id, {Quota.QUEUED_JOBS: 1, Quota.TOKENS_A_MONTH: tokens})
 
 
 def check_tokens(quotas: Quotas, session: Session, tenant_id: str, tokens: int) -> None:
     """Raises: QuotaExceeded, where so many more tokens are too many."""
-    quotas.check(session, tenant_id, Quota.TOKENS_A_MONTH, tokens)
+    quotas.check(session, tenant_id, {Quota.TOKENS_A_MONTH: tokens})
 
 
 def check_again(quotas: Quotas, session: Session, row: store.JobRow, now: datetime) -> None:

@@ -46,7 +46,16 @@ def directory(storage: Storage, tenant_id: str, job_id: str) -> JobDirectory:
 
 
 def write(here: JobDirectory, projection: Projection) -> None:
-    here.storage.write(here.name("status.json"), projection.model_dump_json(indent=2).encode())
+    here.storage.write(here.name("status.json"), _file(projection))
+
+
+def make(here: JobDirectory, spec: bytes, projection: Projection) -> None:
+    """The directory of a new job, in one go."""
+    here.make(spec, _file(projection))
+
+
+def _file(projection: Projection) -> bytes:
+    return projection.model_dump_json(indent=2).encode()
 
 
 def publish(here: JobDirectory, job: Job) -> None:

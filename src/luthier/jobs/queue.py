@@ -107,6 +107,8 @@ class JobQueue:
 
         Nothing where nobody waits; None where the next job of a sweep is awaited for a moment.
         """
+        if not self._anybody_waits(line):
+            return ()
         with self._database.write(EVERY_TENANT) as session:
             full = self._at_their_quota(session)
             rows = store.in_line(session, line, self._now(), _LOOK_AHEAD if allowed.most > 1 else 1, without=full)
@@ -119,6 +121,11 @@ class JobQueue:
             return tuple(
                 self._held(session, row, owner) for row in (by_id[job.job_id] for job in gang) if self._take(session, row, owner)
             )
+
+    def _anybody_waits(self, line: Line) -> bool:
+        """Whether there may be a job to claim. Only reads: an idle supervisor takes no lock, for which submits would wait."""
+        with self._database.read(EVERY_TENANT) as session:
+            return bool(store.in_line(session, line, self._now(), 1))
 
     def _at_their_quota(self, session: Session) -> list[str]:
         """The teams of which no more jobs may run now. A gang that starts at once may go beyond by its own size."""

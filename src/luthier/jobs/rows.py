@@ -17,9 +17,9 @@ def spec_of(row: store.JobRow) -> RunSpec:
     return RunSpec.model_validate_json(row.spec)
 
 
-def job_of(row: store.JobRow) -> Job:
-    """What faces show. Sources stay inside: they name places in our storage."""
-    spec = spec_of(row)
+def job_of(row: store.JobRow, frozen: RunSpec | None = None) -> Job:
+    """What faces show. Sources stay inside: they name places in our storage. `frozen` is the row's spec, where it is at hand."""
+    spec = frozen or spec_of(row)
     error = None
     if row.error_code is not None:
         error = JobError(code=row.error_code, message=row.error_message or "", hint=row.error_hint or "", param=row.error_param)
@@ -65,13 +65,17 @@ def exports_of(session: Session, model_id: str, most: int) -> list[Job]:
 
 def projection_of(row: store.JobRow, used_ms: int) -> projection.Projection:
     """The top-level `status.json`."""
-    job = job_of(row)
+    return projected(row, job_of(row), Estimate.model_validate_json(row.estimate), used_ms)
+
+
+def projected(row: store.JobRow, job: Job, estimate: Estimate, used_ms: int) -> projection.Projection:
+    """The same, of values that are at hand."""
     progress = 1.0 if job.state == JobState.SUCCEEDED else job.step / job.total_steps if job.total_steps else None
     return projection.Projection(
         tenant_id=row.tenant_id,
         spec_sha256=row.spec_sha256,
         job=job,
-        estimate=Estimate.model_validate_json(row.estimate),
+        estimate=estimate,
         status=job.state,
         progress=progress,
         gpu_metrics=projection.GpuMetrics(gpu_type=row.hardware, current_duration_seconds=used_ms / 1000),

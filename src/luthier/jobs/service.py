@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from typing import BinaryIO
@@ -13,13 +14,13 @@ from luthier import ids
 from luthier.accounts.types import Actor, Idempotency
 from luthier.billing import rules as money
 from luthier.billing.types import Hold
-from luthier.database import EVERY_TENANT, Database, page
+from luthier.database import EVERY_TENANT, Database, from_ms, page, to_ms
 from luthier.errors import CursorInvalid, Gone, NotFound, WrongState
 from luthier.jobs import approvals, artifacts, measures, of_models, projection, rules, store
 from luthier.jobs.approvals import Approvals, Unstarted
-from luthier.jobs.directory import CheckpointRef, Event
+from luthier.jobs.directory import CheckpointRef, Event, spec_file
 from luthier.jobs.examining import Examiner, JobServices
-from luthier.jobs.rows import job_of, projection_of, row_of, spec_of
+from luthier.jobs.rows import job_of, projected, projection_of, row_of, spec_of
 from luthier.jobs.spec import RunSpec
 from luthier.jobs.types import Estimate, Job, JobState, LogTail, SavedStep, Submitted, Transition
 from luthier.jobs.unchecked import Unchecked
@@ -79,12 +80,12 @@ class Jobs:
             self._examiner.check(frozen, estimate)
             row = self._row(actor, frozen, estimate, self._rule.first_state(money.micro_usd(estimate.cost_usd)))
         here = projection.directory(self._storage, actor.tenant_id, row.id)
-        made = ""
+        file, job, made = spec_file(frozen.model_dump(mode="json")), job_of(row, frozen), ""
+        row.spec_sha256 = hashlib.sha256(file).hexdigest()
         try:
             # Directory before row: a directory without a row is litter that `luthier doctor` sweeps,
             # a row without a directory is a job that can never run.
-            row.spec_sha256 = here.write_spec(frozen.model_dump(mode="json"))
-            projection.write(here, projection_of(row, 0))
+            projection.make(here, file, projected(row, job, estimate, 0))
             made = self._queue(actor, row, estimate.tokens, idempotency)
         except OperationalError:
             made = row.id  # perhaps: a commit whose flush failed can be there after a crash, and then needs its directory
@@ -92,8 +93,9 @@ class Jobs:
         finally:
             if made != row.id:
                 self._storage.delete(here.root)
-        job = self.glance(actor, made) or self.get(actor, made)  # which has the words, where it is gone already
-        return Submitted(job=job, estimate=estimate, replayed=made != row.id)
+        if made != row.id:
+            return self._replayed(actor, made)
+        return Submitted(job=job, estimate=estimate, replayed=False)
 
     def list(self, actor: Actor, *, state: JobState | None = None, after: str | None = None, limit: int = 50) -> Page[Job]:
         """The tenant's jobs, all or those in one state, newest first. Raises: CursorInvalid."""
@@ -270,7 +272,7 @@ class Jobs:
         return attempt.name("results"), artifacts.exported(attempt)
 
     def _row(self, actor: Actor, spec: RunSpec, estimate: Estimate, state: JobState) -> store.JobRow:
-        now = self._now()
+        now = from_ms(to_ms(self._now()))  # as it will be read
         return store.JobRow(
             id=ids.new(ids.JOB),
             tenant_id=actor.tenant_id,
@@ -329,9 +331,11 @@ class Jobs:
         if idempotency is None:
             return None
         earlier = self._accounts.replayed(actor, idempotency)
-        if earlier is None:
-            return None
-        return Submitted(job=self.get(actor, earlier), estimate=self.submitted_estimate(actor, earlier), replayed=True)
+        return None if earlier is None else self._replayed(actor, earlier)
+
+    def _replayed(self, actor: Actor, job_id: str) -> Submitted:
+        """Raises: Gone."""
+        return Submitted(job=self.get(actor, job_id), estimate=self.submitted_estimate(actor, job_id), replayed=True)
 
     def _end(self, actor: Actor, job_id: str, wish: rules.Wish, state: JobState) -> Job:
         with self._database.write(actor.tenant_id) as session:

@@ -10,7 +10,7 @@ from typing import Any, cast
 from sqlalchemy import JSON, BigInteger, Index, bindparam, case, func, or_, select, type_coerce, update
 from sqlalchemy.orm import Mapped, Session, mapped_column
 
-from luthier.database import Database, Row, TenantOwned, UtcTime, look_in
+from luthier.database import Database, Row, TenantOwned, UtcTime, insert, look_in
 from luthier.jobs import rules
 from luthier.jobs.spec import SHORT_KINDS
 from luthier.jobs.types import FINISHED, JobState, Line
@@ -116,8 +116,7 @@ class Step:
 
 def add(session: Session, row: JobRow, reason: str) -> None:
     """A new job, and the first line of its history."""
-    session.add(row)
-    session.flush()
+    insert(session, row)
     _record(session, row, None, Step(JobState(row.state), row.created_at, reason))
 
 
@@ -333,7 +332,8 @@ def wish(session: Session, row: JobRow, wish: rules.Wish, at: datetime) -> None:
 
 
 def _record(session: Session, row: JobRow, before: JobState | None, step: Step) -> None:
-    session.add(
+    insert(
+        session,
         TransitionRow(
             tenant_id=row.tenant_id,
             job_id=row.id,
@@ -342,7 +342,7 @@ def _record(session: Session, row: JobRow, before: JobState | None, step: Step) 
             to_state=step.to,
             at=step.at,
             reason=step.reason,
-        )
+        ),
     )
     # What is finished when it is added was found by a reindex: nobody waits for that news.
     if before is not None or step.to not in FINISHED:

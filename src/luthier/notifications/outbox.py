@@ -11,7 +11,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Mapped, Session, mapped_column
 
 from luthier import ids
-from luthier.database import Row, TenantOwned, UtcTime, to_ms
+from luthier.database import Row, TenantOwned, UtcTime, insert, to_ms
 
 
 class EventRow(TenantOwned, Row):
@@ -30,7 +30,7 @@ def publish(session: Session, tenant_id: str, kind: str, data: Mapping[str, Any]
 
     Costs one row, whoever listens; nothing is sent from here.
     """
-    session.add(row := event(tenant_id, kind, data, at=at))
+    insert(session, row := event(tenant_id, kind, data, at=at))
     return row.id
 
 

@@ -56,21 +56,30 @@ class DeliveryQueue:
 
     def spread(self) -> int:
         """Give new events to the endpoints that want them, each once. Returns how many events."""
-        with self._database.beat() as session:
+        # Read before the lock is taken, for which submits wait: under it only the first sender finds them not spread yet.
+        with self._database.read(EVERY_TENANT) as session:
             events = store.unspread(session, _MOST_EVENTS)
-            listening = store.listening(session, {event.tenant_id for event in events}) if events else ()
+        if not events:
+            return 0
+        with self._database.beat() as session:
+            mine = store.spread(session, [event.id for event in events], self._now())
+            listening = store.listening(session, {event.tenant_id for event in events})
             wanted = [(endpoint, json.loads(endpoint.kinds)) for endpoint in listening]
             for event in events:
-                event.spread_at = self._now()
                 session.add_all(
                     self._delivery(event, endpoint.id)
                     for endpoint, kinds in wanted
-                    if endpoint.tenant_id in (event.tenant_id, store.PLATFORM) and rules.wants(kinds, event.kind)
+                    if event.id in mine
+                    and endpoint.tenant_id in (event.tenant_id, store.PLATFORM)
+                    and rules.wants(kinds, event.kind)
                 )
-        return len(events)
+        return len(mine)
 
     def claim(self, most: int, failing: int) -> list[Errand]:
         """Errands to at most `most` endpoints that nobody else runs to, and at most `failing` of these to such as failed last."""
+        with self._database.read(EVERY_TENANT) as session:
+            if not store.ready(session, self._now(), 1):
+                return []
         with self._database.beat() as session:
             well = store.ready(session, self._now(), most, failing=False)
             ill = store.ready(session, self._now(), min(failing, most - len(well)), failing=True)

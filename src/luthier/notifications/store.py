@@ -89,6 +89,13 @@ def unspread(session: Session, most: int) -> Sequence[EventRow]:
     return session.scalars(select(EventRow).where(EventRow.spread_at.is_(None)).order_by(EventRow.id).limit(most)).all()
 
 
+def spread(session: Session, event_ids: Sequence[str], at: datetime) -> set[str]:
+    """Note that these events are given to their endpoints now. Returns those that nobody gave them before."""
+    query = update(EventRow).where(EventRow.id.in_(event_ids), EventRow.spread_at.is_(None)).values(spread_at=at)
+    found = session.execute(query.returning(EventRow.id), execution_options={"synchronize_session": False})
+    return {row[0] for row in found}
+
+
 def listening(session: Session, tenant_ids: set[str]) -> Sequence[EndpointRow]:
     """Endpoints that are told of these teams' events."""
     query = select(EndpointRow).where(EndpointRow.enabled, EndpointRow.tenant_id.in_([*tenant_ids, PLATFORM]))

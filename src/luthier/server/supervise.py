@@ -14,6 +14,7 @@ from luthier.jobs.directory import TokenFolder
 from luthier.jobs.pace import Clocks, Pace
 from luthier.jobs.presence import Presence
 from luthier.jobs.queue import JobQueue
+from luthier.server.collecting import keep_what_is_here
 from luthier.server.locks import FolderLock
 from luthier.server.sealer import sealing
 from luthier.settings import Settings
@@ -43,6 +44,7 @@ def supervise(settings: Settings, *, server_pipe: int | None = None) -> int:
         signal.signal(number, on_signal)
     platform = build(settings)
     supervisor = build_supervisor(platform)
+    keep_what_is_here()
     # A thread of its own: neither a dead receiver nor a slow one may hold up a tick.
     telling = threading.Thread(target=courier(platform).run, args=(stop,), name="courier")
     telling.start()
@@ -54,7 +56,7 @@ def supervise(settings: Settings, *, server_pipe: int | None = None) -> int:
     if server_pipe is not None:
         threading.Thread(target=_watch, args=(server_pipe, gone), daemon=True).start()
     try:
-        with sealing(platform.audit):
+        with sealing(platform.audit, second=True):
             while not stop.is_set() and not (gone.is_set() and not supervisor.running):
                 began = time.monotonic()
                 supervisor.tick()

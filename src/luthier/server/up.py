@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import gc
 import ipaddress
 import json
 import os
@@ -19,7 +18,9 @@ import uvicorn
 
 from luthier.errors import SetupError
 from luthier.faces.rest.app import create_app
+from luthier.server.carrier import carrying
 from luthier.server.checker import admitting
+from luthier.server.collecting import keep_what_is_here
 from luthier.server.first import first_start
 from luthier.server.ground import clock_warning, prepare
 from luthier.server.http import BoundedHttp, room_for_connections
@@ -87,9 +88,7 @@ class _Server(uvicorn.Server):
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Listen, then write `server.json` and say where everything is."""
         await super().startup(sockets=sockets)
-        # What was imported stays: a full collection that looks through all of it holds up every answer for a tenth of a second.
-        gc.collect()
-        gc.freeze()
+        keep_what_is_here()
         data = self._settings.data
         arriving = data / f".server.json.{os.getpid()}"
         arriving.write_text(json.dumps({"url": self._url, "pid": os.getpid()}) + "\n", "utf-8")
@@ -142,6 +141,7 @@ def _platform(settings: Settings) -> Generator[Platform]:
         platform.uploads.sweep()
         with (
             sealing(platform.audit),
+            carrying(platform.database),
             sweeping(platform),
             describing(platform),
             metering(platform.billing.tokens),

@@ -8,7 +8,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import FrameType
 from typing import BinaryIO
@@ -132,6 +132,10 @@ class FencedStorage:
     def write(self, name: str, data: bytes) -> None:
         self._watch.confirm_ownership()
         self._inner.write(name, data)
+
+    def place(self, folder: str, files: Mapping[str, bytes]) -> None:
+        self._watch.confirm_ownership()
+        self._inner.place(folder, files)
 
     def create(self, name: str, data: bytes) -> bool:
         self._watch.confirm_ownership()

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from fastapi import Body, Header, Query, Request, Response
 from starlette.responses import PlainTextResponse
 
+from luthier.accounts.types import Actor
 from luthier.errors import (
     ArtifactCorrupt,
     BudgetExceeded,
@@ -50,6 +51,9 @@ from luthier.jobs.directory import Event
 from luthier.jobs.spec import RunSpec
 from luthier.jobs.types import Estimate, Job, JobState, Submitted
 from luthier.values import ModelFile, Page
+
+if TYPE_CHECKING:
+    from luthier.wiring import Platform
 
 routes = router("/api/jobs", "jobs", route=YamlRoute)
 
@@ -113,18 +117,16 @@ def estimate(spec: Spec, actor: CurrentActor, platform: CurrentPlatform) -> Esti
 @routes.post(
     "",
     status_code=201,
+    response_model=Submitted,
     openapi_extra=YAML_TOO,
     responses=problems(*_REFUSALS, IdempotencyKeyInvalid, BudgetExceeded, WillNotFit, KeyReused, KeyInFlight, StorageFull),
 )
-def submit(spec: Spec, key: IdempotencyKey, actor: CurrentActor, platform: CurrentPlatform, response: Response) -> Submitted:
+def submit(spec: Spec, key: IdempotencyKey, actor: CurrentActor, platform: CurrentPlatform) -> Response:
     """Queue a run and answer at once. Follow it with `GET /api/jobs/{job_id}/events`."""
-    asked = idempotency(key, spec)
-    with platform.accounts.in_flight(actor, key):
-        submitted = platform.jobs.submit(actor, spec, asked)
-    response.headers["location"] = f"/api/jobs/{submitted.job.id}"
-    if submitted.replayed:
-        response.headers["idempotent-replayed"] = "true"
-    return submitted
+    submitted = take(spec, key, actor, platform)
+    # Written here: FastAPI takes what a plain function gives it to a thread once more, to hold it against its type.
+    body = submitted.model_dump_json().encode()
+    return Response(body, status_code=201, headers=told(submitted), media_type="application/json")
 
 
 @routes.get("", responses=problems(CursorInvalid, FieldInvalid))
@@ -227,6 +229,19 @@ def events(
     next(iter(platform.jobs.events(actor, job_id, after=since)), None)
     pace = request.app.state.pace
     return Stream(live(platform.jobs, actor, job_id, since, pace), media_type="text/event-stream")
+
+
+def take(spec: RunSpec, key: str | None, actor: Actor, platform: Platform) -> Submitted:
+    """What a run and its `Idempotency-Key` come to, for every route that starts one."""
+    asked = idempotency(key, spec)
+    with platform.accounts.in_flight(actor, key):
+        return platform.jobs.submit(actor, spec, asked)
+
+
+def told(submitted: Submitted) -> dict[str, str]:
+    """The headers of the answer."""
+    headers = {"location": f"/api/jobs/{submitted.job.id}"}
+    return {**headers, "idempotent-replayed": "true"} if submitted.replayed else headers
 
 
 def tagged(request: Request, value: Job) -> Response:

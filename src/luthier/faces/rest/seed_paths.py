@@ -42,7 +42,7 @@ from luthier.faces.rest.wire import (
     Limit,
     router,
 )
-from luthier.jobs.types import Job, JobState
+from luthier.jobs.types import Job, JobState, Submitted
 from luthier.registry.types import Model
 from luthier.values import Page
 
@@ -128,7 +128,7 @@ def start(
 ) -> Started:
     """As `POST /api/jobs`."""
     _check_own(user_id, actor)
-    return _started(jobs.submit(spec, key, actor, platform, response).job)
+    return _started(jobs.take(spec, key, actor, platform), response)
 
 
 @routes.post("/train", responses=_START)
@@ -141,7 +141,7 @@ def train(
 ) -> Started:
     """Fine-tune a base model with LoRA; without `base_model`, train the MNIST classifier."""
     spec = lora(wanted) if wanted.base_model is not None else digits(wanted, _datasets(wanted, actor, platform))
-    return _started(jobs.submit(spec, key, actor, platform, response).job)
+    return _started(jobs.take(spec, key, actor, platform), response)
 
 
 @routes.get("/train/jobs", responses=problems(CursorInvalid, FieldInvalid))
@@ -312,5 +312,7 @@ def _experiment(job: Job) -> str:
     return job.spec.metadata.get("experiment") or job.name or job.id
 
 
-def _started(job: Job) -> Started:
+def _started(submitted: Submitted, response: Response) -> Started:
+    response.headers.update(jobs.told(submitted))
+    job = submitted.job
     return Started(job_id=job.id, task_id=job.id, experiment_name=_experiment(job), status=job.state)
