@@ -90,6 +90,15 @@ def test_the_api_page_fetches_nothing_from_elsewhere(world):
     assert "unsafe" not in page.headers["content-security-policy"]
 
 
+def test_the_api_page_has_a_section_for_each_part_in_the_order_that_is_said(world):
+    document = world.client.get("/openapi.json").json()
+    told = [tag["name"] for tag in document["tags"]]
+    used = {tag for methods in document["paths"].values() for operation in methods.values() for tag in operation["tags"]}
+    assert set(told) == used
+    assert len(told) == len(set(told))
+    assert told[0] == "datasets", "what somebody new needs stands first"
+
+
 def test_health_tells_of_each_part(world):
     assert world.client.get("/health").json() | {"version": ""} == {
         "status": "degraded",

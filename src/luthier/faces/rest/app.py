@@ -38,6 +38,7 @@ def create_app(platform: Platform, *, pace: Pace | None = None) -> FastAPI:
         title="Luthier",
         version=version("luthier"),
         description=_ABOUT,
+        openapi_tags=[{"name": name, "description": about} for name, about in features.TAGS],
         docs_url=None,
         redoc_url=None,
         redirect_slashes=False,

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from fastapi import Body
 from pydantic import Field
 
 from luthier.errors import FieldInvalid, Forbidden, Gone, NotFound, WrongState
 from luthier.faces.rest.access import AdminOnly
-from luthier.faces.rest.body import Json
+from luthier.faces.rest.body import Json, shown_as
 from luthier.faces.rest.errors import problems
 from luthier.faces.rest.wire import CurrentActor, CurrentPlatform, JobId, router
 from luthier.jobs.types import Job
@@ -25,7 +24,7 @@ class Rejection(Frozen):
 
 
 _REASONS = {"reason": {"summary": "With a reason", "value": {"reason": "Try it on 1,000 rows first."}}}
-Reason = Annotated[Json[Rejection], Body(openapi_examples=_REASONS)]  # pyright: ignore[reportArgumentType]  # plain dicts
+Reason = Annotated[Json[Rejection], shown_as(_REASONS)]
 
 
 @routes.post("/{job_id}/approve", dependencies=[AdminOnly], responses=problems(NotFound, Gone, WrongState, Forbidden))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import partial
 from typing import Annotated, Any, Literal
 
-from fastapi import Body, Query
+from fastapi import Query
 from pydantic import Field
 from starlette.responses import HTMLResponse, PlainTextResponse, Response
 
@@ -14,7 +14,7 @@ from luthier.billing.reports import as_csv, as_html
 from luthier.billing.types import Budget, Charge, JobCost, MonthlyReport, Price, Refund, UsageReport
 from luthier.errors import CursorInvalid, FieldInvalid, Forbidden, IdempotencyKeyInvalid, KeyReused, NotFound
 from luthier.faces.rest.access import AdminOnly
-from luthier.faces.rest.body import Json
+from luthier.faces.rest.body import Json, shown_as
 from luthier.faces.rest.errors import problems
 from luthier.faces.rest.wire import After, CurrentActor, CurrentPlatform, IdempotencyKey, JobId, Limit, router
 from luthier.values import MONTH_FORM, Frozen, Page, Text, Usd, micro_usd
@@ -44,8 +44,8 @@ class RefundWish(Frozen):
 _PRICES = {"price": {"summary": "Dollars an hour", "value": {"hourly_usd": "1.50"}}}
 _REFUND = {"job_id": "job_01kagz3vqdfyxtqn4w5b9zn8r2", "amount_usd": "1.50", "reason": "The GPU was broken."}
 _REFUNDS = {"part": {"summary": "A part", "value": _REFUND}}
-NewPrice = Annotated[Json[PriceWish], Body(openapi_examples=_PRICES)]  # pyright: ignore[reportArgumentType]  # plain dicts
-NewRefund = Annotated[Json[RefundWish], Body(openapi_examples=_REFUNDS)]  # pyright: ignore[reportArgumentType]  # plain dicts
+NewPrice = Annotated[Json[PriceWish], shown_as(_PRICES)]
+NewRefund = Annotated[Json[RefundWish], shown_as(_REFUNDS)]
 
 
 class BudgetWish(Frozen):
@@ -59,7 +59,7 @@ _WISHES = {
     "team": {"summary": "The team", "value": {"limit_usd": "100.00"}},
     "stop": {"summary": "Stop everything", "value": {"limit_usd": "0"}},
 }
-Wish = Annotated[Json[BudgetWish], Body(openapi_examples=_WISHES)]  # pyright: ignore[reportArgumentType]  # plain dicts
+Wish = Annotated[Json[BudgetWish], shown_as(_WISHES)]
 
 
 @routes.get("/billing/pricing")

@@ -6,7 +6,7 @@ import email.message
 import json
 import math
 import re
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, TypeVar
 
@@ -14,6 +14,7 @@ import anyio
 import orjson
 from fastapi import Body, Request, Response
 from fastapi.dependencies.models import Dependant
+from fastapi.openapi.models import Example
 from fastapi.routing import APIRoute
 from pydantic import BaseModel, GetCoreSchemaHandler, TypeAdapter, ValidationError
 from pydantic_core import CoreSchema, core_schema
@@ -65,7 +66,12 @@ Json = Annotated[T, _FromJson()]
 
 def such_as(**example: object) -> Any:
     """How a body may look, for the API's page: `Annotated[Json[RunSpec], such_as(base_model="luthier/tiny")]`."""
-    return Body(openapi_examples={"example": {"value": example}})
+    return shown_as({"example": {"value": example}})
+
+
+def shown_as(examples: Mapping[str, Mapping[str, Any]], description: str | None = None) -> Any:
+    """As `such_as`, for several examples by their names, each a `value` with a `summary`."""
+    return Body(description=description, openapi_examples={name: Example(**example) for name, example in examples.items()})
 
 
 def strict_json(data: bytes) -> RawJson:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from fastapi import Body, Request, Response
+from fastapi import Request, Response
 from pydantic import BaseModel, Field
 
 from luthier.faces.rest import answers
 from luthier.faces.rest.access import ViewersToo
 from luthier.faces.rest.answers import Answer, Usage
-from luthier.faces.rest.body import Json
+from luthier.faces.rest.body import Json, shown_as
 from luthier.faces.rest.errors import problems, request_id
 from luthier.faces.rest.streaming import Stream
 from luthier.faces.rest.wire import CurrentActor, CurrentPlatform, router
@@ -70,7 +70,7 @@ _EXAMPLES = {
     },
 }
 _ROLE = {"role": "assistant"}
-Asked = Annotated[Json[ChatBody], Body(openapi_examples=_EXAMPLES)]  # pyright: ignore[reportArgumentType]  # plain dicts
+Asked = Annotated[Json[ChatBody], shown_as(_EXAMPLES)]
 
 
 @routes.post("", dependencies=[ViewersToo], response_model=Completion, responses={**problems(*answers.ASKING), **answers.SSE})

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from fastapi import Body, Header, Query, Request, Response
+from fastapi import Header, Query, Request, Response
 from pydantic import BeforeValidator
 
 from luthier.datasets.previewing import MOST_ROWS, Preview, Wish
@@ -31,7 +31,7 @@ from luthier.errors import (
     TooMany,
     UnsupportedType,
 )
-from luthier.faces.rest.body import Json
+from luthier.faces.rest.body import Json, shown_as
 from luthier.faces.rest.errors import problems
 from luthier.faces.rest.forms import ids_in
 from luthier.faces.rest.repeats import Taken, import_once
@@ -141,7 +141,7 @@ _IMPORT = {
         },
     },
 }
-Wanted = Annotated[Json[Import], Body(openapi_examples=_IMPORT)]  # pyright: ignore[reportArgumentType]  # plain dicts
+Wanted = Annotated[Json[Import], shown_as(_IMPORT)]
 
 
 @routes.post(

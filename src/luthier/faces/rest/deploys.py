@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import datetime, timedelta
 from typing import Annotated, Literal
 
-from fastapi import Body, Query, Request, Response
+from fastapi import Query, Request, Response
 from pydantic import Field
 
 from luthier.accounts.types import Actor, Role
@@ -21,7 +21,7 @@ from luthier.errors import (
     RangeInvalid,
     WrongState,
 )
-from luthier.faces.rest.body import Json
+from luthier.faces.rest.body import Json, shown_as
 from luthier.faces.rest.errors import problems
 from luthier.faces.rest.models import ModelRef
 from luthier.faces.rest.streaming import file_answer
@@ -64,9 +64,9 @@ class Link(Frozen):
 
 
 _EXAMPLES = {"to a repository": {"summary": "To a repository", "value": {"target": "serverless-llm", "precision": "q4_k_m"}}}
-Asked = Annotated[Json[DeployRequest], Body(openapi_examples=_EXAMPLES)]  # pyright: ignore[reportArgumentType]  # plain dicts
+Asked = Annotated[Json[DeployRequest], shown_as(_EXAMPLES)]
 _LINKS = {"for an hour": {"summary": "For an hour", "value": {"seconds": 3600}}}
-AskedLink = Annotated[Json[LinkRequest], Body(openapi_examples=_LINKS)]  # pyright: ignore[reportArgumentType]  # plain dicts
+AskedLink = Annotated[Json[LinkRequest], shown_as(_LINKS)]
 
 
 @routes.get("/api/models/targets")

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from fastapi import Body, Path, Query
+from fastapi import Path, Query
 
 from luthier.errors import FieldInvalid, Gone, NotFound
-from luthier.faces.rest.body import Json
+from luthier.faces.rest.body import Json, shown_as
 from luthier.faces.rest.errors import problems
 from luthier.faces.rest.wire import CurrentActor, CurrentPlatform, Limit, ModelId, router
 from luthier.serving.drift.types import DriftStatus, Sample, WatchChange, Watched
@@ -17,7 +17,7 @@ routes = router("/api/drift", "drift")
 seed_routes = router("/drift", "seed paths")
 
 _EXAMPLES = {"a tenth": {"summary": "Sample every tenth request", "value": {"share": 0.1}}}
-Change = Annotated[Json[WatchChange], Body(openapi_examples=_EXAMPLES)]  # pyright: ignore[reportArgumentType]  # plain dicts
+Change = Annotated[Json[WatchChange], shown_as(_EXAMPLES)]
 
 
 @seed_routes.get("/status", responses=problems(FieldInvalid))

@@ -79,3 +79,33 @@ ROUTERS = (
     openai_jobs.routes,
     openai_models.routes,
 )
+
+TAGS = (
+    ("datasets", "Bring examples in: a file, a form, a URL. They are checked, and numbered by name."),
+    ("uploads", "Large files in parts, by the protocol tus: what breaks off goes on."),
+    ("jobs", "Train, measure and export: ask what it costs, submit it, follow it, pause it, stop it."),
+    ("models", "What came out: find, compare, promote to Production, export, download, deploy."),
+    ("chat", "Ask a language model, tuned or not."),
+    ("predict", "Ask a classifier about numbers, a picture file or a text."),
+    ("drift", "Whether what a model is asked today is still what it was trained for."),
+    ("experiments", "What stands of a run in MLflow."),
+    ("billing", "Prices, what was used, the bill, budgets."),
+    ("auth", "Log in with a password; what a key does needs none of this."),
+    ("keys", "Keys for programs."),
+    ("account", "Who you are, and which bases you may use."),
+    ("team", "Teams, their people and invitations."),
+    ("quotas", "How much your team may use."),
+    ("audit", "Who did what."),
+    ("hooks", "Let a signed request from outside start a run."),
+    ("notifications", "Where news are sent: webhooks, Slack, mail."),
+    ("health", "How this server is."),
+    ("files (OpenAI)", "Under `/v1` stands what the official `openai` SDKs speak; this is their way to datasets."),
+    ("fine-tuning (OpenAI)", "Jobs, as the `openai` SDKs know them."),
+    ("graders (OpenAI)", "Try what an answer would be worth in reinforcement fine-tuning."),
+    ("models (OpenAI)", "Bases and tuned models, as the `openai` SDKs list them."),
+    ("chat (OpenAI)", "Chats, streamed or not."),
+    ("completions (OpenAI)", "A text goes on: no template, no roles."),
+    ("embeddings (OpenAI)", "Texts as vectors, where an embedder is installed."),
+    ("seed paths", "Older names of the same things."),
+)
+"""The sections of /docs in their order: what somebody new needs stands first."""

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from fastapi import Body, Query, Response
+from fastapi import Query, Response
 
 from luthier.errors import CursorInvalid, FieldInvalid, Gone, ModelNotReady, NotFound
 from luthier.faces.rest.access import ViewersToo
-from luthier.faces.rest.body import Json
+from luthier.faces.rest.body import Json, shown_as
 from luthier.faces.rest.errors import problems
 from luthier.faces.rest.models import ModelRef
 from luthier.faces.rest.wire import After, CurrentActor, CurrentPlatform, Limit, router
@@ -25,7 +25,7 @@ Filter = Annotated[Text, Query(min_length=1, max_length=200)]
 _EXAMPLES = {
     "in words": {"summary": "A plain sentence", "value": {"text": "answers customers in French", "limit": 3}},
 }
-Request = Annotated[Json[RecommendRequest], Body(openapi_examples=_EXAMPLES)]  # pyright: ignore[reportArgumentType]  # plain dicts
+Request = Annotated[Json[RecommendRequest], shown_as(_EXAMPLES)]
 
 
 @seed_routes.get("/search", responses=problems(CursorInvalid, FieldInvalid))

@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Annotated, Any
 
 import anyio.to_thread
-from fastapi import Body, Header, Request, Response
+from fastapi import Header, Request, Response
 
 from luthier.errors import (
     BadRequest,
@@ -24,7 +24,7 @@ from luthier.errors import (
     WillNotFit,
 )
 from luthier.faces.rest.access import AdminOnly
-from luthier.faces.rest.body import MAX_BODY_BYTES, Json, read_limited
+from luthier.faces.rest.body import MAX_BODY_BYTES, Json, read_limited, shown_as
 from luthier.faces.rest.errors import problems
 from luthier.faces.rest.wire import CurrentActor, CurrentPlatform, HookId, router
 from luthier.hooks.types import Call, CreatedHook, Hook, NewHook
@@ -45,7 +45,7 @@ _NEW = {
         },
     }
 }
-New = Annotated[Json[NewHook], Body(openapi_examples=_NEW)]  # pyright: ignore[reportArgumentType]  # plain dicts
+New = Annotated[Json[NewHook], shown_as(_NEW)]
 _CALL: dict[str, Any] = {
     "requestBody": {
         "description": "Fields of the run that the hook lets a caller give; may be empty.",

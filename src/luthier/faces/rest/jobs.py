@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from typing import TYPE_CHECKING, Annotated
 
-from fastapi import Body, Header, Query, Request, Response
+from fastapi import Header, Query, Request, Response
 from starlette.responses import PlainTextResponse
 
 from luthier.accounts.types import Actor
@@ -32,7 +32,7 @@ from luthier.errors import (
     WrongState,
 )
 from luthier.faces.rest.access import ViewersToo
-from luthier.faces.rest.body import Json, YamlRoute
+from luthier.faces.rest.body import Json, YamlRoute, shown_as
 from luthier.faces.rest.errors import problems
 from luthier.faces.rest.events import live
 from luthier.faces.rest.streaming import Stream, file_answer
@@ -88,7 +88,7 @@ _EXAMPLES = {
         "value": {"kind": "export", "model": "support-intents@4", "export": {"format": "merged"}},
     },
 }
-Spec = Annotated[Json[RunSpec], Body(description="The run; YAML 1.2 is read as well.", openapi_examples=_EXAMPLES)]  # pyright: ignore[reportArgumentType]  # plain dicts
+Spec = Annotated[Json[RunSpec], shown_as(_EXAMPLES, "The run; YAML 1.2 is read as well.")]
 _IN_YAML = {
     "schema": {"$ref": "#/components/schemas/RunSpec"},
     "example": "base_model: luthier/tiny\ndataset: ds_01kagz3vqdfyxtqn4w5b9zn8r2\ntrain: {epochs: 6, learning_rate: 5e-4}\n",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from fastapi import Body, Path, Query, Request, Response
+from fastapi import Path, Query, Request, Response
 from pydantic import Field
 
 from luthier.errors import (
@@ -20,7 +20,7 @@ from luthier.errors import (
     RangeInvalid,
     WrongState,
 )
-from luthier.faces.rest.body import Json
+from luthier.faces.rest.body import Json, shown_as
 from luthier.faces.rest.errors import problems
 from luthier.faces.rest.streaming import file_answer
 from luthier.faces.rest.wire import After, CurrentActor, CurrentPlatform, Limit, router
@@ -68,11 +68,11 @@ _EXAMPLES = {
     "by reference": {"summary": "One reference", "value": {"model": "support-intents@3", "stage": "Production"}},
     "by parts": {"summary": "Name and number", "value": {"model_name": "support-intents", "version": "3", "stage": "Archived"}},
 }
-Transition = Annotated[Json[TransitionRequest], Body(openapi_examples=_EXAMPLES)]  # pyright: ignore[reportArgumentType]  # plain dicts
+Transition = Annotated[Json[TransitionRequest], shown_as(_EXAMPLES)]
 
 
 _BACK = {"by name": {"summary": "The name alone", "value": {"model_name": "support-intents"}}}
-Rollback = Annotated[Json[RollbackRequest], Body(openapi_examples=_BACK)]  # pyright: ignore[reportArgumentType]  # plain dicts
+Rollback = Annotated[Json[RollbackRequest], shown_as(_BACK)]
 
 
 @routes.get("", responses=problems(CursorInvalid, FieldInvalid))

@@ -9,7 +9,7 @@ from contextvars import copy_context
 from functools import partial
 from typing import Annotated, Any, TypeVar
 
-from fastapi import Body, Request, Response
+from fastapi import Request, Response
 from pydantic import TypeAdapter
 from starlette.types import Scope
 
@@ -30,7 +30,7 @@ from luthier.errors import (
 )
 from luthier.faces.rest import access
 from luthier.faces.rest.access import ViewersToo
-from luthier.faces.rest.body import MAX_BODY_BYTES, Json, StrictRoute, read_limited, strict_json
+from luthier.faces.rest.body import MAX_BODY_BYTES, Json, StrictRoute, read_limited, shown_as, strict_json
 from luthier.faces.rest.errors import problems
 from luthier.faces.rest.gathering import Gathering
 from luthier.faces.rest.wire import router
@@ -129,7 +129,7 @@ _EXAMPLES = {
     "an image": {"summary": "784 pixels, row by row, from 0 (black) to 1", "value": {"image": [0.0] * 783 + [1.0]}},
     "a text": {"summary": "A text, to a model of another name", "value": {"text": "The app crashes.", "model_name": "intents"}},
 }
-Asked = Annotated[Json[PredictRequest], Body(openapi_examples=_EXAMPLES)]  # pyright: ignore[reportArgumentType]  # plain dicts
+Asked = Annotated[Json[PredictRequest], shown_as(_EXAMPLES)]
 REFUSALS = problems(
     NotFound,
     NoModel,

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Annotated, Any
 
-from fastapi import Body, Path, Request, Response
+from fastapi import Path, Request, Response
 from pydantic import BaseModel, Field
 
 from luthier.accounts.types import Actor
@@ -29,7 +29,7 @@ from luthier.errors import (
 )
 from luthier.experiments.types import MirroredRun
 from luthier.faces.rest import datasets, experiments, jobs, model_downloads, models
-from luthier.faces.rest.body import Json, YamlRoute
+from luthier.faces.rest.body import Json, YamlRoute, shown_as
 from luthier.faces.rest.errors import problems
 from luthier.faces.rest.seed_training import EXAMPLES, TrainRequest, digits, lora
 from luthier.faces.rest.wire import (
@@ -133,7 +133,7 @@ def start(
 
 @routes.post("/train", responses=_START)
 def train(
-    wanted: Annotated[Json[TrainRequest], Body(openapi_examples=EXAMPLES)],  # pyright: ignore[reportArgumentType]  # plain dicts
+    wanted: Annotated[Json[TrainRequest], shown_as(EXAMPLES)],
     key: IdempotencyKey,
     actor: CurrentActor,
     platform: CurrentPlatform,

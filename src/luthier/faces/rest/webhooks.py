@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from fastapi import Body
-
 from luthier.errors import CursorInvalid, EndpointConflict, FieldInvalid, NotFound
 from luthier.faces.rest.access import AdminOnly
-from luthier.faces.rest.body import Json
+from luthier.faces.rest.body import Json, shown_as
 from luthier.faces.rest.errors import problems
 from luthier.faces.rest.wire import After, CurrentActor, CurrentPlatform, Limit, WebhookId, router
 from luthier.notifications.types import CreatedEndpoint, Delivery, Endpoint, EndpointChange, NewEndpoint
@@ -19,8 +17,8 @@ _NEW = {
     "slack": {"summary": "Slack", "value": {"url": "https://hooks.slack.com/services/T0/B0/x", "channel": "slack"}},
 }
 _CHANGE = {"off": {"summary": "Switch it off", "value": {"enabled": False}}}
-New = Annotated[Json[NewEndpoint], Body(openapi_examples=_NEW)]  # pyright: ignore[reportArgumentType]  # plain dicts
-Change = Annotated[Json[EndpointChange], Body(openapi_examples=_CHANGE)]  # pyright: ignore[reportArgumentType]  # plain dicts
+New = Annotated[Json[NewEndpoint], shown_as(_NEW)]
+Change = Annotated[Json[EndpointChange], shown_as(_CHANGE)]
 
 routes = router("/api/webhooks", "notifications")
 
