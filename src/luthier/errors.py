@@ -154,8 +154,10 @@ class NotFound(LuthierError):
 
     code = "not_found"
 
-    def __init__(self, noun: str = "thing", *, hint: str | None = None) -> None:
-        super().__init__(f"No such {noun}.", hint=hint or f"List what is there with `GET /api/{noun}s`.")
+    def __init__(self, noun: str = "thing", *, hint: str | None = None, param: str | None = None) -> None:
+        super().__init__(f"No such {noun}.", hint=hint or f"List what is there with `GET /api/{noun}s`.", param=param)
+        self.noun = noun
+        self.usual_hint = hint is None
 
 
 class Conflict(LuthierError):
@@ -299,6 +301,8 @@ class Gone(LuthierError):
 
     def __init__(self, noun: str) -> None:
         super().__init__(f"This {noun} was deleted.", hint=f"List what is there with `GET /api/{noun}s`.")
+        self.noun = noun
+        self.usual_hint = True
 
 
 class TooSlow(LuthierError):

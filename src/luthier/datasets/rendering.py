@@ -146,8 +146,10 @@ class Renderer:
         """Tokens of a text by itself, nothing before or behind it."""
         return self._tokens.as_text(text).ids
 
-    def prompt(self, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]] | None = None) -> list[int]:
-        """Tokens of a conversation up to where the assistant's next answer starts.
+    def prompt(
+        self, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]] | None = None, *, begun: str = ""
+    ) -> list[int]:
+        """Tokens of a conversation up to where the assistant's next answer starts, or goes on behind what it begins with.
 
         Raises: FieldInvalid for messages that are no conversation; Invalid `template`.
         """
@@ -158,7 +160,7 @@ class Renderer:
         except BadRow as bad:
             _refuse(bad)
         guarded, listed, mark = self._guarded(read, offered)
-        text = self._templates[self._kind(offered)].render(guarded, listed, prompt=True)
+        text = self._templates[self._kind(offered)].render(guarded, listed, prompt=True) + begun
         return (self._tokens.encode_marked(text, mark) if mark else self._tokens.encode([text])[0]).ids
 
     def target(self, example: Example) -> tuple[list[int], str]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Generator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from decimal import Decimal
 
@@ -43,6 +45,16 @@ class JobServices:
     quotas: Quotas | None = None
 
 
+@contextmanager
+def _named_by(field_name: str) -> Generator[None]:
+    """What is missing says which field of the spec named it."""
+    try:
+        yield
+    except (NotFound, Gone, DatasetNotReady) as error:
+        error.param = error.param or field_name
+        raise
+
+
 class Examiner:
     """Looks at runs. `served` names the hardware that an executor here can reach."""
 
@@ -65,8 +77,10 @@ class Examiner:
             return self._examined_of_model(actor, spec)
         base = classifiers.source_of(spec.base_model) if not spec.has_base else self._bases.get(spec.base_model)
         price = self._billing.price(spec.hardware)
-        dataset = self._datasets.ready(actor, spec.dataset)
-        validation = self._datasets.ready(actor, spec.validation_dataset) if spec.validation_dataset else None
+        with _named_by("dataset"):
+            dataset = self._datasets.ready(actor, spec.dataset)
+        with _named_by("validation_dataset"):
+            validation = self._datasets.ready(actor, spec.validation_dataset) if spec.validation_dataset else None
         _check_serves(spec, dataset, "dataset")
         if validation is not None:
             _check_serves(spec, validation, "validation_dataset")
@@ -104,8 +118,12 @@ class Examiner:
 
     def waits(self, actor: Actor, spec: RunSpec) -> bool:
         """Whether a file that it names is still being checked. Raises: NotFound, Gone."""
-        named = [each for each in (spec.dataset, spec.validation_dataset) if each]
-        return any(self._datasets.get(actor, each).state == "validating" for each in named)
+        waits = False
+        for field_name in ("dataset", "validation_dataset"):
+            dataset_id = getattr(spec, field_name)
+            with _named_by(field_name):
+                waits |= bool(dataset_id) and self._datasets.get(actor, dataset_id).state == "validating"
+        return waits
 
     def before_data(self, spec: RunSpec) -> tuple[RunSpec, Estimate]:
         """What can be said of a run before its data was checked: the spec with its base's own id, and no numbers yet.

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from llguidance import LLMatcher, LLTokenizer
 
 _MOST_SCHEMA = 64 * 1024
+_BETWEEN = {"whitespace_pattern": r"\n?[ \t]{0,32}"}
+"""Between the signs of JSON: at most a line's end and its indent. A model that is lost would write blanks to its limit."""
 
 
 class JsonGuide:
@@ -57,7 +59,7 @@ def _matcher(tokenizer: Path, stop_ids: tuple[int, ...], schema: str, vocab: int
 
     if len(schema) > _MOST_SCHEMA:
         raise _refused(f"it has {len(schema):,} characters, and {_MOST_SCHEMA:,} are allowed")
-    made = LLMatcher(_tokenizer(tokenizer, stop_ids, vocab), cast(Any, LLMatcher).grammar_from_json_schema(schema))
+    made = LLMatcher(_tokenizer(tokenizer, stop_ids, vocab), cast(Any, LLMatcher).grammar_from_json_schema(schema, _BETWEEN))
     if made.is_error():
         raise _refused(_said(made))
     # What grows without end shows at the first step, before the answer has begun: then it is refused, not broken off.

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from luthier.accounts.types import Actor
 from luthier.billing.token_rules import Served
 from luthier.billing.tokens import TokenMeter
-from luthier.errors import ModelNotAllowed, Unavailable
+from luthier.errors import FieldInvalid, ModelNotAllowed, Unavailable
 from luthier.seams import Embedder, NotEmbedded
 
 INSTALL = "Install one on the server and start it anew: `pip install 'luthier[search]'`."
@@ -41,11 +41,12 @@ class Embeddings:
     def embed(self, actor: Actor, model: str, texts: Sequence[str], dimensions: int | None = None) -> Embedded:
         """The vectors of these texts. Nothing is counted of a request that is refused.
 
-        Raises: ModelNotAllowed without such an embedder, Unavailable where it is broken, QuotaExceeded, BudgetExceeded.
+        Raises: ModelNotAllowed without such an embedder, FieldInvalid, Unavailable where it is broken, QuotaExceeded,
+        BudgetExceeded.
         """
         embedder = self._named(model)
         if dimensions not in (None, embedder.dimensions):
-            raise ModelNotAllowed(
+            raise FieldInvalid(
                 f"The vectors of {embedder.name} have {embedder.dimensions} numbers.",
                 hint="Leave `dimensions` out.",
                 param="dimensions",

@@ -33,6 +33,7 @@ from luthier.seams import Generation, InferenceEngine, Likely, Piece, ServedMode
 from luthier.serving.drift.observing import Asked
 from luthier.serving.here import folder_of
 from luthier.serving.notes import Notes
+from luthier.serving.tool_calls import CLOSES, OPENS, schema_of_a_call
 from luthier.serving.types import ChatAnswer, ChatDelta, ChatRequest, FinishReason, Sampled, TextRequest, TokenLikelihood
 
 _WHAT = {"messages": "conversation", "prompt": "prompt"}
@@ -54,7 +55,9 @@ class _Ready:
     stop: tuple[str, ...]
     account: Account
     before: str = ""
-    """What the answer begins with: the prompt that is echoed."""
+    """What the answer begins with: the prompt that is echoed, or how a call is opened."""
+    after: str = ""
+    """What ends an answer that came to its end."""
     another: bool = False
     """To a prompt that an answer before it has counted."""
 
@@ -83,7 +86,12 @@ class Serving:
         EngineUnavailable.
         """
         ready = replace(self._chat(actor, request), another=another)
-        deltas = self._begun(ready)
+        try:
+            deltas = self._begun(ready)
+        except FieldInvalid as error:
+            if request.must_call and error.param == "response_format":
+                error.param = "tools"  # the schema was made of theirs
+            raise
         if not another:
             self._note(actor, ready.model.id, request)
         return deltas
@@ -119,10 +127,15 @@ class Serving:
     def _chat(self, actor: Actor, request: ChatRequest) -> _Ready:
         model, base, renderer = self._rendering(actor, request.model)
         messages = [message.model_dump(mode="json", exclude_none=True) for message in request.messages]
-        prompt = renderer.prompt(messages, list(request.tools) if request.tools else None)
+        tools = request.tools or ()
+        schema, (opens, closes) = request.json_schema, ("", "")
+        if request.must_call:
+            schema, (opens, closes) = schema_of_a_call(tools, request.must_call), (OPENS, CLOSES)
+        prompt = renderer.prompt(messages, list(tools) or None, begun=opens)
         generation = self._generation(request, prompt, (model, base, renderer), param="messages")
         account = self._admitted(actor, model, base, prompt)
-        return _Ready(model, renderer, replace(generation, json_schema=request.json_schema), request.stop, account)
+        generation = replace(generation, json_schema=schema)
+        return _Ready(model, renderer, generation, request.stop, account, before=opens, after=closes)
 
     def _text(self, actor: Actor, request: TextRequest) -> _Ready:
         model, base, renderer = self._rendering(actor, request.model)
@@ -240,7 +253,8 @@ class Serving:
                     finish = "length" if piece.finish_reason == "length" else "stop"
                     break
                 piece = next(pieces, None)
-        yield ChatDelta(text=stops.push(text.rest()) + stops.rest(), finish_reason=finish, completion_tokens=count, **facts)
+        rest = stops.push(text.rest()) + stops.rest() + ("" if stops.found or finish == "length" else ready.after)
+        yield ChatDelta(text=rest, finish_reason=finish, completion_tokens=count, **facts)
 
 
 def _told(renderer: Renderer, likely: Sequence[Likely]) -> tuple[TokenLikelihood, ...]:

@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any, cast
+
+from luthier.errors import FieldInvalid
 
 _CALL = re.compile(r"<tool_call>\s*(\{.*?\})\s*</tool_call>", re.DOTALL)
-OPENS = "<tool_call>"
+OPENS, CLOSES = "<tool_call>", "</tool_call>"
+_REFERENCE = re.compile(r"#/(?P<place>\$defs|definitions)/")
 
 
 @dataclass(frozen=True)
@@ -51,3 +56,40 @@ def _call(text: str) -> ToolCall | None:
     if not isinstance(name, str):
         return None
     return ToolCall(name, arguments if isinstance(arguments, str) else json.dumps(arguments, ensure_ascii=False))
+
+
+def schema_of_a_call(tools: Sequence[Mapping[str, Any]], names: Sequence[str]) -> str:
+    """JSON schema of a call of one of the tools that are named, with its own arguments. Raises: FieldInvalid.
+
+    >>> json.loads(schema_of_a_call([{"type": "function", "function": {"name": "now"}}], ["now"]))["anyOf"][0]["required"]
+    ['name', 'arguments']
+    """
+    offered = {str(each.get("name")): each for each in map(_function, tools)}
+    if any(name not in offered for name in names):
+        raise FieldInvalid("There is no tool of the name that must be called.", hint="List it in `tools`.", param="tool_choice")
+    calls: list[dict[str, Any]] = []
+    shared: dict[str, Any] = {}
+    for number, name in enumerate(names):
+        arguments = _moved(offered[name].get("parameters") or {"type": "object"}, number)
+        for place in ("$defs", "definitions"):
+            shared |= {f"{number}.{key}": value for key, value in (arguments.pop(place, None) or {}).items()}
+        fields = {"name": {"const": name}, "arguments": arguments}
+        calls.append({"type": "object", "properties": fields, "required": list(fields), "additionalProperties": False})
+    return json.dumps({"anyOf": calls, "$defs": shared})
+
+
+def _function(tool: Mapping[str, Any]) -> Mapping[str, Any]:
+    inner = tool.get("function")
+    return cast("Mapping[str, Any]", inner) if isinstance(inner, dict) else tool
+
+
+def _moved(schema: Any, number: int) -> Any:
+    """The schema of tool `number`, with what it refers to in the `$defs` that all of them share."""
+    if isinstance(schema, list):
+        return [_moved(each, number) for each in cast("list[Any]", schema)]
+    if not isinstance(schema, dict):
+        return schema
+    moved = {key: _moved(value, number) for key, value in cast("dict[str, Any]", schema).items()}
+    if isinstance(reference := moved.get("$ref"), str):
+        moved["$ref"] = _REFERENCE.sub(f"#/$defs/{number}.", reference)
+    return moved

@@ -46,6 +46,9 @@ class ChatRequest(Sampled):
     json_schema: Annotated[Text | None, Field(max_length=65_536)] = Field(
         default=None, description="The answer is JSON of this schema, given as text; `{}` is any JSON."
     )
+    must_call: Annotated[tuple[Annotated[Text, Field(max_length=256)], ...], Field(max_length=128, strict=False)] = Field(
+        default=(), description="The answer is a call of one of these `tools`, by name, with arguments of its schema."
+    )
 
 
 class TextRequest(Sampled):

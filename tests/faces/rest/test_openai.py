@@ -191,7 +191,7 @@ def test_a_judge_must_be_the_base_that_is_trained_and_is_not_tried_outside_of_a_
         "no",
     ]
     other = next(base.id for base in world.platform.bases.list() if base.id != "luthier/tiny")
-    for model, code in (("gpt-9", "model_not_allowed"), (other, "invalid_field")):
+    for model, code in (("gpt-9", "model_not_available"), (other, "invalid_field")):
         with pytest.raises(openai.BadRequestError) as refused:
             reinforced({**judge, "model": model})
         assert refused.value.code == code
@@ -205,14 +205,60 @@ def test_a_judge_must_be_the_base_that_is_trained_and_is_not_tried_outside_of_a_
 def test_a_job_on_a_model_that_is_not_allowed_says_which_are(sdk):
     with pytest.raises(openai.BadRequestError, match="not") as refused:
         sdk.fine_tuning.jobs.create(model="gpt-9", training_file=uploaded(sdk).id)
-    assert (refused.value.code, refused.value.param) == ("model_not_allowed", "model")
+    assert (refused.value.code, refused.value.param) == ("model_not_available", "model")
+    assert "LUTHIER_MODEL_ALIASES" in refused.value.body["hint"]
 
 
 def test_an_unknown_file_and_an_unknown_job(sdk):
-    with pytest.raises(openai.NotFoundError):
-        sdk.fine_tuning.jobs.create(model="luthier/tiny", training_file="file-abc")
-    with pytest.raises(openai.NotFoundError):
+    file = uploaded(sdk)
+    for missing, param in (
+        ({"training_file": "file-abc"}, "training_file"),
+        ({"validation_file": "file-abc"}, "validation_file"),
+    ):
+        with pytest.raises(openai.NotFoundError, match="No such file") as refused:
+            sdk.fine_tuning.jobs.create(**{"model": "luthier/tiny", "training_file": file.id, **missing})
+        assert (refused.value.param, "/v1/files" in refused.value.body["hint"]) == (param, True)
+    with pytest.raises(openai.NotFoundError) as refused:
         sdk.fine_tuning.jobs.retrieve("ftjob-abc")
+    assert "/v1/fine_tuning/jobs" in refused.value.body["hint"]
+
+
+def test_codes_that_programs_branch_on_are_those_of_openai(world, sdk):
+    world.build_base()
+    question = [{"role": "user", "content": "x"}]
+    for model in ("gpt-9", "meta/llama", "ft:gpt-4o-mini:org:x:abc"):
+        with pytest.raises(openai.NotFoundError) as refused:
+            sdk.chat.completions.create(model=model, messages=question)
+        assert (refused.value.code, refused.value.param) == ("model_not_found", "model")
+    with pytest.raises(openai.BadRequestError) as refused:
+        sdk.chat.completions.create(model="luthier/tiny", messages=[{"role": "user", "content": "word " * 5000}])
+    assert refused.value.code == "context_length_exceeded"
+    with pytest.raises(openai.AuthenticationError) as refused:
+        sdk.with_options(api_key="sk-other").models.list()
+    assert refused.value.code == "invalid_api_key"
+
+
+def test_what_is_gone_is_not_found_and_what_is_needed_is_not_asked_for_again(world, sdk):
+    file = uploaded(sdk)
+    job = sdk.fine_tuning.jobs.create(model="luthier/tiny", training_file=file.id)
+    with pytest.raises(openai.ConflictError) as refused:
+        sdk.files.delete(file.id)
+    assert refused.value.response.headers["x-should-retry"] == "false"  # the client would ask two more times
+    sdk.fine_tuning.jobs.cancel(job.id)
+    sdk.files.delete(file.id)
+    with pytest.raises(openai.NotFoundError) as refused:
+        sdk.files.retrieve(file.id)
+    assert refused.value.code == "deleted"
+    assert world.ask("GET", f"/api/datasets/{file.id}").status_code == 410
+
+
+def test_jobs_are_found_by_their_metadata_or_by_having_none(world, sdk):
+    file = uploaded(sdk)
+    marked = sdk.fine_tuning.jobs.create(model="luthier/tiny", training_file=file.id, metadata={"who": "me"})
+    bare = sdk.fine_tuning.jobs.create(model="luthier/tiny", training_file=file.id)
+    assert [job.id for job in sdk.fine_tuning.jobs.list(metadata={"who": "me"})] == [marked.id]
+    assert [job.id for job in sdk.fine_tuning.jobs.list(extra_query={"metadata": "null"})] == [bare.id]
+    assert "x-ignored-fields" not in world.ask("GET", "/v1/fine_tuning/jobs", params={"metadata[who]": "me"}).headers
 
 
 def test_unknown_fields_are_passed_over_and_named(world):

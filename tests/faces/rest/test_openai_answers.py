@@ -93,6 +93,65 @@ def test_log_probabilities_and_a_schema_reach_the_engine(tmp_path):
         assert json.loads(engine.asked[-1].json_schema) == schema
 
 
+class Filling(Scripted):
+    """Writes `text` only where a schema is asked for, as an engine that follows it would."""
+
+    def generate(self, model, request):
+        assert request.json_schema is not None
+        return super().generate(model, request)
+
+
+def tool_of(name, **parameters):
+    return {"type": "function", "function": {"name": name, "parameters": {"type": "object", **parameters}}}
+
+
+def test_a_tool_that_must_be_called_is_called(tmp_path):
+    engine = Filling('{"name": "now", "arguments": {"zone": "UTC"}}')
+    zone = {"$defs": {"Zone": {"enum": ["UTC"]}}, "properties": {"zone": {"$ref": "#/$defs/Zone"}}, "required": ["zone"]}
+    tools = [tool_of("now", **zone), tool_of("stop")]
+    with served(tmp_path, engine) as (_, sdk):
+        free = asked(sdk, tools=tools, response_format={"type": "json_object"})
+        named = {"type": "function", "function": {"name": "now"}}
+        choice = asked(sdk, tools=tools, tool_choice=named).choices[0]
+        assert (choice.finish_reason, choice.message.content) == ("tool_calls", None)
+        assert json.loads(choice.message.tool_calls[0].function.arguments) == {"zone": "UTC"}
+        prompt = engine.asked[-1].prompt_ids
+        assert free.usage.prompt_tokens < len(prompt)  # the answer is begun for the model: what is left is the call
+        schema = json.loads(engine.asked[-1].json_schema)
+        assert [call["properties"]["name"] for call in schema["anyOf"]] == [{"const": "now"}]
+        assert schema["$defs"] == {"0.Zone": {"enum": ["UTC"]}}
+        assert schema["anyOf"][0]["properties"]["arguments"]["properties"] == {"zone": {"$ref": "#/$defs/0.Zone"}}
+        chunks = list(asked(sdk, tools=tools, tool_choice="required", stream=True))
+        assert chunks[-1].choices[0].delta.tool_calls[0].function.name == "now"
+        assert not any(chunk.choices[0].delta.content for chunk in chunks)
+        assert len(json.loads(engine.asked[-1].json_schema)["anyOf"]) == 2
+
+
+@pytest.mark.parametrize(
+    ("wrong", "param", "said"),
+    [
+        ({"tool_choice": "required"}, "tool_choice", "no `tools`"),
+        ({"tools": [tool_of("now")], "tool_choice": {"type": "function", "function": {"name": "x"}}}, "tool_choice", "no tool"),
+        ({"tools": [tool_of("now")], "tool_choice": "sometimes"}, "tool_choice", "'required'"),
+        ({"functions": [{"name": "now"}]}, "functions", "old form of `tools`"),
+        ({"stop": ["x"] * 17}, "stop", "at most 16 items"),
+        ({"logit_bias": {"5": 1}}, "logit_bias", "at most 0 items"),
+        ({"messages": []}, "messages", "at least 1 item"),
+    ],
+)
+def test_a_refusal_says_what_is_meant(world, sdk, wrong, param, said):
+    world.build_base()
+    with pytest.raises(openai.BadRequestError, match=said) as refused:
+        sdk.chat.completions.create(**{"model": "luthier/tiny", "messages": [{"role": "user", "content": "x"}], **wrong})
+    assert refused.value.param == param
+
+
+@pytest.mark.parametrize("seed", [-1, 2**40, 2**63 - 1])
+def test_any_seed_of_64_bits_is_taken(tmp_path, seed):
+    with served(tmp_path, Scripted("yes")) as (_, sdk):
+        assert len(asked(sdk, seed=seed, n=2).choices) == 2
+
+
 @pytest.mark.parametrize(
     ("wrong", "param"),
     [
@@ -198,6 +257,7 @@ def test_how_likely_the_tokens_of_a_text_are_and_where_they_stand(tmp_path):
         ({"prompt": ["a"] * 9, "n": 2}, "n"),
         ({"echo": True, "logprobs": 1}, "echo"),
         ({"max_tokens": 0}, "max_tokens"),
+        ({"suffix": "the end"}, "suffix"),
         ({"logprobs": 21}, "logprobs"),
         ({"prompt": "word " * 3000}, "prompt"),
     ],
@@ -235,9 +295,9 @@ def test_texts_become_vectors_in_either_encoding(tmp_path):
         assert struct.unpack("<2f", b64decode(raw["data"][0]["embedding"]))[0] == pytest.approx(0.03)
         assert "text-embedding-3-small" in [model.id for model in sdk.models.list()]
         assert sdk.models.retrieve("lengths").owned_by == "luthier"
-        with pytest.raises(openai.BadRequestError, match="lengths") as refused:
+        with pytest.raises(openai.NotFoundError, match="lengths") as refused:
             sdk.embeddings.create(model="other", input="one")
-        assert refused.value.param == "model"
+        assert (refused.value.param, refused.value.code) == ("model", "model_not_found")
         with pytest.raises(openai.BadRequestError, match="2 numbers"):
             sdk.embeddings.create(model="lengths", input="one", dimensions=3)
         for wrong in ([], "", [1, 2]):
@@ -253,7 +313,7 @@ def test_tokens_of_vectors_are_counted_and_billed_until_the_quota_is_used_up(tmp
             sdk.embeddings.create(model="lengths", input=text, encoding_format="float")
         with pytest.raises(openai.APIStatusError, match="8; 4 are used, and this needs 5") as refused:
             sdk.embeddings.create(model="lengths", input="five words are too many", encoding_format="float")
-        assert (refused.value.status_code, refused.value.code) == (402, "quota_exceeded")
+        assert (refused.value.status_code, refused.value.code) == (402, "insufficient_quota")
         usage = world.ask("GET", "/api/billing/usage").json()
         told = usage["tokens"][0]
         assert (told["model"], told["kind"], told["requests"]) == ("lengths", "embeddings", 2)  # what was refused is not counted
@@ -265,7 +325,7 @@ def test_vectors_that_cost_something_are_refused_when_the_budget_is_spent(tmp_pa
     with served(tmp_path, embedder=Lengths(), token_prices="*=1000.00/0", budget_limit_usd="0") as (world, sdk):
         with pytest.raises(openai.APIStatusError) as refused:
             sdk.embeddings.create(model="lengths", input="one", encoding_format="float")
-        assert (refused.value.status_code, refused.value.code) == (402, "budget_exceeded")
+        assert (refused.value.status_code, refused.value.code) == (402, "insufficient_quota")
         assert world.ask("GET", "/api/billing/usage").json()["tokens"] == []
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from pydantic import BaseModel, Field
@@ -12,6 +12,7 @@ from starlette.requests import HTTPConnection
 from starlette.responses import JSONResponse, Response
 
 from luthier import errors
+from luthier.faces.rest.dialect import retry_headers, told
 
 _LOG = logging.getLogger("luthier.rest")
 
@@ -43,7 +44,6 @@ _ROUTING: dict[int, tuple[str, str, str]] = {
 }
 
 
-_OPENAI = "/v1/"
 CODE = "luthier.code"
 """Where in the scope of a request stands the code of its refusal, for those that log it."""
 
@@ -82,12 +82,22 @@ def status_of(error: errors.LuthierError) -> tuple[int, str]:
     return 500, "server_error"
 
 
-def problems(*kinds: type[errors.LuthierError]) -> dict[int | str, dict[str, Any]]:
-    """For a route's `responses=`: which errors it answers with, described by their own docstrings."""
+AsTold = Callable[[int, str], tuple[int, str]]
+
+
+def _as_it_is(status: int, code: str) -> tuple[int, str]:
+    return status, code
+
+
+def problems(*kinds: type[errors.LuthierError], as_told: AsTold = _as_it_is) -> dict[int | str, dict[str, Any]]:
+    """For a route's `responses=`: which errors it answers with, described by their own docstrings.
+
+    as_told: status and code in the route's own words.
+    """
     documented: dict[int | str, dict[str, Any]] = {}
     for kind in kinds:
-        status = next(STATUS[base][0] for base in kind.__mro__ if base in STATUS)
-        text = f"`{kind.code}`: {(kind.__doc__ or '').strip()}"
+        status, code = as_told(next(STATUS[base][0] for base in kind.__mro__ if base in STATUS), kind.code)
+        text = f"`{code}`: {(kind.__doc__ or '').strip()}"
         known = documented.setdefault(status, {"model": ErrorBody, "description": ""})
         known["description"] = f"{known['description']}\n\n{text}".strip()
     return documented
@@ -95,22 +105,22 @@ def problems(*kinds: type[errors.LuthierError]) -> dict[int | str, dict[str, Any
 
 def answer(connection: HTTPConnection, error: errors.LuthierError) -> Response:
     """The response to an error that a feature raised."""
-    status, _ = status_of(error)
-    if status == 422 and connection.scope["path"].startswith(_OPENAI):
-        status = 400  # as OpenAI's own clients know it
-    return JSONResponse({"error": facts_of(connection, error), **_budget_keys(error)}, status, headers=_headers(error))
+    facts = facts_of(connection, error)
+    status = told(connection.scope["path"], error, status_of(error)[0]).status
+    return JSONResponse({"error": facts, **_budget_keys(error)}, status, headers={**_headers(error), **retry_headers(error)})
 
 
 def facts_of(connection: HTTPConnection, error: errors.LuthierError) -> dict[str, Any]:
     """What stands under `error` in the body of a refusal."""
     connection.scope[CODE] = error.error_code
+    status, kind = status_of(error)
+    words = told(connection.scope["path"], error, status)
     return {
-        # The clients made for `/v1` print the message alone.
-        "message": str(error) if connection.scope["path"].startswith(_OPENAI) else error.message,
-        "type": status_of(error)[1],
-        "code": error.error_code,
-        "param": error.param,
-        "hint": error.hint,
+        "message": words.message,
+        "type": kind,
+        "code": words.code,
+        "param": words.param,
+        "hint": words.hint,
         "details": _plain(error.details),
         "request_id": request_id(connection),
     }

@@ -139,10 +139,12 @@ def _sentence(text: str) -> str:
 
 
 def _once(details: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
-    """One finding a field: a union reports each member that did not match."""
+    """One finding a field: a union reports each member that did not match. The one that is of the right type says more."""
     seen: dict[Any, dict[str, Any]] = {}
     for detail in details:
-        seen.setdefault((detail["param"], detail["code"] if detail["code"] == "extra_forbidden" else ""), detail)
+        key = (detail["param"], detail["code"] if detail["code"] == "extra_forbidden" else "")
+        if key not in seen or (_is_of_type(seen[key]) and not _is_of_type(detail)):
+            seen[key] = detail
     places = [str(detail["param"]) for detail in seen.values()]
     # A list whose only entry is wrong is not also too short.
     return [
@@ -150,3 +152,8 @@ def _once(details: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
         for detail in seen.values()
         if detail["code"] != "too_short" or not any(place.startswith(f"{detail['param']}.") for place in places)
     ]
+
+
+def _is_of_type(detail: Mapping[str, Any]) -> bool:
+    """Whether it says that something is of another type, as all members of a union do but the one that was meant."""
+    return str(detail["code"]).endswith("_type") or detail["code"] in ("literal_error", "none_required")

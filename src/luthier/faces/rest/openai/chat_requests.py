@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from luthier.errors import FieldInvalid
 from luthier.faces.rest.openai.routes import Lenient
@@ -54,6 +54,17 @@ class ResponseFormat(Lenient):
         return json.dumps((self.json_schema and self.json_schema.json_schema) or {}) if self.type == "json_schema" else None
 
 
+class ToolName(Lenient):
+    name: Text
+
+
+class ChosenTool(Lenient):
+    """The one tool that is called."""
+
+    type: Literal["function"]
+    function: ToolName
+
+
 class ChatCreate(Sampling):
     """A conversation to answer."""
 
@@ -63,8 +74,18 @@ class ChatCreate(Sampling):
     logprobs: bool | None = None
     top_logprobs: Annotated[Whole, Field(ge=0, le=20)] | None = None
     tools: Annotated[list[dict[str, Any]], Field(max_length=128)] | None = None
-    tool_choice: Literal["none", "auto"] | None = None
+    tool_choice: Literal["none", "auto", "required"] | ChosenTool | None = Field(
+        default=None, description="`required`: some tool is called; an object with its name: that one."
+    )
+    functions: list[Any] | None = Field(default=None, description="The old form of `tools`: refused.")
     response_format: ResponseFormat | None = None
+
+    @field_validator("functions")
+    @classmethod
+    def _in_their_new_form(cls, functions: list[Any] | None) -> list[Any] | None:
+        if functions:
+            raise ValueError("this is the old form of `tools`: write each as a tool of the type `function`")
+        return functions
 
     def question(self, number: int = 0) -> ChatRequest:
         """The question behind answer `number`. Raises: FieldInvalid."""
@@ -76,7 +97,22 @@ class ChatCreate(Sampling):
             max_tokens=self.max_completion_tokens or self.max_tokens or _DEFAULT_MOST,
             logprobs=(self.top_logprobs or 0) if self.logprobs else None,
             json_schema=self.response_format.schema_text if self.response_format else None,
+            must_call=self.must_call,
         )
+
+    @property
+    def must_call(self) -> tuple[str, ...]:
+        """The tools of which one is called, whatever the model likes best. Raises: FieldInvalid where there are none."""
+        if self.tool_choice in (None, "none", "auto"):
+            return ()
+        if not self.tools:
+            raise FieldInvalid(
+                "There are no `tools` to call.", hint="List them, or leave out `tool_choice`.", param="tool_choice"
+            )
+        if isinstance(self.tool_choice, ChosenTool):
+            return (self.tool_choice.function.name,)
+        functions = [each.get("function") for each in self.tools]
+        return tuple(str(each["name"]) for each in functions if isinstance(each, dict) and "name" in each)
 
 
 def _message(message: Message) -> ChatMessage:

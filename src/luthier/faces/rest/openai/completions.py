@@ -7,7 +7,7 @@ from functools import partial
 from typing import Annotated, Any, Literal
 
 from fastapi import Request, Response
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Field, field_validator
 
 from luthier.errors import FieldInvalid
 from luthier.faces.rest import answers
@@ -39,6 +39,14 @@ class CompletionCreate(Sampling):
     max_tokens: Annotated[Whole, Field(ge=1, le=131_072)] | None = Field(default=None, description="16 where it is left out.")
     logprobs: Annotated[Whole, Field(ge=0, le=20)] | None = None
     echo: bool | None = Field(default=None, description="The answer begins with the prompt.")
+    suffix: Text | None = Field(default=None, description="What the answer would lead up to: refused, if anything is in it.")
+
+    @field_validator("suffix")
+    @classmethod
+    def _leads_nowhere(cls, suffix: str | None) -> str | None:
+        if suffix:
+            raise ValueError("the models here go on with a text; they do not fill in what stands before another")
+        return suffix
 
     @property
     def prompts(self) -> Sequence[str | Sequence[int]]:

@@ -7,7 +7,7 @@ import struct
 from collections.abc import Sequence
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Field, field_validator
 
 from luthier.errors import BudgetExceeded, FieldInvalid, ModelNotAllowed, QuotaExceeded, Unavailable
 from luthier.faces.rest.access import ViewersToo
@@ -32,6 +32,16 @@ class EmbeddingsCreate(Lenient):
         default=None, description="Numbers, or their bytes (float32, little-endian), which the official clients ask for."
     )
     dimensions: Annotated[Whole, Field(ge=1)] | None = Field(default=None, description="Only as many as the embedder has.")
+
+    @field_validator("input", mode="before")
+    @classmethod
+    def _no_token_ids(cls, given: object) -> object:
+        numbers = isinstance(given, list) and given and isinstance(given[0], int | list)
+        if numbers:
+            raise ValueError(
+                "ids of tokens are those of another tokenizer: send texts (LangChain: check_embedding_ctx_length=False)"
+            )
+        return given
 
     @property
     def texts(self) -> list[str]:

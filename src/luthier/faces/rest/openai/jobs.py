@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from typing import Annotated
+from typing import Annotated, Literal
 
-from fastapi import Request
+from fastapi import Query, Request
 
 from luthier.accounts.types import Actor
 from luthier.errors import (
@@ -61,11 +61,18 @@ def create(asked: Wanted, key: IdempotencyKey, actor: CurrentActor, platform: Cu
 
 @routes.get("/fine_tuning/jobs", responses=refusals(CursorInvalid, FieldInvalid))
 def list_jobs(
-    request: Request, actor: CurrentActor, platform: CurrentPlatform, limit: PageLimit = 20, after: AfterId = None
+    request: Request,
+    actor: CurrentActor,
+    platform: CurrentPlatform,
+    *,
+    limit: PageLimit = 20,
+    after: AfterId = None,
+    metadata: Annotated[Literal["null"] | None, Query(description="`null`: those that carry none.")] = None,
 ) -> Listing[FineTuningJob]:
     """The team's runs, newest first; `metadata[key]=value` keeps those that carry it."""
     wanted = {match["key"]: value for name, value in request.query_params.items() if (match := _METADATA.fullmatch(name))}
-    jobs = [job for _, job in zip(range(limit + 1), _matching(platform, actor, after, wanted), strict=False)]
+    matching = _matching(platform, actor, after, None if metadata == "null" else wanted)
+    jobs = [job for _, job in zip(range(limit + 1), matching, strict=False)]
     shown = [job_of(job, actor.tenant_id, platform.now()) for job in jobs[:limit]]
     return listing(shown, [job.id for job in shown], more=len(jobs) > limit)
 
@@ -121,13 +128,14 @@ def checkpoints(
     return listing(rest[:limit], [each.id for each in rest[:limit]], more=len(rest) > limit)
 
 
-def _matching(platform: CurrentPlatform, actor: Actor, after: str | None, wanted: Mapping[str, str]) -> Iterator[Job]:
-    """Runs that train and carry this metadata, newest first."""
+def _matching(platform: CurrentPlatform, actor: Actor, after: str | None, wanted: Mapping[str, str] | None) -> Iterator[Job]:
+    """Runs that train and carry this metadata, or none at all where that is wanted; newest first."""
     looked_at = 0
     while looked_at < _MOST_LOOKED_AT:
         page = platform.jobs.list(actor, after=after, limit=200)
         for job in page.data:
-            if job.kind == "train" and wanted.items() <= job.spec.metadata.items():
+            carried = job.spec.metadata
+            if job.kind == "train" and (not carried if wanted is None else wanted.items() <= carried.items()):
                 yield job
         after, looked_at = page.next_cursor, looked_at + len(page.data)
         if after is None:

@@ -40,7 +40,8 @@ def retrieve(model: Ref, actor: CurrentActor, platform: CurrentPlatform) -> Mode
     if model in platform.embeddings.listing:
         return ModelObject(id=model, created=_BASES_SINCE, owned_by="luthier")
     try:
-        return ModelObject(id=platform.bases.get(model).id, created=_BASES_SINCE, owned_by="luthier")
+        platform.bases.get(model)
+        return ModelObject(id=model, created=_BASES_SINCE, owned_by="luthier")  # by the name that the list has
     except ModelNotAllowed:
         return _tuned(platform.registry.resolve(actor, model), actor.tenant_id)
 

@@ -11,6 +11,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict
 
 from luthier.errors import LuthierError
 from luthier.faces.rest.body import StrictRoute, query_names
+from luthier.faces.rest.dialect import status_and_code
 from luthier.faces.rest.errors import problems
 from luthier.faces.rest.validation import shown
 from luthier.faces.rest.wire import plain_number
@@ -55,7 +56,7 @@ class LenientRoute(StrictRoute):
 
         async def lenient(request: Request) -> Response:
             response = await handle(request)
-            names = {name for name in request.query_params if name.partition("[")[0] not in known}
+            names = {bare for name in request.query_params if (bare := name.partition("[")[0]) not in known}
             names |= set(unread(getattr(request.state, "sent", None), body))
             if names:
                 response.headers[IGNORED] = ", ".join(sorted(shown(name) for name in names)[:_MOST_NAMED])
@@ -70,13 +71,8 @@ class LenientRoute(StrictRoute):
 
 
 def refusals(*kinds: type[LuthierError]) -> dict[int | str, dict[str, Any]]:
-    """As `problems`, with the statuses that are answered here."""
-    documented = problems(*kinds)
-    unprocessable = documented.pop(422, None)
-    if unprocessable is not None:
-        text = "\n\n".join(each["description"] for each in (documented.get(400), unprocessable) if each)
-        documented[400] = {**unprocessable, "description": text}
-    return documented
+    """As `problems`, with the statuses and codes that are answered here."""
+    return problems(*kinds, as_told=status_and_code)
 
 
 def router(tag: str) -> APIRouter:

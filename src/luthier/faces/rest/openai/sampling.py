@@ -31,7 +31,7 @@ class Sampling(Lenient):
     model: Annotated[str, Field(min_length=1, max_length=300)]
     temperature: float | None = Field(default=None, ge=0, le=2, description="1 where it is left out, as at OpenAI.")
     top_p: float | None = Field(default=None, gt=0, le=1)
-    seed: Annotated[Whole, Field(ge=0, le=2**31)] | None = None
+    seed: Annotated[Whole, Field(ge=-(2**63), le=2**63 - 1)] | None = None
     n: Annotated[Whole, Field(ge=1, le=MOST_ANSWERS)] | None = None
     stop: Text | Annotated[list[Text], Field(max_length=16)] | None = None
     logit_bias: Annotated[dict[str, float], Field(max_length=0)] | None = Field(
@@ -55,7 +55,7 @@ class Sampling(Lenient):
             "model": self.model,
             "temperature": 1.0 if self.temperature is None else self.temperature,
             "top_p": self.top_p or 1.0,
-            "seed": None if self.seed is None else self.seed + number * _SEED_STEP,
+            "seed": None if self.seed is None else (self.seed + number * _SEED_STEP) % 2**63,
             "stop": tuple(each for each in stops if each),
         }
 
