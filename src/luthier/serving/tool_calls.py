@@ -12,6 +12,8 @@ from luthier.errors import FieldInvalid
 
 _CALL = re.compile(r"<tool_call>\s*(\{.*?\})\s*</tool_call>", re.DOTALL)
 OPENS, CLOSES = "<tool_call>", "</tool_call>"
+_COMPACT = {"whitespace_pattern": " ?"}
+"""As models write calls: on one line. A model that never saw one would fill its answer with indents."""
 _REFERENCE = re.compile(r"#/(?P<place>\$defs|definitions)/")
 
 
@@ -75,7 +77,7 @@ def schema_of_a_call(tools: Sequence[Mapping[str, Any]], names: Sequence[str]) -
             shared |= {f"{number}.{key}": value for key, value in (arguments.pop(place, None) or {}).items()}
         fields = {"name": {"const": name}, "arguments": arguments}
         calls.append({"type": "object", "properties": fields, "required": list(fields), "additionalProperties": False})
-    return json.dumps({"anyOf": calls, "$defs": shared})
+    return json.dumps({"anyOf": calls, "$defs": shared, "x-guidance": _COMPACT})
 
 
 def _function(tool: Mapping[str, Any]) -> Mapping[str, Any]:
