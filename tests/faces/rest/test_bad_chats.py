@@ -212,7 +212,8 @@ def test_c09_an_adapter_of_another_team_is_no_model(world, face):
     theirs = world.model(world.stranger, name="theirs")
     for ref in (theirs.id, "theirs", f"ft:luthier/tiny:{world.stranger.tenant_id}:theirs:{theirs.id[-8:]}"):
         answer = world.ask("POST", face.path, json={"model": ref, "messages": HELLO})
-        assert (answer.status_code, answer.json()["error"]["message"]) == (404, "No such model.")
+        assert answer.status_code == 404
+        assert answer.json()["error"]["message"].startswith("No such model.")
 
 
 def test_c10_what_a_model_says_is_handed_on_as_json_not_as_markup(world, face):
