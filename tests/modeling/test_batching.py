@@ -142,6 +142,21 @@ def test_a_long_prompt_is_read_in_pieces_and_answered_the_same(random_base, monk
     assert answers[0] == plain_answer(base, None, [5, 6], 30)
 
 
+def test_short_prompts_are_read_together_as_far_as_they_fit(random_base, monkeypatch):
+    monkeypatch.setattr("luthier.modeling.batching._PIECE", 7)
+    base = random_base()
+    adapters = adapters_on(base, 2)
+    batch = Batch(base, passes_on(base))
+    asked = [([5, 6, 7], adapters[0]), ([8, 9], adapters[1]), ([3, 4], None), ([11, 12], adapters[0])]
+    for number, (prompt, adapter) in enumerate(asked):
+        batch.add(Member(number, Row(0, prompt, Sampling(1), base), adapter))
+    read = [batch.read(), batch.read()]
+    assert [[number for number, _ in told] for told in read] == [[0, 1, 2], [3]]
+    for number, token in read[0] + read[1]:
+        prompt, adapter = asked[number]
+        assert [token.id] == plain_answer(base, adapter, prompt, 1)
+
+
 def test_a_row_that_outgrows_its_room_is_answered_the_same(random_base):
     base = random_base()
     answers = run(Batch(base, passes_on(base)), [(0, [5, 6], None, Sampling(90)), (3, [9], None, Sampling(80))])

@@ -1,11 +1,13 @@
 """Continuous batching: rows join a running batch when their prompt is read, and leave it when they end.
 
-Rows of one batch stand on one base, each with its own adapter, sampling and limits. Prompts are read piece by piece between
-two steps of the others, so a long one holds up nobody. What a row answers does not depend on its neighbours.
+Rows of one batch stand on one base, each with its own adapter, sampling and limits. Prompts are read between two steps of the
+others, short ones together and long ones piece by piece, so one holds up nobody. What a row answers does not depend on its
+neighbours.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
@@ -18,10 +20,10 @@ from luthier.modeling.passes import Answering, Passes
 K = TypeVar("K")
 
 _PIECE = 256
-"""Tokens of a prompt that are read at a time."""
+"""Tokens of prompts that are read at a time."""
 
 
-@dataclass
+@dataclass(eq=False)
 class Member(Generic[K]):
     """A row of the batch: what it asks, with which adapter, and whose it is."""
 
@@ -73,8 +75,8 @@ class Batch(Generic[K]):
 
     @property
     def reads_for(self) -> list[K]:
-        """Whose prompt `read` goes on with: one, or none."""
-        return [member.key for member in self._reading[:1]]
+        """Whose prompts `read` goes on with."""
+        return [member.key for member, _ in self._pieces()]
 
     @property
     def decodes_for(self) -> list[K]:
@@ -83,19 +85,33 @@ class Batch(Generic[K]):
 
     @torch.no_grad()
     def read(self) -> list[tuple[K, Token]]:
-        """A piece of the prompt that waits longest; with its end comes the first token."""
-        member = self._reading[0]
-        piece = member.row.prompt[member.read : member.read + _PIECE]
-        logits_V = self._passes.read(member.kept, piece)
-        member.read += len(piece)
-        if member.read < len(member.row.prompt):
-            self._reading = [*self._reading[1:], member]  # the next prompt's turn
-            return []
-        token = self._drawn(member, logits_V)
-        self._reading.pop(0)
-        if token.finish_reason is None:
-            self._members.append(member)
-        return [(member.key, token)]
+        """Pieces of the prompts that wait longest; with the end of each comes its first token."""
+        pieces = self._pieces()
+        logits_RV = self._passes.read([member.kept for member, _ in pieces], [piece for _, piece in pieces])
+        told: list[tuple[K, Token]] = []
+        for (member, piece), logits_V in zip(pieces, logits_RV, strict=True):
+            member.read += len(piece)
+            if member.read < len(member.row.prompt):
+                self._reading = [*self._reading[1:], member]  # the next prompt's turn
+                continue
+            token = self._drawn(member, logits_V)
+            self._reading.remove(member)
+            if token.finish_reason is None:
+                self._members.append(member)
+            told.append((member.key, token))
+        return told
+
+    def _pieces(self) -> list[tuple[Member[K], Sequence[int]]]:
+        """As many whole prompts as fit, or the beginning of one."""
+        pieces: list[tuple[Member[K], Sequence[int]]] = []
+        left = _PIECE
+        for member in self._reading:
+            piece = member.row.prompt[member.read : member.read + _PIECE]
+            if len(piece) > left:
+                break
+            pieces.append((member, piece))
+            left -= len(piece)
+        return pieces
 
     @torch.no_grad()
     def decode(self) -> list[tuple[K, Token]]:

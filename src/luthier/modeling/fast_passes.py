@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 
 import torch
 from torch import Tensor
@@ -57,17 +58,24 @@ class FastPasses:
         """See `passes.Passes`. What is kept of it goes with it."""
 
     @torch.no_grad()
-    def read(self, row: _Row, piece: Sequence[int]) -> Tensor:
+    def read(self, rows: Sequence[_Row], pieces: Sequence[Sequence[int]]) -> Tensor:
         """See `passes.Passes`."""
-        places = range(row.kept.length, row.kept.length + len(piece))
-        own = None if row.adapter is None else self._own(row.adapter)
+        ends = list(accumulate(map(len, pieces)))
+        shares = [
+            (slice(end - len(piece), end), self._own(row.adapter))
+            for row, piece, end in zip(rows, pieces, ends, strict=True)
+            if row.adapter is not None
+        ]
 
         def add(number: int, name: str, x_TI: Tensor, y_TO: Tensor) -> None:
-            if own is not None:
-                own[number][name].add(x_TI, y_TO, getattr(self._weights.blocks[number], name).widths)
+            widths = getattr(self._weights.blocks[number], name).widths
+            for part, own in shares:
+                own[number][name].add(x_TI[part], y_TO[part], widths)
 
-        last_TD = self._through(piece, Seats([row.kept] * len(piece), places), add)
-        return self._logits(last_TD[-1:])[0]
+        kept = [row.kept for row, piece in zip(rows, pieces, strict=True) for _ in piece]
+        places = [row.length + n for row, piece in zip(rows, pieces, strict=True) for n in range(len(piece))]
+        last_TD = self._through([token for piece in pieces for token in piece], Seats(kept, places), add)
+        return self._logits(last_TD[[end - 1 for end in ends]])
 
     @torch.no_grad()
     def decode(self, rows: Sequence[_Row], tokens: Sequence[int]) -> Tensor:

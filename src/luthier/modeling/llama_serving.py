@@ -168,22 +168,17 @@ class LlamaPasses:
                 self._forget(other, 0)
         return row
 
-    def read(self, row: _Row, piece: Sequence[int]) -> Tensor:
-        """See `passes.Passes`."""
-        last = len(piece) - 1
-        return self._pass(
-            [row] * len(piece), [At(token, row.sequence, row.length + n, n == last) for n, token in enumerate(piece)]
-        )[0]
-
-    def decode(self, rows: Sequence[_Row], tokens: Sequence[int]) -> Tensor:
+    def read(self, rows: Sequence[_Row], pieces: Sequence[Sequence[int]]) -> Tensor:
         """See `passes.Passes`."""
         logits_BV = torch.empty(len(rows), self._sequences.vocab)
         for adapter in dict.fromkeys(row.adapter for row in rows):
             places = [place for place, row in enumerate(rows) if row.adapter is adapter]
-            of = [rows[place] for place in places]
-            at = [At(tokens[place], row.sequence, row.length, True) for place, row in zip(places, of, strict=True)]
-            logits_BV[places] = self._pass(of, at)
+            logits_BV[places] = self._pass(adapter, [(rows[place], pieces[place]) for place in places])
         return logits_BV
+
+    def decode(self, rows: Sequence[_Row], tokens: Sequence[int]) -> Tensor:
+        """See `passes.Passes`."""
+        return self.read(rows, [[token] for token in tokens])
 
     def end(self, row: _Row) -> None:
         """See `passes.Passes`."""
@@ -192,18 +187,20 @@ class LlamaPasses:
             self._taken.remove(row)
             self._free.append(row)
 
-    def _pass(self, rows: Sequence[_Row], tokens: Sequence[At]) -> Tensor:
-        """Rows of one adapter, a token each."""
-        adapter = rows[0].adapter
+    def _pass(self, adapter: LlamaAdapter | None, pieces: Sequence[tuple[_Row, Sequence[int]]]) -> Tensor:
+        """Of rows of one adapter; logits after each piece."""
+        at = [
+            At(token, row.sequence, row.length + n, n == len(piece) - 1) for row, piece in pieces for n, token in enumerate(piece)
+        ]
         try:
-            logits = self._sequences.decode(adapter, tokens)
+            logits_BV = self._sequences.decode(adapter, at)
         except RuntimeError:
-            for row in rows:  # how much of it was kept is not known
+            for row, _ in pieces:  # how much of it was kept is not known
                 self._forget(row, 0)
             raise
-        for row, token in zip(rows, tokens, strict=True):
-            row.ids.append(token.id)
-        return torch.from_numpy(logits)
+        for row, piece in pieces:
+            row.ids += piece
+        return torch.from_numpy(logits_BV)
 
     def _forget(self, row: _Row, place: int) -> None:
         if row.length > place or not place:

@@ -1,4 +1,4 @@
-"""How a batch asks its base: a piece of one prompt, or the next token of each of its rows.
+"""How a batch asks its base: pieces of prompts, or the next token of each of its rows.
 
 `Batch` (batching.py) decides who is asked when; a `Passes` keeps their keys and values; a `Loader` reads bases and adapters, and
 says by which passes they are asked. Shapes as suffixes: B rows of the batch, V vocabulary.
@@ -42,8 +42,8 @@ class Passes(Protocol):
         """A new row, which may get up to `most` tokens after its prompt. None where there is no room for it yet."""
         ...
 
-    def read(self, row: Any, piece: Sequence[int]) -> Tensor:
-        """Go on with the prompt of a row; logits after its last token, shape (V,)."""
+    def read(self, rows: Sequence[Any], pieces: Sequence[Sequence[int]]) -> Tensor:
+        """Go on with the prompts of rows, a piece each; logits after the last token of each, shape (B, V)."""
         ...
 
     def decode(self, rows: Sequence[Any], tokens: Sequence[int]) -> Tensor:

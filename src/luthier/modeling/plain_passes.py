@@ -58,8 +58,11 @@ class PlainPasses:
         """See `passes.Passes`. The next `decode` leaves it out."""
 
     @torch.no_grad()
-    def read(self, row: _Row, piece: Sequence[int]) -> Tensor:
-        """See `passes.Passes`."""
+    def read(self, rows: Sequence[_Row], pieces: Sequence[Sequence[int]]) -> Tensor:
+        """See `passes.Passes`. One after the other: padding would cost more than it saves."""
+        return torch.stack([self._read(row, piece) for row, piece in zip(rows, pieces, strict=True)])
+
+    def _read(self, row: _Row, piece: Sequence[int]) -> Tensor:
         self._mixed.carry([row.adapter])
         before, row.length = row.length, row.length + len(piece)
         ids_1L = torch.tensor([list(piece)], device=self._base.device)
