@@ -12,6 +12,9 @@ RESULTS = Path(__file__).parent / "results"
 GOALS = {"trl_default": 7.0, "trl_best": 3.0, "llamafactory_best": 2.0}
 """How many times their speed we set out for; the gang's is `GANG_GOAL`."""
 GANG_GOAL = 1.1
+STREAM_GOALS = {"llama.cpp": 1.0}
+BATCH_GOALS = {("peft", 8): 5.0}
+"""By peer and adapters."""
 _WIDE, _BAR, _LEFT = 720, 26, 200
 
 Row = Mapping[str, Any]
@@ -24,7 +27,8 @@ def main() -> int:
         latest = {gang["members"]: gang for gang in gangs}
         (folder / "speed.svg").write_text(drawing(trained["rows"]), "utf-8")
         estimated = [_read(max(found)) for base in ("tiny", "135m") if (found := list(folder.glob(f"estimates-{base}-*.json")))]
-        text = page(trained, list(latest.values())) + estimates(estimated) + checks(folder) + tokens(folder) + load(folder)
+        text = page(trained, list(latest.values())) + answers(folder) + estimates(estimated)
+        text += checks(folder) + tokens(folder) + load(folder)
         (folder / "README.md").write_text(text, "utf-8")
         print(folder / "README.md")
     return 0
@@ -63,6 +67,40 @@ def page(trained: Mapping[str, Any], gangs: Sequence[Mapping[str, Any]]) -> str:
         "`memory` is that of the gang over one such run, the column beside it that over all runs at once, by multiplication.",
     ]
     return "\n\n".join(parts) + "\n"
+
+
+def answers(folder: Path) -> str:
+    """Generation with several adapters on one base; empty without a record."""
+    records = list(folder.glob("generation-135m-*.json"))
+    if not records:
+        return ""
+    record = _read(max(records))
+    heads = ("adapters", "requests", "against", "times as fast (95 %)", "goal", "tokens/s (range)", "to the first token", "GiB")
+    rows = sorted(record["rows"], key=lambda row: (row["requests"], row["adapters"], row["peer"]))
+    said = (
+        f"Base of 135 M weights in fp32, {rows[0]['tokens']} greedy tokens for each request, whose prompts have 24 to 160; in "
+        f"rounds in which everybody takes a turn ({min(row['rounds'] for row in rows)} and more). Ours answers all in one batch, "
+        "PEFT and llama.cpp those of one adapter in one batch after those of another. Pairs are ours, theirs; seconds to the "
+        "first token are the mean over requests, memory the peak of the process, in which ours and PEFT's have torch. "
+        f"At least {min(row['same_tokens'] for row in rows):.1%} of the tokens were the same up to the first that was not."
+    )
+    return "\n" + "\n\n".join(["## Answers with many adapters", table(heads, [_answer_cells(row) for row in rows]), said]) + "\n"
+
+
+def _answer_cells(row: Row) -> tuple[str, ...]:
+    low, high = row["interval"]
+    goal = STREAM_GOALS.get(row["peer"]) if row["requests"] == 1 else BATCH_GOALS.get((row["peer"], row["adapters"]))
+    speeds = zip(row["tokens_per_second"], row["tokens_per_second_range"], strict=True)
+    return (
+        str(row["adapters"]),
+        str(row["requests"]),
+        row["peer"],
+        f"**{row['speed_ratio']:.2f}** ({low:.2f} to {high:.2f})",
+        "" if goal is None else f"{goal:g}",
+        ", ".join(f"{median:.0f} ({least:.0f} to {most:.0f})" for median, (least, most) in speeds),
+        ", ".join(f"{seconds:.2f} s" for seconds in row["first_token_s"]),
+        ", ".join(f"{size:.2f}" for size in row["peak_gib"]),
+    )
 
 
 def estimates(records: Sequence[Mapping[str, Any]]) -> str:
