@@ -8,6 +8,7 @@ import time
 
 import pytest
 from backports import zstd
+from tests.at_once import at_once
 
 from luthier.errors import DatasetRejected, TooLarge
 
@@ -133,11 +134,9 @@ def test_d05_names_the_column(datasets, alice):
 
 def test_d08_depth_is_refused_at_once(datasets, alice):
     datasets.upload(alice, an_upload())
-    started = time.process_time()
     for data in (b"[" * 100_000, line("[" * 100_000)):
-        with pytest.raises(DatasetRejected):
+        with at_once(), pytest.raises(DatasetRejected):
             datasets.upload(alice, an_upload(data))
-    assert time.process_time() - started < 0.4
 
 
 def test_d09_an_endless_line_is_too_large(datasets, world, alice):

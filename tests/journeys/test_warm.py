@@ -77,8 +77,8 @@ def test_a_supervisor_that_is_killed_takes_the_trainer_that_waits_with_it(house,
 
 
 def test_one_that_waits_too_long_ends(house, tmp_path):
-    client = house.start(LUTHIER_WARM_TRAINERS="1", LUTHIER_WARM_IDLE_S="20")
+    client = house.start(LUTHIER_WARM_TRAINERS="1", LUTHIER_WARM_IDLE_S="5")
     finished(client, house, client.jobs.submit(spec(upload(client, tmp_path, "train", 60))).id)
-    waits = ready(house, 1)
-    house.wait_until(lambda: not waits.is_running(), "it ends", 60)
-    assert house.processes("--warm") == []
+    # Whether it is still there when the job is seen to have ended, only the machine's speed says; its log stays.
+    house.wait_until((house.data / "trainers/warm.log").exists, "a trainer gets ready", 120)
+    house.wait_until(lambda: house.processes("--warm") == [], "it ends", 120)

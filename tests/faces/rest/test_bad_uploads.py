@@ -7,12 +7,12 @@ import socket
 import struct
 import tarfile
 import threading
-import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pyarrow as pa
 import pytest
 import uvicorn
+from tests.at_once import at_once
 
 from luthier.accounts.quotas import Quota
 
@@ -182,9 +182,9 @@ def test_every_row_of_the_catalogue_has_a_case():
 
 @pytest.mark.parametrize("call", [case[1] for case in CASES if case[0] == "D41"], ids=["fields", "parts", "header"])
 def test_d41_a_hostile_form_is_refused_at_once(shared, call):
-    before = time.process_time()
-    assert call(shared).status_code in {400, 413, 422}
-    assert time.process_time() - before < 0.5
+    with at_once():
+        answer = call(shared)
+    assert answer.status_code in {400, 413, 422}
 
 
 def test_d23_a_formula_is_stored_as_it_is_and_runs_nowhere(shared):

@@ -2,13 +2,13 @@
 
 import dataclasses
 import json
-import time
 import tracemalloc
 
 import anyio
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from tests.at_once import at_once
 
 from luthier.datasets.types import Upload
 from luthier.faces.rest.app import create_app
@@ -156,10 +156,9 @@ def test_no_bytes_bring_the_server_down(shared, data):
 )
 def test_a_hostile_megabyte_is_refused_at_once(shared, body):
     shared.raw(b"{}")
-    before = time.process_time()
-    answer = shared.raw(body)
+    with at_once():
+        answer = shared.raw(body)
     assert 400 <= answer.status_code < 500
-    assert time.process_time() - before < 1.0  # a reader with a quadratic step takes minutes here
 
 
 def test_more_than_a_megabyte_of_json_is_refused(shared):
@@ -178,10 +177,9 @@ def test_a_compressed_body_is_refused(shared):
 def test_a_hostile_form_is_refused_at_once(shared, parts):
     header = b"x" * (1_000_000 if parts == 1 else 1)
     part = b'--b\r\nX: %s\r\nContent-Disposition: form-data; name="name"\r\n\r\n\r\n' % header
-    before = time.process_time()
-    answer = shared.upload(part * parts + b"--b--", headers={"content-type": "multipart/form-data; boundary=b"})
+    with at_once():
+        answer = shared.upload(part * parts + b"--b--", headers={"content-type": "multipart/form-data; boundary=b"})
     assert answer.status_code in {400, 413, 422}
-    assert time.process_time() - before < 1.0
 
 
 class _Swallow:
