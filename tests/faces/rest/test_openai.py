@@ -294,9 +294,10 @@ def finished(world):
     """A job that a trainer brought to its end."""
     job_id = world.job(name="support")
     at = world.platform.now()
-    data = [{"loss": 2.0, "learning_rate": 0.1, "tokens_seen": 40}, {"loss": 1.5, "learning_rate": 0.05, "tokens_seen": 80}]
-    steps = [Event(attempt=1, seq=n, at=at, kind="step", step=n + 1, data=each) for n, each in enumerate(data)]
-    world.events(job_id, 1, *steps, Event(attempt=1, seq=2, at=at, kind="eval", step=2, data={"eval_loss": 1.75}))
+    columns = ["step", "loss", "learning_rate", "grad_norm", "margin"]
+    told = {"columns": columns, "steps": [[1, 2.0, 0.1, 3.0, 0.5], [2, 1.5, 0.05, 2.0, 0.75]]}  # quick steps share an event
+    steps = Event(attempt=1, seq=0, at=at, kind="step", step=2, data={"loss": 1.5, **told})
+    world.events(job_id, 1, steps, Event(attempt=1, seq=2, at=at, kind="eval", step=2, data={"eval_loss": 1.75}))
     queue = JobQueue(world.platform.database, world.platform.storage, world.platform.billing, (), world.platform.now)
     (held,) = queue.claim("tests", Line({"local-cpu"}))
     status = AttemptStatus(attempt=1, state="succeeded", step=2, total_steps=2, tokens_seen=80)
@@ -313,9 +314,9 @@ def test_a_job_that_has_ended_says_what_it_took_and_leaves_its_steps_as_a_file(w
     read = sdk.files.content(result).read()
     assert len(read) == file.bytes
     assert read.decode().splitlines() == [
-        "step,train_loss,valid_loss,learning_rate,grad_norm,tokens_seen",
-        "1,2.0,,0.1,,40",
-        "2,1.5,1.75,0.05,,80",
+        "step,train_loss,valid_loss,learning_rate,grad_norm,margin",
+        "1,2.0,,0.1,3.0,0.5",
+        "2,1.5,1.75,0.05,2.0,0.75",
     ]
     unfinished = sdk.fine_tuning.jobs.create(model="tiny", training_file=uploaded(sdk).id)
     assert unfinished.result_files == []

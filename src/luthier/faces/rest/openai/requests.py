@@ -25,7 +25,7 @@ class Hyperparameters(Lenient):
     n_epochs: Annotated[Whole, Field(ge=1, le=1000)] | Literal["auto"] | None = None
     batch_size: Annotated[Whole, Field(ge=1, le=4096)] | Literal["auto"] | None = None
     learning_rate_multiplier: Annotated[float, Field(gt=0, le=1000)] | Literal["auto"] | None = Field(
-        default=None, description=f"Times {USUAL_LEARNING_RATE:g}."
+        default=None, description=f"Times {USUAL_LEARNING_RATE:g}. `auto`, or nothing: by the width of the base."
     )
 
 
@@ -123,8 +123,12 @@ def in_their_words() -> Generator[None]:
 
 
 def _train(numbers: Hyperparameters) -> dict[str, Any]:
-    train: dict[str, Any] = {"epochs": numbers.n_epochs or "auto", "batch_size": numbers.batch_size or "auto"}
     times = numbers.learning_rate_multiplier
+    train: dict[str, Any] = {
+        "epochs": numbers.n_epochs or "auto",
+        "batch_size": numbers.batch_size or "auto",
+        "learning_rate": "auto",
+    }
     if isinstance(times, float):
         train["learning_rate"] = min(1.0, USUAL_LEARNING_RATE * times)
     if isinstance(numbers, ReinforcementHyperparameters) and isinstance(numbers.eval_interval, int):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 from fastapi import Response
 
@@ -18,14 +18,8 @@ from luthier.wiring import Platform
 
 PURPOSE = "fine-tune-results"
 _ID = re.compile(r"results-(?P<job_id>job_[0-9a-z]{26})", re.ASCII)
-_COLUMNS = {
-    "train_loss": "loss",
-    "valid_loss": "eval_loss",
-    "learning_rate": "learning_rate",
-    "grad_norm": "grad_norm",
-    "tokens_seen": "tokens_seen",
-}
-"""The columns behind `step`, and what our events call them."""
+_COLUMNS = {"train_loss": "loss", "valid_loss": "eval_loss", "learning_rate": "learning_rate", "grad_norm": "grad_norm"}
+"""The columns behind `step`, and what our events call them. Behind them stands what the method measures besides."""
 
 
 def is_result(file_id: str) -> bool:
@@ -52,14 +46,28 @@ def answer(file: FileObject, data: bytes) -> Response:
 
 
 def table(events: Iterable[Event]) -> bytes:
-    """A row for each step that was measured."""
+    """A row for each step that was measured; a step that was repeated after a break has its last numbers."""
     steps: dict[int, dict[str, object]] = {}
     for event in events:
         if event.kind in ("step", "eval"):
-            steps.setdefault(event.step, {}).update(event.data)
+            for step, measured in _measured(event):
+                steps.setdefault(step, {}).update(measured)
+    named = {name for measured in steps.values() for name in measured}
+    columns = {**_COLUMNS, **{name: name for name in sorted(named - set(_COLUMNS.values()))}}
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["step", *_COLUMNS])
+    writer.writerow(["step", *columns])
     for step, measured in sorted(steps.items()):
-        writer.writerow([step, *(measured.get(name, "") for name in _COLUMNS.values())])
+        writer.writerow([step, *(measured.get(name, "") for name in columns.values())])
     return text.getvalue().encode()
+
+
+def _measured(event: Event) -> Iterator[tuple[int, dict[str, object]]]:
+    """Each step of an event, and its numbers: quick steps are told several at a time."""
+    if event.kind == "eval":
+        yield event.step, {"eval_loss": event.data.get("eval_loss", "")}
+        return
+    names = event.data.get("columns", ())
+    for numbers in event.data.get("steps", ()):
+        measured = dict(zip(names, numbers, strict=True))
+        yield int(measured.pop("step")), measured
