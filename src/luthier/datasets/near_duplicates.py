@@ -9,7 +9,7 @@ from __future__ import annotations
 import pickle
 from array import array
 from collections.abc import Callable, Iterable, Iterator
-from functools import partial
+from functools import lru_cache, partial
 from itertools import islice, pairwise
 from pathlib import Path
 from typing import BinaryIO
@@ -33,6 +33,8 @@ _ALIKE = 0.8
 _MOST_COMPARED = 200_000
 _NEAREST = 4
 """A row is compared with so many before it in a band."""
+_KEPT = 4 * _NEAREST
+"""Rows whose pairs are kept: those before it come again with the next row."""
 
 
 class NearDuplicates:
@@ -58,14 +60,17 @@ class NearDuplicates:
 
     def _compare(self, rows: _Rows, bands: list[array[int]]) -> None:
         alike: dict[int, int] = {}
-        compared = 0
+        # Rows of one template share most bands: each pair is looked at once, not in every band anew.
+        different: set[int] = set()
         for band in bands:
             for earlier, later in _candidates(band):
-                if later in alike or compared >= _MOST_COMPARED:
+                pair = earlier << _ROW_BITS | later
+                if later in alike or pair in different or len(different) + len(alike) >= _MOST_COMPARED:
                     continue
-                compared += 1
                 if rows.alike(earlier, later):
                     alike[later] = earlier
+                else:
+                    different.add(pair)
         for later, earlier in alike.items():
             self.found.add(rows.lines[later], rows.lines[earlier])
 
@@ -130,20 +135,19 @@ class _Rows:
     def __init__(self, file: BinaryIO, sketches: Sketches) -> None:
         self._file = file
         self.lines, self._starts = sketches.lines, sketches.starts
-        self._last: tuple[int, bytes, frozenset[int]] = (-1, b"", frozenset())
+        self._once_read = lru_cache(_KEPT)(self._read)
 
     def alike(self, one: int, other: int) -> bool:
         """Whether two rows share most of their pairs of words, and are not the very same (that is told as such)."""
-        row, pairs = self._read(one)
-        if self._last[0] != other:
-            self._last = (other, *self._read(other))
-        _, other_row, other_pairs = self._last
+        row, pairs = self._once_read(one)
+        other_row, other_pairs = self._once_read(other)
         return row != other_row and len(pairs & other_pairs) >= _ALIKE * len(pairs | other_pairs)
 
-    def _read(self, number: int) -> tuple[bytes, frozenset[int]]:
+    def _read(self, number: int) -> tuple[int, frozenset[int]]:
+        """A hash of all of it, and its pairs."""
         self._file.seek(self._starts[number])
         row = self._file.readline()
-        return row, pairs_of(row)
+        return hash(row), pairs_of(row)
 
 
 def pairs_of(row: bytes) -> frozenset[int]:
