@@ -25,19 +25,21 @@ def read(**grader):
 
 def judge_who_likes(liked):
     """A judge that finds these answers nine times as likely as others, and notes what it was asked."""
-    asked = []
+    asked, models = [], []
 
-    def judge(messages, answers):
+    def judge(model, messages, answers):
         asked.append(messages)
+        models.append(model)
         return [math.log(0.9 if answer in liked else 0.1) for answer in answers]
 
-    judge.asked = asked
+    judge.asked, judge.models = asked, models
     return judge
 
 
 def test_an_answer_passes_where_the_judge_finds_a_passing_label_likeliest():
     judge = judge_who_likes({"yes"})
     assert grade(read(**LABEL), "four", {"answer": "4"}, judge).value == 1.0
+    assert judge.models == ["b"]
     assert judge.asked[0] == [
         {"role": "system", "content": "You judge."},
         {"role": "user", "content": "Is four what 4 means?"},
@@ -46,8 +48,8 @@ def test_an_answer_passes_where_the_judge_finds_a_passing_label_likeliest():
 
 
 def test_a_score_is_the_mean_of_what_the_judge_finds_likely():
-    assert grade(read(**SCORE), "x", {"answer": "4"}, lambda _, answers: [0.0] * len(answers)).value == 5.0
-    sure = grade(read(**SCORE), "x", {"answer": "4"}, lambda _, answers: [0.0 if a == "7" else -99.0 for a in answers])
+    assert grade(read(**SCORE), "x", {"answer": "4"}, lambda model, _, answers: [0.0] * len(answers)).value == 5.0
+    sure = grade(read(**SCORE), "x", {"answer": "4"}, lambda model, _, answers: [0.0 if a == "7" else -99.0 for a in answers])
     assert sure.value == pytest.approx(7.0)
 
 
@@ -63,7 +65,7 @@ def test_without_a_judge_it_scores_0_and_says_why():
     score = grade(read(**LABEL), "x", {"answer": "4"})
     assert (score.value, "trainer" in score.error) == (0.0, True)
 
-    def cannot(messages, answers):
+    def cannot(model, messages, answers):
         raise Ungradable("the judge cannot be asked so")
 
     assert grade(read(**LABEL), "x", {"answer": "4"}, cannot).error == "the judge cannot be asked so."

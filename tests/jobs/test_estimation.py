@@ -107,6 +107,42 @@ def test_a_base_in_fewer_bits_takes_less_memory_but_for_embeddings_and_head(benc
     assert estimate.memory.activation_bytes == bench.jobs.estimate(alice, bench.spec(**changes)).memory.activation_bytes
 
 
+def judged_by(name):
+    asked = [{"role": "user", "content": "Is {{ sample.output_text }} right?"}]
+    grader = {"type": "label_model", "model": name, "input": asked, "labels": ["yes", "no"], "passing_labels": ["yes"]}
+    return {"method": "grpo", "grpo": {"grader": grader, "group_size": 4, "max_new_tokens": 32}}
+
+
+def test_a_judge_beside_the_base_takes_memory_and_time_and_one_that_is_the_base_time_alone(bench):
+    price, tiny = bench.billing.price("local-cpu"), bench.bases.get("luthier/tiny")
+    large = bench.bases.get("HuggingFaceTB/SmolLM2-135M-Instruct")
+
+    def asked(name, judges, **changes):
+        spec = bench.spec(**judged_by(name), **changes)
+        return estimation.estimate(estimation.Facts(spec, tiny, DataSize(40, 4000, 100), None, price, judges=judges))
+
+    none, own = asked("tiny", {}), asked("tiny", {"tiny": tiny})
+    other = asked(large.id, {large.id: large})
+    assert none.memory.judge_bytes == own.memory.judge_bytes == 0
+    assert other.memory.judge_bytes > large.parameters * 4
+    assert other.memory.total_bytes == own.memory.total_bytes + other.memory.judge_bytes
+    assert none.seconds < own.seconds < other.seconds
+    assert "judges read" in other.basis_note
+    eight = asked(large.id, {large.id: large}, train={"quantization": "8bit"}).memory.judge_bytes
+    assert eight < other.memory.judge_bytes  # held as the base is
+
+
+def test_where_a_judge_is_too_much_it_is_said_what_the_run_needs_without(bench):
+    price = bench.billing.price("local-cpu").model_copy(update={"memory_bytes": 2_000_000_000})
+    tiny, large = bench.bases.get("luthier/tiny"), bench.bases.get("HuggingFaceTB/SmolLM2-1.7B-Instruct")
+    facts = estimation.Facts(
+        bench.spec(**judged_by(large.id)), tiny, DataSize(40, 4000, 100), None, price, judges={large.id: large}
+    )
+    estimate = estimation.estimate(facts)
+    assert not estimate.fits
+    assert "`model: luthier/tiny` in the grader" in estimate.advice[0]
+
+
 def test_8_bits_are_named_where_they_make_a_base_fit(bench):
     price = bench.billing.price("local-cpu").model_copy(update={"memory_bytes": 4_200_000_000})
     base = bench.bases.get("HuggingFaceTB/SmolLM2-1.7B-Instruct")

@@ -247,7 +247,7 @@ def bases(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return cache
 
 
-def save_small_llama(folder: Path) -> None:
+def save_small_llama(folder: Path, seed: int = 0) -> None:
     from transformers import LlamaConfig, LlamaForCausalLM
 
     shipped = Path(str(files("luthier.bases.tiny")))
@@ -255,7 +255,7 @@ def save_small_llama(folder: Path) -> None:
     config.update({"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 2})
     config.update({"num_key_value_heads": 2, "head_dim": 32, "max_position_embeddings": 256})
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
+        torch.manual_seed(seed)
         model = LlamaForCausalLM(config)
         # The head is frozen: with embeddings as short as fresh ones are, no adapter could make it certain of anything.
         model.get_input_embeddings().weight.data.mul_(6)
@@ -276,6 +276,7 @@ class Submitted:
     lines: Sequence[dict[str, Any]] = ()
     """Rows as they stand in the data file, for other methods than sft."""
     more: dict[str, Any] = field(default_factory=dict[str, Any])
+    judges: dict[str, Any] = field(default_factory=dict[str, Any])
     number: int = 0
 
     def __post_init__(self) -> None:
@@ -293,7 +294,7 @@ class Submitted:
             "train": {"device": "cpu", **self.train},
             **self.more,
         }
-        spec["sources"] = {"dataset": pin, "base": base}
+        spec["sources"] = {"dataset": pin, "base": base, "judges": self.judges}
         if self.validate:
             spec["validation_dataset"] = "ds_1"
             spec["sources"]["validation_dataset"] = pin

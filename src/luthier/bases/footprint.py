@@ -23,8 +23,18 @@ def numbers_per_token(shape: BaseShape, scores: int, *, recompute: bool = False)
     >>> numbers_per_token(shape, 4), numbers_per_token(shape, 4, recompute=True)
     (256, 78)
     """
+    kept, passing = _numbers(shape, scores)
+    return passing + (kept + shape.layers * shape.hidden if recompute else shape.layers * kept)
+
+
+def numbers_in_passing(shape: BaseShape, scores: int) -> int:
+    """Of a pass without a way back: those of a block, and what stands beside them for a moment."""
+    return sum(_numbers(shape, scores))
+
+
+def _numbers(shape: BaseShape, scores: int) -> tuple[int, int]:
+    """Of a token: what each block leaves for the way back, and what stands beside that for a moment."""
     heads, inner = shape.heads * shape.head_dim, 2 * shape.intermediate
     turned = (shape.heads + 2 * shape.kv_heads) * shape.head_dim
     kept = 2 * shape.hidden + heads + turned + inner + shape.heads * scores
-    passing = _INNER_PASSING * inner + _SCORES_PASSING * shape.heads * scores
-    return passing + (kept + shape.layers * shape.hidden if recompute else shape.layers * kept)
+    return kept, _INNER_PASSING * inner + _SCORES_PASSING * shape.heads * scores

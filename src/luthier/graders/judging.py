@@ -9,8 +9,9 @@ from typing import Any
 from luthier.graders.templates import Ungradable, fill
 from luthier.graders.types import Judged, LabelModel
 
-Judge = Callable[[Sequence[Mapping[str, str]], Sequence[str]], Sequence[float]]
-"""Given a conversation and some whole answers: how likely each is, as natural-log probability. Raises: Ungradable."""
+Judge = Callable[[str, Sequence[Mapping[str, str]], Sequence[str]], Sequence[float]]
+"""Given the model that a grader names, a conversation and some whole answers: how likely it finds each, as natural-log probability.
+Raises: Ungradable."""
 
 
 def judged(grader: Judged, sample: str, item: Mapping[str, Any], judge: Judge | None) -> float:
@@ -19,9 +20,9 @@ def judged(grader: Judged, sample: str, item: Mapping[str, Any], judge: Judge | 
         raise Ungradable("a model has to judge this, and it does so only inside a trainer")
     messages = [{"role": _ROLES.get(each.role, each.role), "content": fill(each.content, sample, item)} for each in grader.input]
     if isinstance(grader, LabelModel):
-        likely = judge(messages, grader.labels)
+        likely = judge(grader.model, messages, grader.labels)
         return float(grader.labels[likely.index(max(likely))] in grader.passing_labels)
-    likely = judge(messages, [f"{score:g}" for score in grader.scores])
+    likely = judge(grader.model, messages, [f"{score:g}" for score in grader.scores])
     return expected(grader.scores, likely)
 
 

@@ -101,7 +101,7 @@ class _Judging(Frozen):
 
     name: Title = ""
     model: Annotated[str, Field(min_length=1, max_length=200), AfterValidator(plain_text)] = Field(
-        description="The base that judges: the one that is trained, without its adapter."
+        description="The base that judges: the one that is trained, without its adapter, or another one beside it."
     )
     input: Annotated[tuple[JudgeMessage, ...], Field(min_length=1, max_length=16, strict=False)] = Field(
         description="What it is asked; the last message is the user's."

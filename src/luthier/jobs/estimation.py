@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from luthier.bases.types import TINY, Base
@@ -11,6 +11,7 @@ from luthier.billing import rules as money
 from luthier.billing.types import Price
 from luthier.errors import FieldInvalid
 from luthier.jobs import automatic, quantization
+from luthier.jobs.judges import answers_graded, readings
 from luthier.jobs.memory import LOCAL_CPU, Wanted, memory_of
 from luthier.jobs.sizes import DataSize
 from luthier.jobs.spec import RunSpec
@@ -45,6 +46,8 @@ class Facts:
     price: Price
     measured: Measured | None = None
     base_is_here: bool = True
+    judges: Mapping[str, Base] = field(default_factory=dict[str, Base])
+    """Bases that graders ask, by the names that these have for them; the one that is trained may be among them."""
     memory_factor: float = 1.0
     """By which earlier jobs took more memory than the formula says."""
 
@@ -184,21 +187,25 @@ def together_bytes(jobs: Sequence[MemoryEstimate]) -> int:
     known = [job.available_bytes for job in jobs if job.available_bytes is not None]
     widest = min(sum(passes), max(*passes, int(min(known) * _SHARE_OF_MEMORY))) if known else sum(passes)
     once = sum(max(getattr(job, name) for job in jobs) for name in ("base_bytes", "runtime_bytes", "correction_bytes"))
-    return once + sum(job.adapter_bytes + job.optimizer_bytes + job.rows_bytes for job in jobs) + widest
+    return once + sum(job.adapter_bytes + job.optimizer_bytes + job.rows_bytes + job.judge_bytes for job in jobs) + widest
 
 
 def _time(facts: Facts, plan: Plan, tokens: int) -> tuple[float, int, Literal["measured", "assumed"], str]:
-    measured, until_it_is_here = facts.measured, arrival_s(facts.base, here=facts.base_is_here)
+    measured, judging = facts.measured, _judging_tokens(facts, plan)
+    until_they_are_here = arrival_s(facts.base, here=facts.base_is_here) + sum(
+        arrival_s(judge, here=judge.ready) for judge in facts.judges.values() if judge.id != facts.base.id
+    )
+    judged = f" What judges read counts as {judging:,} tokens." if judging else ""
     if measured is not None:
-        seconds = measured.overhead_s + until_it_is_here + tokens / measured.tokens_per_second
+        seconds = measured.overhead_s + until_they_are_here + (tokens + judging) / measured.tokens_per_second
         earlier = f"The median speed of {measured.jobs} earlier jobs with this base on this hardware."
         note = "As fast as a fit test of this run went through its longest rows." if measured.fit_test else earlier
-        return measured.tokens_per_second, max(1, round(seconds)), "measured", note
+        return measured.tokens_per_second, max(1, round(seconds)), "measured", f"{note}{judged}"
     # Forward and backward through a frozen base: 2 + 2 operations a weight and token.
     rate = facts.price.assumed_flops / (4 * facts.base.parameters)
-    seconds = _START_S + until_it_is_here + (tokens + _evaluation_tokens(facts, plan)) / rate
+    seconds = _START_S + until_they_are_here + (tokens + judging + _evaluation_tokens(facts, plan)) / rate
     note = f"Assumed: {facts.price.assumed_flops / 1e9:,.0f} GFLOP/s on this hardware; the first finished job replaces it."
-    return rate, max(1, round(seconds)), "assumed", note
+    return rate, max(1, round(seconds)), "assumed", f"{note}{judged}"
 
 
 def arrival_s(base: Base, *, here: bool) -> float:
@@ -217,9 +224,22 @@ def _evaluation_tokens(facts: Facts, plan: Plan) -> int:
     return facts.validation.tokens * passes // 2 + answers
 
 
+def _judging_tokens(facts: Facts, plan: Plan) -> int:
+    """What judges read, in tokens that cost as much to train: forward alone, through as many weights as each judge has."""
+    grpo, base = facts.spec.grpo, facts.base
+    if grpo is None or not facts.judges:
+        return 0
+    answers = answers_graded(facts.spec, grpo, plan.steps, plan.batch_size)
+    if facts.validation is not None:
+        answers += facts.validation.rows * (plan.steps // (facts.spec.train.eval_steps or plan.steps_per_epoch) + 1)
+    asked = readings(grpo, facts.data.tokens // facts.data.rows)
+    of_an_answer = sum(each.of_an_answer * facts.judges[each.model].parameters for each in asked) / base.parameters
+    return int(answers * of_an_answer / 2)
+
+
 def _memory(facts: Facts, plan: Plan, spec: RunSpec) -> MemoryEstimate:
     validation = facts.validation.rows if facts.validation else 0
-    return memory_of(Wanted(spec, facts.base, facts.data, facts.price, plan.batch_size, validation))
+    return memory_of(Wanted(spec, facts.base, facts.data, facts.price, plan.batch_size, validation, facts.judges))
 
 
 def _advice(facts: Facts, plan: Plan) -> tuple[str, ...]:
@@ -234,7 +254,16 @@ def _advice(facts: Facts, plan: Plan) -> tuple[str, ...]:
         [{"train": {"max_seq_len": length}} for length in _halves(longest, 128)],
     ]
     found = filter(None, (_first_that_fits(facts, plan, kind) for kind in kinds))
-    return (*found, "A smaller base model needs less.")
+    return (*_without_judges(facts, plan), *found, "A smaller base model needs less.")
+
+
+def _without_judges(facts: Facts, plan: Plan) -> tuple[str, ...]:
+    """Where other bases judge: what the run needs when the one that is trained does it."""
+    if all(judge.id == facts.base.id for judge in facts.judges.values()):
+        return ()
+    alone = _memory(replace(facts, judges={}), plan, facts.spec)
+    needs = _gb(int(alone.total_bytes * facts.memory_factor))
+    return (f"With `model: {facts.base.id}` in the grader, the base that is trained as its judge, it needs {needs}.",)
 
 
 def _fits(facts: Facts, memory: MemoryEstimate) -> bool:

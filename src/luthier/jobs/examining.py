@@ -89,6 +89,7 @@ class Examiner:
         test = self._earlier.fit_test(actor, spec, base.id)
         measured = self._earlier.measured(actor, base.id, price.hardware) or speed_of(test)
         correction = self._earlier.correction(actor, spec, base.id)
+        judges = self._judges(spec)
         if isinstance(base, BaseSource):
             estimate = classifying.estimate(spec, dataset, price, measured)
         else:
@@ -100,16 +101,17 @@ class Examiner:
                 price=price,
                 measured=measured,
                 base_is_here=self._bases.ready(base),
+                judges=judges,
                 memory_factor=correction.memory,
             )
             estimation.check(spec, base, estimation.plan_of(spec, facts.data.rows))
-            self._check_judges(spec, base)
             estimate = estimation.estimate(facts)
         estimate = applied(estimate, correction, price, test)
         sources = Sources(
             dataset=self._datasets.source(dataset),
             validation_dataset=self._datasets.source(validation) if validation else None,
             base=base if isinstance(base, BaseSource) else self._pinned(base),
+            judges={name: self._pinned(judge) for name, judge in judges.items() if judge.id != base.id},
         )
         # The id, not the alias that was typed: the registry and the measured speeds look for it.
         frozen = spec.model_copy(update={"sources": sources, "base_model": base.id})
@@ -148,15 +150,9 @@ class Examiner:
             raise BudgetExceeded(Decimal(estimate.cost_usd), Decimal(limit) / 1_000_000)
         self._check_served(spec)
 
-    def _check_judges(self, spec: RunSpec, base: Base) -> None:
-        """Raises: FieldInvalid, ModelNotAllowed, where a grader asks a model that the trainer does not hold."""
-        for judge in judges_of(spec.grpo.grader) if spec.grpo else ():
-            if self._bases.get(judge.model).id != base.id:
-                raise FieldInvalid(
-                    f"The grader asks {judge.model}, but the trainer holds {base.id} alone.",
-                    hint=f"Name `model: {base.id}` in the grader: the base judges without the adapter that is trained.",
-                    param="grpo.grader.model",
-                )
+    def _judges(self, spec: RunSpec) -> dict[str, Base]:
+        """The bases that the grader asks, by its names for them. Raises: ModelNotAllowed, BaseUnavailable."""
+        return {judge.model: self._bases.get(judge.model) for judge in (judges_of(spec.grpo.grader) if spec.grpo else ())}
 
     def _check_served(self, spec: RunSpec) -> None:
         if spec.hardware not in self._served:

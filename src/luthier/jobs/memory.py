@@ -5,13 +5,15 @@ It is held against the memory of real trainers in `benchmarks/estimates.py`.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from math import sqrt
 
-from luthier.bases.footprint import BF16_PAYS_FROM, KEPT_SCORES_TO, numbers_per_token
+from luthier.bases.footprint import BF16_PAYS_FROM, KEPT_SCORES_TO, numbers_in_passing, numbers_per_token
 from luthier.bases.types import Base, BaseShape
 from luthier.billing.types import Price
 from luthier.jobs import automatic, quantization
+from luthier.jobs.judges import readings
 from luthier.jobs.sizes import DataSize
 from luthier.jobs.spec import LoraSpec, RunSpec
 from luthier.jobs.types import MemoryEstimate
@@ -53,6 +55,8 @@ class Wanted:
     price: Price
     batch_size: int
     validation_rows: int = 0
+    judges: Mapping[str, Base] = field(default_factory=dict[str, Base])
+    """Bases that graders ask, by the names that these have for them."""
 
 
 def memory_of(wanted: Wanted) -> MemoryEstimate:
@@ -67,6 +71,7 @@ def memory_of(wanted: Wanted) -> MemoryEstimate:
         "activation_bytes": max(_pass_bytes(wanted), _answers_bytes(wanted), _checks_bytes(wanted)),
         "logits_bytes": 0 if spec.method == "classifier" else _HEAD_ROWS * base.vocab * _FLOAT * _HEAD_NUMBERS,
         "rows_bytes": wanted.data.tokens * _TOKEN_BYTES + wanted.data.rows * _ROW_BYTES,
+        "judge_bytes": _judges_bytes(wanted),
         "runtime_bytes": runtime,
     }
     loading = runtime + base.parameters * width  # whole, before it is put into fewer bits
@@ -146,6 +151,23 @@ def _answers_bytes(wanted: Wanted) -> int:
         asked, length = wanted.batch_size * spec.train.gradient_accumulation * spec.grpo.group_size, longest
     kept = asked * length * 2 * base.layers * base.kv_heads * base.head_dim * number_bytes(wanted)
     return kept + asked * base.vocab * _FLOAT * 2
+
+
+def _judges_bytes(wanted: Wanted) -> int:
+    """Weights of the bases that judge and are not trained, and the widest pass of one of them; it has no way back."""
+    others = {base.id: base for base in wanted.judges.values() if base.id != wanted.base.id}
+    if wanted.spec.grpo is None or not others:
+        return 0
+    held = [(base, number_bytes(replace(wanted, base=base))) for base in others.values()]
+    weights = sum(quantization.base_bytes(base, wanted.spec.train.quantization, width) for base, width in held)
+    asked = list(readings(wanted.spec.grpo, wanted.data.longest))
+    passes = [
+        min(automatic.TOKENS_PER_PASS, each.of_an_answer) * numbers_in_passing(base, min(each.tokens, KEPT_SCORES_TO)) * width
+        for base, width in held
+        for each in asked
+        if wanted.judges[each.model].id == base.id
+    ]
+    return weights + max(passes) + _HEAD_ROWS * max(base.vocab for base, _ in held) * _FLOAT * _HEAD_NUMBERS
 
 
 def _checks_bytes(wanted: Wanted) -> int:

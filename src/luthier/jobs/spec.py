@@ -237,12 +237,21 @@ def _absent(section: object) -> bool:
     return section is None
 
 
+def _empty(value: Any) -> bool:
+    return not value
+
+
 class Sources(Frozen):
     """What the names in a spec stood for when it was submitted."""
 
     dataset: Source | None = Field(default=None, description="An export has none.")
     validation_dataset: Source | None = None
     base: BaseSource
+    judges: dict[str, BaseSource] = Field(
+        default_factory=dict,
+        exclude_if=_empty,
+        description="Other bases that graders ask, by the names that these have for them.",
+    )
     model: ModelSource | None = Field(default=None, exclude_if=_absent)
     against: ModelSource | None = Field(default=None, exclude_if=_absent)
 

@@ -50,6 +50,7 @@ class MemoryEstimate(Frozen):
     activation_bytes: int = Field(description="What the way back needs of the widest pass, the longest rows with it.")
     logits_bytes: int = Field(description="Logits of one chunk of a pass, and their slopes.")
     rows_bytes: int = Field(default=0, description="The tokenised rows.")
+    judge_bytes: int = Field(default=0, description="Other bases that only judge, and their widest pass.")
     runtime_bytes: int = Field(description="The process itself.")
     loading_bytes: int = Field(default=0, description="What loading the base holds for a moment, beyond all that.")
     correction_bytes: int = Field(

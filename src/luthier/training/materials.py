@@ -13,6 +13,7 @@ from typing import BinaryIO, TypeVar
 from luthier.datasets.formats import BadRow, Example, Labelled, Pair, Prompt, Rated, read_rows
 from luthier.datasets.rendering import Renderer
 from luthier.errors import RenderingDiffers
+from luthier.graders.types import judges_of
 from luthier.jobs.directory import JobDirectory
 from luthier.jobs.spec import RunSpec
 from luthier.seams import NotStored
@@ -28,10 +29,20 @@ FetchUrl = Callable[[str, Path], None]
 
 def base_source(spec: RunSpec) -> BaseSource:
     """The pinned base. A run by hand takes the pin from the shipped catalog. Raises: AttemptFailed."""
+    return spec.sources.base if spec.sources is not None else _shipped(spec.base_model)
+
+
+def judge_sources(spec: RunSpec) -> dict[str, BaseSource]:
+    """The pinned bases that judge and are not trained, by the names that the grader has for them. Raises: AttemptFailed."""
     if spec.sources is not None:
-        return spec.sources.base
+        return dict(spec.sources.judges)
+    named = {judge.model: _shipped(judge.model) for judge in judges_of(spec.grpo.grader)} if spec.grpo else {}
+    return {name: source for name, source in named.items() if source.id != base_source(spec).id}
+
+
+def _shipped(name: str) -> BaseSource:
     for entry in json.loads(files("luthier.bases").joinpath("catalog.json").read_text("utf-8")):
-        if spec.base_model in (entry["id"], *entry.get("aliases", ())):
+        if name in (entry["id"], *entry.get("aliases", ())):
             url = "luthier:tiny" if entry["id"] == "luthier/tiny" else f"hub:{entry['id']}"
             return BaseSource(id=entry["id"], revision=entry["revision"], url=url)
     raise AttemptFailed(

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from torch import Tensor
     from torch.nn import Parameter
 
+    from luthier.training.methods.judges import Judge
+
 OnPass = Callable[[float], None]
 """Told before each pass which share of the work is done, 0 to 1."""
 
@@ -89,6 +91,10 @@ class Method(ABC):
         """
         del validation
         return ()
+
+    def seat(self, judges: Mapping[str, Judge]) -> None:
+        """Take the bases that judge beside the one that is trained. Nothing for most."""
+        del judges
 
     def packed(self, rows: Sequence[Row]) -> Packed:
         """These rows as they go through the model."""

@@ -23,6 +23,7 @@ from luthier.training.failures import AttemptFailed
 from luthier.training.fitting import fit, load_once
 from luthier.training.forgetting import forgetting
 from luthier.training.gang import Work
+from luthier.training.judging import seat_judges
 from luthier.training.loop import Loop, Material
 from luthier.training.method import Engine, Method
 from luthier.training.milestones import Desk
@@ -67,6 +68,7 @@ def make(run: Run, base: Path, data: Data) -> Trained:
     run.journal.phase("loading base", "Loading the base model.")
     disable_progress_bar()  # of transformers: job.log has lines of ours
     loaded = load_once(run.loaded, run.spec, base, state)
+    seat_judges(run, data)
     engine, fixed = fit(run.spec, loaded, data.method, state)
     fixed = run.ranks.led(partial(replace, fixed))
     engine.recompute = fixed.recompute

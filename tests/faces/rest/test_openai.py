@@ -169,7 +169,7 @@ def test_a_reinforcement_job_with_a_grader(sdk):
     assert (job.method.type, job.method.reinforcement.grader.name) == ("reinforcement", "same")
 
 
-def test_a_judge_must_be_the_base_that_is_trained_and_is_not_tried_outside_of_a_trainer(sdk, world):
+def test_a_judge_is_the_base_that_is_trained_or_another_and_is_not_tried_outside_of_a_trainer(sdk, world):
     data = b"".join(json.dumps({"prompt": f"{n}+1=", "answer": str(n + 1)}).encode() + b"\n" for n in range(6))
     judge = {"type": "score_model", "name": "judge", "model": "tiny", "range": [0, 10]}
     judge["input"] = [{"role": "user", "content": "Is {{ sample.output_text }} right for {{ item.answer }}?"}]
@@ -191,10 +191,11 @@ def test_a_judge_must_be_the_base_that_is_trained_and_is_not_tried_outside_of_a_
         "no",
     ]
     other = next(base.id for base in world.platform.bases.list() if base.id != "luthier/tiny")
-    for model, code in (("gpt-9", "model_not_available"), (other, "invalid_field")):
-        with pytest.raises(openai.BadRequestError) as refused:
-            reinforced({**judge, "model": model})
-        assert refused.value.code == code
+    spec = world.ask("GET", f"/api/jobs/{reinforced({**judge, 'model': other}).id}").json()["spec"]
+    assert {name: base["id"] for name, base in spec["sources"]["judges"].items()} == {other: other}
+    with pytest.raises(openai.BadRequestError) as refused:
+        reinforced({**judge, "model": "gpt-9"})
+    assert refused.value.code == "model_not_available"
     ran = sdk.post(
         "/fine_tuning/alpha/graders/run", body={"grader": judge, "model_sample": "5", "item": {"answer": "5"}}, cast_to=object
     )

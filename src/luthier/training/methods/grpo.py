@@ -37,7 +37,8 @@ from luthier.training.batches import Row, Rows, pack
 from luthier.training.failures import AttemptFailed
 from luthier.training.method import Batch, Engine, Method, OnPass, Step, Tally
 from luthier.training.methods.groups import row_sums, rows_of_tokens
-from luthier.training.methods.judges import BaseJudge, Words
+from luthier.training.methods.judges import Bench, Words
+from luthier.training.methods.judges import Judge as BaseJudge
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -107,7 +108,9 @@ class Grpo(Method):
     stop_ids: frozenset[int]
     context: int
     words: Words | None = None
-    """How a judge is asked; only where the grader has one."""
+    """How the base that is trained is asked as a judge; only where the grader asks one."""
+    judges: Mapping[str, BaseJudge] = field(default_factory=dict[str, BaseJudge])
+    """Other bases that judge, by the names that the grader has for them."""
     _round: _Round | None = None
     _told: Tally = field(default_factory=Tally)
 
@@ -155,6 +158,9 @@ class Grpo(Method):
         self._told.count("reward", rewards)
         return -mean
 
+    def seat(self, judges: Mapping[str, BaseJudge]) -> None:
+        self.judges = judges
+
     def save(self, folder: Path) -> None:
         (folder / _STATE_FILE).write_text(json.dumps(None if self._round is None else asdict(self._round)), "utf-8")
 
@@ -201,7 +207,7 @@ class Grpo(Method):
         return grade(self.spec.grader, self.decode(answer), self.items[number], judge).value
 
     def _judge(self, engine: Engine, limits: PassLimits) -> Judge | None:
-        return None if self.words is None else BaseJudge(engine, self.words, limits, self.context)
+        return None if self.words is None else Bench(BaseJudge(engine, self.words, self.context), limits, self.judges)
 
     def _with_base(self, engine: Engine, answers: Sequence[Answer], limits: PassLimits) -> list[Answer]:
         found: list[Answer] = []

@@ -1,9 +1,10 @@
-"""A judge inside the trainer: the very base that is trained, without its adapter, tells how likely it finds each answer."""
+"""Judges inside the trainer: bases without an adapter tell how likely they find each answer. One of them may be the very base that
+is trained."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from luthier.datasets.packing import PassLimits, grouped
@@ -23,15 +24,16 @@ class Words(Protocol):
 
 
 @dataclass(frozen=True)
-class BaseJudge:
-    """Asks the bare base, so that an adapter cannot learn to please itself as a judge."""
+class Judge:
+    """A base that judges, and how it is spoken to. Whatever adapter it carries is off, so that none learns to please itself."""
 
     engine: TrainingEngine
     words: Words
-    limits: PassLimits
     context: int
+    most_tokens: int | None = None
+    """Of a pass, where it is another base than the one whose limits are known."""
 
-    def __call__(self, messages: Sequence[Mapping[str, str]], answers: Sequence[str]) -> list[float]:
+    def likely(self, messages: Sequence[Mapping[str, str]], answers: Sequence[str], limits: PassLimits) -> list[float]:
         """Natural-log probability of each whole answer, its end of turn included. Raises: Ungradable."""
         try:
             prompt = self.words.prompt(messages)
@@ -40,12 +42,28 @@ class BaseJudge:
         rows = [_row(prompt, [*self.words.plain(answer), self.words.end_id]) for answer in answers]
         if max(len(row.ids) for row in rows) > self.context:
             raise Ungradable(f"what the judge is asked is longer than its context of {self.context} tokens")
+        fitting = PassLimits(limits.rows, min(limits.tokens, self.most_tokens or limits.tokens))
         found: list[float] = []
         with self.engine.adapter_off():
-            for part in grouped(rows, lambda row: len(row.ids), self.limits):
+            for part in grouped(rows, lambda row: len(row.ids), fitting):
                 logp_N = self.engine.logprobs(pack(part), training=False)
                 found += [float(each.sum()) for each in logp_N.split([len(row.loss_at) for row in part])]
         return found
+
+
+@dataclass(frozen=True)
+class Bench:
+    """All who judge in a run; implements `graders.judging.Judge`."""
+
+    own: Judge
+    """The base that is trained."""
+    limits: PassLimits
+    others: Mapping[str, Judge] = field(default_factory=dict[str, Judge])
+    """By the names that graders have for them."""
+
+    def __call__(self, model: str, messages: Sequence[Mapping[str, str]], answers: Sequence[str]) -> list[float]:
+        """Raises: Ungradable."""
+        return self.others.get(model, self.own).likely(messages, answers, self.limits)
 
 
 def _row(prompt: Sequence[int], answer: Sequence[int]) -> Row:
