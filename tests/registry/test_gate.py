@@ -195,25 +195,25 @@ def test_a_lost_database_does_not_forget_what_was_in_production_before(world, al
 
 def test_a_comparison_shows_three_sides_and_what_the_gate_says(two, world, registry, alice):
     first, second = two
-    before = comparison_of(second, first, registry.gate, ("job_1",))
+    before = comparison_of(second, first, registry.gates.platform, ("job_1",))
     assert (before.gate.passes, before.against, before.running, before.production.id) == (False, None, ("job_1",), first.id)
     assert before.base.loss == 2.0
     model = scored(world, alice, second, first, tuned=0.5, production=0.6)
-    found = comparison_of(model, first, registry.gate, ())
+    found = comparison_of(model, first, registry.gates.platform, ())
     assert (found.gate.passes, found.against.loss, found.dataset, found.rows) == (True, 0.6, "ds_2", 100)
     registry.attach(world.measured(alice, model))
-    later = comparison_of(registry.get(alice, model.id), first, registry.gate, ())
+    later = comparison_of(registry.get(alice, model.id), first, registry.gates.platform, ())
     assert later.against.loss == 0.6  # what was measured against Production counts before what is newer
 
 
 def test_what_stands_in_production_is_shown_beside_what_it_replaced(two, world, registry, alice):
     model = world.promoted(alice, two[1])
-    found = comparison_of(model, model, registry.gate, ())
+    found = comparison_of(model, model, registry.gates.platform, ())
     assert (found.production, found.against.loss, found.gate.passes) == (None, 0.6, True)
 
 
 def test_a_comparison_of_what_was_not_measured_says_so(world, registry, alice):
-    found = comparison_of(registry.register(world.finished(alice)), None, registry.gate, ())
+    found = comparison_of(registry.register(world.finished(alice)), None, registry.gates.platform, ())
     assert (found.rows, found.tuned, found.gate.passes) == (None, None, False)
 
 

@@ -237,7 +237,7 @@ def _absent(section: object) -> bool:
     return section is None
 
 
-def _empty(value: Any) -> bool:
+def _none_in(value: Any) -> bool:
     return not value
 
 
@@ -249,7 +249,7 @@ class Sources(Frozen):
     base: BaseSource
     judges: dict[str, BaseSource] = Field(
         default_factory=dict,
-        exclude_if=_empty,
+        exclude_if=_none_in,
         description="Other bases that graders ask, by the names that these have for them.",
     )
     model: ModelSource | None = Field(default=None, exclude_if=_absent)

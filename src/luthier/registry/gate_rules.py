@@ -26,6 +26,13 @@ class GateRule:
     """By how much it must be better; below 0: by how much it may be worse."""
     second_person: bool = False
     """Whether who asks for Production needs somebody else who asks for the same."""
+    own: bool = False
+    """Whether the team decided any of this; otherwise the settings of the server say so."""
+
+    @property
+    def whose(self) -> str:
+        """For whoever wants to know where it comes from."""
+        return "the gate of your team" if self.own else "the gate of this server"
 
 
 @dataclass(frozen=True)
@@ -184,6 +191,8 @@ def _against_base(card: ModelCard) -> Refusal | None:
 def _against_production(card: ModelCard, production: ModelCard, rule: GateRule) -> Refusal | None:
     known = f"version {production.version}, which is in Production"
     details: dict[str, Any] = {"production": production.id, "metric": rule.metric, "margin": rule.margin}
+    if rule.own:
+        details["gate"] = "team"
     found = beside(card, production)
     if found is None:
         together = one_run_holds(card, production)
@@ -194,11 +203,11 @@ def _against_production(card: ModelCard, production: ModelCard, rule: GateRule) 
         return None
     tuned, other = value_of(found.tuned, metric), value_of(found.production, metric)
     told = f"its {metric} is {_shown(tuned)}, that of {known}, {_shown(other)}"
-    asked = f"; it must be better by {rule.margin:g}" if rule.margin else ""
+    asked = f"; by {rule.whose} it must be better by {rule.margin:g}" if rule.margin else ""
     numbers = {"metric": metric, "rows": found.rows, "dataset": found.dataset, "tuned": tuned, "production_value": other}
     return Refusal(
         f"On {found.rows} held-out rows {told}{asked}.",
-        "Train a better version; or archive the one in Production first, if it must go in any case.",
+        "Train a better version; or archive the one in Production first, if it must go in any case. `model gate` shows the gate.",
         details={**details, **numbers},
     )
 

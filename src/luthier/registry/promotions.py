@@ -53,7 +53,8 @@ class Promotions:
         """A version beside its base and today's Production, and what the gate says. Raises: NotFound, Gone, ModelNotReady."""
         model = self._registry.resolve(actor, ref)
         running = tuple(job.id for job in self._jobs.evaluating(actor, model.id))
-        return comparison_of(model, self._registry.in_production(actor, model.name), self._registry.gate, running)
+        rule = self._registry.gates.rule_of(actor)
+        return comparison_of(model, self._registry.in_production(actor, model.name), rule, running)
 
     def register(self, finished: Finished) -> Model:
         """As `Registry.register`; then queue a comparison with today's Production, once a job. It fails alone."""

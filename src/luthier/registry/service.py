@@ -26,6 +26,7 @@ from luthier.registry.catalogue import Catalogue
 from luthier.registry.files import ModelFiles, root_of
 from luthier.registry.finding import meant, standing
 from luthier.registry.gate_rules import GateRule
+from luthier.registry.gates import Gates
 from luthier.registry.rows import files_of, listed, model_of, row_of, stored_of
 from luthier.registry.stages import Stages
 from luthier.registry.types import Finished, Model, Stage, StoredModel
@@ -56,8 +57,8 @@ class Registry:
         self._bases = bases
         # Whole milliseconds, as the database keeps them: a model reads the same before and after it was stored.
         self._now: Clock = lambda: from_ms(to_ms(now()))
-        self.gate = gate or GateRule()
-        self._stages = Stages(database, files, self.gate, self._now)
+        self.gates = Gates(database, gate or GateRule())
+        self._stages = Stages(database, files, self.gates, self._now)
 
     @by_system("models.register")
     def register(self, finished: Finished) -> Model:

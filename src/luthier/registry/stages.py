@@ -11,7 +11,8 @@ from luthier.notifications import outbox
 from luthier.registry import store
 from luthier.registry.files import ModelFiles
 from luthier.registry.finding import meant
-from luthier.registry.gate_rules import GateRule, check_gate
+from luthier.registry.gate_rules import check_gate
+from luthier.registry.gates import Gates
 from luthier.registry.rows import model_of, stored_of
 from luthier.registry.types import Model, Stage, StoredModel
 from luthier.seams import Clock
@@ -20,10 +21,10 @@ from luthier.seams import Clock
 class Stages:
     """Used by the registry, which says what each verb promises."""
 
-    def __init__(self, database: Database, files: ModelFiles, rule: GateRule, now: Clock) -> None:
+    def __init__(self, database: Database, files: ModelFiles, gates: Gates, now: Clock) -> None:
         self._database = database
         self._files = files
-        self._rule = rule
+        self._gates = gates
         self._now = now
 
     def move(self, actor: Actor, ref: str, stage: Stage) -> Model:
@@ -44,7 +45,7 @@ class Stages:
         if waits:  # raised here: the wish itself is to be kept
             raise ApprovalNeeded(
                 f"Noted that you want {row.name}@{row.number} in Production. Somebody else must promote it, too.",
-                hint=f"Another member of your team does the same: `model promote {row.name}@{row.number}`.",
+                hint=f"Another member of your team does the same: `model promote {row.name}@{row.number}`. `model gate` shows why.",
                 details={"model_id": row.id, "asked_by": row.asked_by},
             )
         return model_of(row)
@@ -66,9 +67,9 @@ class Stages:
 
     def _let_in(self, session: Session, actor: Actor, row: store.ModelRow) -> bool:
         """Whether it may go to Production now; False where a second person must ask for it. Raises: EvaluationNeeded."""
-        present = store.in_production(session, row.name)
-        check_gate(model_of(row).card, None if present is None else model_of(present).card, self._rule)
-        if not self._rule.second_person or row.asked_by not in {None, actor.user_id}:
+        present, rule = store.in_production(session, row.name), self._gates.rule(session, row.tenant_id)
+        check_gate(model_of(row).card, None if present is None else model_of(present).card, rule)
+        if not rule.second_person or row.asked_by not in {None, actor.user_id}:
             return True
         if row.asked_by is None:
             now = self._now()

@@ -87,10 +87,11 @@ PLAIN = set(
     email enabled epochs evaluate expires_in_days export file format frequency_penalty grader grpo hardware hidden_size
     hourly_usd hyperparameters Idempotency-Key image include_usage invitation item json_schema keep_old_hours kind kinds kto
     last-event-id Last-Event-ID learning_rate limit limit_usd limits line logit_bias logprobs lora map
-    max_completion_tokens max_seq_len max_tokens messages metadata method model_sample n name new order orpo outcome
-    overrides packing parallel_tool_calls password period precision presence_penalty purpose reason refresh_token response_format
-    revision role rows scopes seconds secret seed sha256 share since source sources spend_cap_usd stage state stop stream
-    picture stream_options
+    max_completion_tokens max_seq_len max_tokens messages metadata method margin metric model_sample n name new order orpo outcome
+    overrides packing parallel_tool_calls password period picture precision presence_penalty purpose reason refresh_token
+    response_format
+    revision role rows scopes second_person seconds secret seed sha256 share since source sources spend_cap_usd stage state
+    stop stream stream_options
     suffix tail_bytes target temperature token tool_choice tools top_logprobs top_p train until Upload-Checksum Upload-Length
     Upload-Metadata Upload-Offset url user version embedding language q tags task text
     webhook-id webhook-signature webhook-timestamp x-filename X-Filename

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from luthier.faces.cli import finding, model_files, model_runs, predicting, promoting
+from luthier.faces.cli import finding, gate, model_files, model_runs, predicting, promoting
 from luthier.faces.cli.edge import connect, new_app, run, usage
 from luthier.faces.cli.options import After, AsJson, Limit, ModelArgument, ModelOption, Raw, Yes, sure, the_model
 from luthier.faces.cli.shown import moment, out, out_json, plain, size, table, talk
@@ -108,6 +108,7 @@ def chat(
 
 finding.add_to(app)
 promoting.add_to(app)
+gate.add_to(app)
 model_files.add_to(app)
 model_runs.add_to(app)
 predicting.add_to(app)

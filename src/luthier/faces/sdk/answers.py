@@ -175,6 +175,15 @@ class Comparison(Answer):
     running: tuple[str, ...]
 
 
+class GateSettings(Answer):
+    """What a team asks of a version before it goes to Production; `own` names what of it the team decided."""
+
+    metric: str
+    margin: float
+    second_person: bool
+    own: tuple[str, ...]
+
+
 class Run(Answer):
     """A job as an experiment tracker sees it."""
 

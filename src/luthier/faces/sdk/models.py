@@ -13,6 +13,7 @@ from luthier import ids
 from luthier.errors import NotExported, NotFound
 from luthier.faces.sdk.answers import (
     Comparison,
+    GateSettings,
     Model,
     ModelFile,
     Page,
@@ -95,6 +96,17 @@ class AsyncModels:
     async def rollback(self, name: str) -> Model:
         """Put back into Production what was there before. Raises: WrongState where there is nothing to go back to."""
         return Model(await self._transport.json(Call("POST", "/api/models/rollback", body={"model_name": name})))
+
+    async def gate(self) -> GateSettings:
+        """What your team asks of a version before it goes to Production."""
+        return await self._transport.get("/api/gate", GateSettings)
+
+    async def set_gate(
+        self, *, metric: str | None = None, margin: float | None = None, second_person: bool | None = None
+    ) -> GateSettings:
+        """Replace what your team decided; None is what the platform's settings say. For admins."""
+        body = {"metric": metric, "margin": margin, "second_person": second_person}
+        return GateSettings(await self._transport.json(Call("PUT", "/api/gate", body=body, again=True)))
 
     async def compare(self, model: str) -> Comparison:
         """A version beside its base and today's Production, and whether it may go there."""
@@ -206,6 +218,8 @@ class Models(Face):
     delete = blocking(AsyncModels.delete)
     transition = blocking(AsyncModels.transition)
     rollback = blocking(AsyncModels.rollback)
+    gate = blocking(AsyncModels.gate)
+    set_gate = blocking(AsyncModels.set_gate)
     compare = blocking(AsyncModels.compare)
     files = blocking(AsyncModels.files)
     exports = blocking(AsyncModels.exports)

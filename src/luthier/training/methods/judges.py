@@ -1,5 +1,4 @@
-"""Judges inside the trainer: bases without an adapter tell how likely they find each answer. One of them may be the very base that
-is trained."""
+"""Judges inside the trainer: bases without an adapter tell how likely they find each answer. The trained base may be one of them."""
 
 from __future__ import annotations
 
