@@ -5,9 +5,12 @@ import json
 from datetime import UTC, datetime, timedelta
 
 import pytest
+from sqlalchemy import insert
 
 from luthier import ids
 from luthier.billing.types import Hold, Price, Refund, Segment
+from luthier.datasets.store import DatasetRow
+from luthier.datasets.types import Upload
 from luthier.server import metadata
 from luthier.server.first import first_start
 from luthier.server.metadata_keeper import MetadataKeeper, describing
@@ -72,6 +75,20 @@ def test_a_settled_job_and_its_refund_are_in_the_bill(house):
     house.keeper.rebuild()
     assert house.read("billing.json")["current_period"]["jobs"][0]["cost"] == 3.75
     assert house.read("billing.json")["current_period"]["total_cost"] == 3.75
+
+
+def test_lists_have_all_that_there_is_however_much(house):
+    lines = b'{"prompt": "1 + 1 =", "completion": " 2"}\n' * 12
+    first = house.platform.datasets.upload(house.admin, Upload([lines], name="sums")).id
+    with house.platform.database.write(house.admin.tenant_id) as session:
+        row = session.get(DatasetRow, first)
+        values = {column.name: getattr(row, column.name) for column in DatasetRow.__table__.columns}
+        copies = [{**values, "id": ids.new(ids.DATASET), "version": number} for number in range(2, 1203)]
+        session.execute(insert(DatasetRow), copies)
+    house.keeper.rebuild()
+    found = [(each["dataset_id"], each["version"]) for each in house.read("datasets.json")["datasets"]]
+    assert found == sorted(((each["id"], each["version"]) for each in (values, *copies)), reverse=True)
+    assert house.read("models.json") == {"models": []}
 
 
 def test_a_round_looks_only_at_teams_in_which_something_happened(house):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -35,6 +35,7 @@ from luthier.datasets.types import (
     Difference,
     Distributions,
     Fixed,
+    Listed,
     Overlap,
     Report,
     Room,
@@ -106,6 +107,11 @@ class Datasets:
         with self._database.read(actor.tenant_id) as session:
             rows, cursor = page(session, store.listed(name), store.DatasetRow, after=after, limit=limit)
             return Page(data=[dataset_of(row) for row in rows], next_cursor=cursor)
+
+    def listing(self, actor: Actor) -> Iterator[Listed]:
+        """All of them, newest first, of one moment; in little memory, however many there are."""
+        with self._database.read(actor.tenant_id) as session:
+            yield from store.listing(session)
 
     def get(self, actor: Actor, dataset_id: str) -> Dataset:
         """One dataset in any state but deleted. Raises: NotFound, Gone."""

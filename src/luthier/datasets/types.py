@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, Literal
+from typing import TYPE_CHECKING, Any, BinaryIO, Literal, NamedTuple
 
 from pydantic import Field
 
@@ -198,6 +198,16 @@ class Arriving(Frozen):
 
     bytes: int
     total: int | None = Field(description="Null where the other side does not say.")
+
+
+class Listed(NamedTuple):
+    """What a list of all datasets tells of one."""
+
+    id: str
+    name: str
+    version: int
+    state: str
+    created_at: datetime
 
 
 class Dataset(Frozen):

@@ -22,7 +22,7 @@ from luthier.jobs.directory import CheckpointRef, Event, spec_file
 from luthier.jobs.examining import Examiner, JobServices
 from luthier.jobs.rows import job_of, projected, projection_of, row_of, spec_of
 from luthier.jobs.spec import RunSpec
-from luthier.jobs.types import Estimate, Job, JobState, LogTail, SavedStep, Submitted, Transition
+from luthier.jobs.types import Estimate, Job, JobState, Listed, LogTail, SavedStep, Submitted, Transition
 from luthier.jobs.unchecked import Unchecked
 from luthier.seams import Clock, Storage
 from luthier.values import ModelFile, Page
@@ -102,6 +102,11 @@ class Jobs:
         with self._database.read(actor.tenant_id) as session:
             rows, cursor = page(session, store.visible(state), store.JobRow, after=after, limit=limit)
             return Page(data=[job_of(row) for row in rows], next_cursor=cursor)
+
+    def listing(self, actor: Actor) -> Iterator[Listed]:
+        """All of the tenant's jobs, newest first, of one moment; in little memory, however many there are."""
+        with self._database.read(actor.tenant_id) as session:
+            yield from store.listing(session)
 
     def get(self, actor: Actor, job_id: str) -> Job:
         """One job as it stands now. Raises: NotFound, Gone."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, cast
@@ -13,7 +13,7 @@ from sqlalchemy.orm import Mapped, Session, mapped_column
 from luthier.database import Database, Row, TenantOwned, UtcTime, insert, look_in
 from luthier.jobs import rules
 from luthier.jobs.spec import SHORT_KINDS
-from luthier.jobs.types import FINISHED, JobState, Line
+from luthier.jobs.types import FINISHED, JobState, Line, Listed
 from luthier.notifications import outbox
 
 _OWNED = (JobState.STARTING, JobState.RUNNING)
@@ -279,6 +279,14 @@ def visible(state: JobState | None = None) -> Any:
     """The query of a list: what was not deleted, in any state or in this one."""
     query = select(JobRow).where(JobRow.deleted_at.is_(None))
     return query if state is None else query.where(JobRow.state == state)
+
+
+def listing(session: Session) -> Iterator[Listed]:
+    """All that were not deleted, newest first, a thousand in memory at a time."""
+    row = JobRow
+    columns = (row.id, row.model_id, row.dataset_id, row.state, row.created_at, row.updated_at)
+    query = select(*columns).where(row.deleted_at.is_(None)).order_by(row.id.desc())
+    return (Listed(*found) for found in session.execute(query).yield_per(1000))
 
 
 def names(session: Session, job_ids: Iterable[str]) -> dict[str, str]:

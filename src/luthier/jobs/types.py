@@ -6,7 +6,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from pydantic import Field
 
@@ -199,6 +199,17 @@ class LogTail(Frozen):
     text: str
     total_bytes: int
     truncated: bool = Field(description="Whether there is more before it.")
+
+
+class Listed(NamedTuple):
+    """What a list of all jobs tells of one."""
+
+    id: str
+    model_id: str | None
+    dataset: str
+    state: str
+    created_at: datetime
+    updated_at: datetime
 
 
 class Transition(Frozen):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
@@ -29,7 +30,7 @@ from luthier.registry.gate_rules import GateRule
 from luthier.registry.gates import Gates
 from luthier.registry.rows import files_of, listed, model_of, row_of, stored_of
 from luthier.registry.stages import Stages
-from luthier.registry.types import Finished, Model, Stage, StoredModel
+from luthier.registry.types import Finished, Listed, Model, Stage, StoredModel
 from luthier.seams import Clock
 from luthier.values import BaseSource, ModelFile, ModelSource, Page
 
@@ -115,6 +116,11 @@ class Registry:
         with self._database.read(actor.tenant_id) as session:
             rows, cursor = store.standing(session, name=name, stage=stage, after=after, limit=limit)
             return Page(data=[listed(row) for row in rows], next_cursor=cursor)
+
+    def listing(self, actor: Actor) -> Iterator[Listed]:
+        """All of the tenant's versions, newest first, of one moment; in little memory, however many there are."""
+        with self._database.read(actor.tenant_id) as session:
+            yield from store.listing(session)
 
     def get(self, actor: Actor, model_id: str) -> Model:
         """One version, by its id alone. Raises: NotFound, Gone."""

@@ -45,7 +45,7 @@ class Stages:
         if waits:  # raised here: the wish itself is to be kept
             raise ApprovalNeeded(
                 f"Noted that you want {row.name}@{row.number} in Production. Somebody else must promote it, too.",
-                hint=f"Another member of your team does the same: `model promote {row.name}@{row.number}`. `model gate` shows why.",
+                hint=f"Another member of your team does the same: `model promote {row.name}@{row.number}` (see `model gate`).",
                 details={"model_id": row.id, "asked_by": row.asked_by},
             )
         return model_of(row)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -98,6 +98,17 @@ class EvaluationRecord(Frozen):
     against: str | None = Field(default=None, description="Id of the model that was measured beside.")
     at: datetime
     evaluation: Evaluation
+
+
+class Listed(NamedTuple):
+    """What a list of all versions tells of one."""
+
+    id: str
+    name: str
+    number: int
+    stage: str
+    job_id: str
+    created_at: datetime
 
 
 class Lineage(Frozen):

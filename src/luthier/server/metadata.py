@@ -6,16 +6,16 @@ They are for people and their scripts. The platform never reads them; exact amou
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
 from luthier.accounts.types import Member, User
 from luthier.billing.types import MonthlyReport, Price, ReportTotal
-from luthier.datasets.types import Dataset
-from luthier.jobs.types import Job
-from luthier.registry.types import Model
+from luthier.datasets import types as datasets
+from luthier.jobs import types as jobs
+from luthier.registry import types as models
 from luthier.values import micro_usd, usd
 
 
@@ -29,22 +29,43 @@ class Team:
     suspended: bool
     report: MonthlyReport
     prices: Sequence[Price]
-    jobs: Sequence[Job]
-    datasets: Sequence[Dataset]
-    models: Sequence[Model]
+    jobs: Iterable[jobs.Listed]
+    datasets: Iterable[datasets.Listed]
+    models: Iterable[models.Listed]
 
 
-def files(team: Team) -> dict[str, bytes]:
-    """The content of each file by its name."""
-    documents = {
-        "user_info.json": user_info(team),
-        "jobs.json": {"jobs": [_job(job) for job in team.jobs]},
-        "datasets.json": {"datasets": [_dataset(dataset) for dataset in team.datasets]},
-        "models.json": {"models": [_model(model) for model in team.models]},
-        "billing.json": billing(team.report, team.prices),
-        "gpu_pricing.json": gpu_pricing(team.prices),
+def files(team: Team) -> dict[str, Iterator[bytes]]:
+    """The content of each file by its name, in parts: a team may have had very many jobs."""
+    return {
+        "user_info.json": _whole(user_info(team)),
+        "jobs.json": _list("jobs", map(_job, team.jobs)),
+        "datasets.json": _list("datasets", map(_dataset, team.datasets)),
+        "models.json": _list("models", map(_model, team.models)),
+        "billing.json": _whole(billing(team.report, team.prices)),
+        "gpu_pricing.json": _whole(gpu_pricing(team.prices)),
     }
-    return {name: json.dumps(document, indent=2, ensure_ascii=False).encode() + b"\n" for name, document in documents.items()}
+
+
+def _whole(document: Mapping[str, Any]) -> Iterator[bytes]:
+    yield json.dumps(document, indent=2, ensure_ascii=False).encode() + b"\n"
+
+
+def _list(name: str, entries: Iterable[Mapping[str, Any]]) -> Iterator[bytes]:
+    """An object with one list in it, an entry a line.
+
+    >>> print(b"".join(_list("jobs", [{"job_id": "a"}, {"job_id": "b"}])).decode())
+    {"jobs": [
+      {"job_id": "a"},
+      {"job_id": "b"}
+    ]}
+    <BLANKLINE>
+    """
+    yield f'{{"{name}": ['.encode()
+    before = "\n  "
+    for entry in entries:
+        yield f"{before}{json.dumps(entry, ensure_ascii=False)}".encode()
+        before = ",\n  "
+    yield b"\n]}\n"
 
 
 def gpu_pricing(prices: Iterable[Price]) -> dict[str, Any]:
@@ -86,18 +107,18 @@ def _person(member: Member, user: User, last_login: datetime | None) -> dict[str
     }
 
 
-def _job(job: Job) -> dict[str, Any]:
+def _job(job: jobs.Listed) -> dict[str, Any]:
     return {
         "job_id": job.id,
         "model_id": job.model_id,
-        "dataset_id": job.dataset,
+        "dataset_id": job.dataset or None,
         "status": job.state,
         "created_at": job.created_at.isoformat(),
         "updated_at": job.updated_at.isoformat(),
     }
 
 
-def _dataset(dataset: Dataset) -> dict[str, Any]:
+def _dataset(dataset: datasets.Listed) -> dict[str, Any]:
     return {
         "dataset_id": dataset.id,
         "name": dataset.name,
@@ -107,11 +128,11 @@ def _dataset(dataset: Dataset) -> dict[str, Any]:
     }
 
 
-def _model(model: Model) -> dict[str, Any]:
+def _model(model: models.Listed) -> dict[str, Any]:
     return {
         "model_id": model.id,
         "name": model.name,
-        "version": model.version,
+        "version": str(model.number),
         "stage": model.stage,
         "job_id": model.job_id,
         "created_at": model.created_at.isoformat(),

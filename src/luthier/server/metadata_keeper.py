@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import hashlib
+import tempfile
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager
 from datetime import datetime, timedelta
+from pathlib import Path
 
 from luthier.accounts.types import Actor, Member, Role, User
 from luthier.billing.rules import period_of
@@ -16,7 +19,6 @@ from luthier.wiring import Platform
 _PAUSE_S = 15.0
 _OVERLAP = timedelta(seconds=30)
 """A row has its id before its transaction is committed: what was missed then is seen in a later round."""
-_NEWEST = 200
 
 
 class MetadataKeeper:
@@ -26,7 +28,8 @@ class MetadataKeeper:
         self._platform = platform
         self._since = platform.now()
         self._seen: tuple[list[Price], str] | None = None
-        self._written: dict[str, int] = {}
+        self._written: dict[str, bytes] = {}
+        """The sha256 of each file as it was written last."""
 
     def round(self) -> int:
         """Bring the files of changed teams up to date: of all of them at first, at a new price, in a new month.
@@ -70,17 +73,22 @@ class MetadataKeeper:
             suspended=suspended,
             report=report,
             prices=platform.billing.prices(),
-            jobs=platform.jobs.list(actor, limit=_NEWEST).data,
-            datasets=platform.datasets.list(actor, limit=_NEWEST).data,
-            models=platform.registry.list(actor, limit=_NEWEST).data,
+            jobs=platform.jobs.listing(actor),
+            datasets=platform.datasets.listing(actor),
+            models=platform.registry.listing(actor),
         )
 
-    def _replace(self, tenant_id: str, files: Mapping[str, bytes]) -> None:
-        for short, data in files.items():
-            name = f"users/{tenant_id}/metadata/{short}"
-            if self._written.get(name) != hash(data):  # what is there is not read: it may be anybody's
-                self._platform.storage.write(name, data)
-                self._written[name] = hash(data)
+    def _replace(self, tenant_id: str, files: Mapping[str, Iterator[bytes]]) -> None:
+        for short, parts in files.items():
+            name, digest = f"users/{tenant_id}/metadata/{short}", hashlib.sha256()
+            with tempfile.NamedTemporaryFile() as file:
+                for part in parts:
+                    digest.update(part)
+                    file.write(part)
+                file.flush()
+                if self._written.get(name) != digest.digest():  # what is there is not read: it may be anybody's
+                    self._platform.storage.put_file(name, Path(file.name))
+                    self._written[name] = digest.digest()
 
 
 def describing(platform: Platform, pause_s: float = _PAUSE_S) -> AbstractContextManager[None]:

@@ -1,4 +1,4 @@
-"""Judges inside the trainer: bases without an adapter tell how likely they find each answer. The trained base may be one of them."""
+"""Judges inside the trainer: bases without an adapter say how likely they find each answer. The trained one may be among them."""
 
 from __future__ import annotations
 
