@@ -10,6 +10,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+import httpx
 import openai
 import pytest
 from tests.journeys.conftest import House
@@ -28,6 +29,12 @@ class Hosted:
     house: House
     base_url: str
     key: str
+
+    def ask(self, path):
+        """What the native API says at a path."""
+        answer = httpx.get(f"{self.house.url()}{path}", headers={"x-api-key": self.key})
+        assert answer.status_code == 200, answer.text
+        return answer.json()
 
     def sdk(self):
         return openai.OpenAI(base_url=self.base_url, api_key=self.key, max_retries=0, _strict_response_validation=True)
@@ -105,6 +112,18 @@ def test_unchanged_code_trains_and_chats(hosted):
         assert all(each.logprob <= 0 and len(each.top_logprobs) == 2 for each in told.choices[0].logprobs.content)
         text = sdk.completions.create(model=done.fine_tuned_model, prompt="Say colour 3", max_tokens=4, logprobs=1)
         assert len(text.choices[0].logprobs.tokens) == text.usage.completion_tokens
+
+        # C08: what the answers said of their tokens, the meter says, too; and a job's tokens are those of its file.
+        own = hosted.ask(f"/api/jobs/{job.id}")
+        assert done.trained_tokens == own["tokens_seen"]
+        counted = [each for each in hosted.ask("/api/billing/usage")["tokens"] if each["model"] == own["model_id"]]
+        said = [whole.usage, whole.usage, told.usage, text.usage]  # the stream answered as the whole one did
+        assert (sum(each.prompt_tokens for each in said), sum(each.completion_tokens for each in said)) == (
+            sum(each["prompt_tokens"] for each in counted),
+            sum(each["completion_tokens"] for each in counted),
+        )
+        assert own["spec"]["train"]["epochs"] == 3
+        assert done.trained_tokens == 3 * hosted.ask(f"/api/datasets/{file.id}")["tokens"]
 
         again = sdk.fine_tuning.jobs.create(model="luthier/tiny", training_file=file.id)
         assert sdk.fine_tuning.jobs.cancel(again.id).status in {"cancelled", "queued", "running"}

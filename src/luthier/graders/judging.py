@@ -10,8 +10,7 @@ from luthier.graders.templates import Ungradable, fill
 from luthier.graders.types import Judged, LabelModel
 
 Judge = Callable[[str, Sequence[Mapping[str, str]], Sequence[str]], Sequence[float]]
-"""Given the model that a grader names, a conversation and some whole answers: how likely it finds each, as natural-log probability.
-Raises: Ungradable."""
+"""Given the model that a grader names, a conversation and some whole answers: how likely each is, in nats. Raises: Ungradable."""
 
 
 def judged(grader: Judged, sample: str, item: Mapping[str, Any], judge: Judge | None) -> float:

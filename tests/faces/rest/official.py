@@ -48,8 +48,8 @@ def client_of(world, *, strict=True):
 
 
 @contextmanager
-def served(tmp_path, engine=None, **seams):
-    world = World(tmp_path / "data", engine, **seams)
+def served(tmp_path, engine=None, embedder=None, **settings):
+    world = World(tmp_path / "data", engine, embedder=embedder, **settings)
     world.build_base()
     with client_of(world) as client:
         yield world, client

@@ -4,6 +4,7 @@ import json
 import math
 import struct
 from base64 import b64decode
+from decimal import Decimal
 
 import openai
 import pytest
@@ -319,6 +320,28 @@ def test_tokens_of_vectors_are_counted_and_billed_until_the_quota_is_used_up(tmp
         assert (told["model"], told["kind"], told["requests"]) == ("lengths", "embeddings", 2)  # what was refused is not counted
         assert (told["prompt_tokens"], told["completion_tokens"], told["cost_usd"]) == (4, 0, "0.008")
         assert usage["cost_usd"] == "0.008"
+
+
+def test_what_usage_says_in_all_answers_is_what_quota_and_bill_say(tmp_path):
+    """C08: several answers to one prompt read it once, also on the bill."""
+    prices = {"token_prices": "luthier/tiny=1000.00/3000.00,lengths=500.00/0", "quota_served_tokens_a_month": 100_000}
+    with served(tmp_path, Scripted("Hello there"), Lengths(), **prices) as (world, sdk):
+        used = [asked(sdk).usage, asked(sdk, n=3).usage, completed(sdk, ["one", "two and more"], n=2).usage]
+        chunks = list(asked(sdk, n=2, stream=True, stream_options={"include_usage": True}))
+        vectors = sdk.embeddings.create(model="lengths", input="three words here", encoding_format="float").usage
+        used.append(chunks[-1].usage)
+        told = {each["kind"]: each for each in world.ask("GET", "/api/billing/usage").json()["tokens"]}
+        prompt, answer = (sum(getattr(each, f"{name}_tokens") for each in used) for name in ("prompt", "completion"))
+        assert (told["chat"]["prompt_tokens"], told["chat"]["completion_tokens"]) == (prompt, answer)
+        assert told["embeddings"]["prompt_tokens"] == vectors.total_tokens == 3
+        assert Decimal(told["chat"]["cost_usd"]) == (prompt * 1000 + answer * 3000) / Decimal(1_000_000)
+        quotas = {each["quota"]: each["used"] for each in world.ask("GET", "/api/quotas").json()["data"]}
+        assert quotas["served_tokens_a_month"] == prompt + answer + 3
+        world.platform.billing.tokens.keep()  # written: nothing is counted twice by that
+        usage = world.ask("GET", "/api/billing/usage").json()
+        assert {each["kind"]: each for each in usage["tokens"]} == told
+        report = world.ask("GET", f"/api/billing/report?period={usage['period']}").json()
+        assert report["total_usd"] == usage["cost_usd"] == str(sum(Decimal(each["cost_usd"]) for each in told.values()))
 
 
 def test_vectors_that_cost_something_are_refused_when_the_budget_is_spent(tmp_path):
