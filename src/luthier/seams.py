@@ -258,6 +258,10 @@ class InferenceEngine(Protocol):
         """
         ...
 
+    def score(self, model: ServedModel, prompt_ids: Sequence[int], answers: Sequence[Sequence[int]]) -> Sequence[float]:
+        """Natural-log probability of each whole answer to the prompt. Raises: EngineUnavailable, TooMany, FieldInvalid."""
+        ...
+
     def unload(self, folder: Path) -> None:
         """Let go of what was loaded from this folder, and of nothing else; what is not loaded is fine.
 

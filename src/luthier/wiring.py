@@ -84,6 +84,7 @@ from luthier.serving.embeddings import Embeddings
 from luthier.serving.notes import Notes
 from luthier.serving.predictions import Predictions
 from luthier.serving.service import Saved, Serving
+from luthier.serving.trying import Judges
 from luthier.settings import Settings, child_environment
 from luthier.values import micro_usd
 
@@ -117,6 +118,7 @@ class Platform:
     serving: Serving
     predictions: Predictions
     embeddings: Embeddings
+    judges: Judges
     drift: Drift
     engine: InferenceEngine
     now: Clock
@@ -194,6 +196,7 @@ def build(  # noqa: PLR0913  # what tests put in the place of the real thing
         serving=Serving(registry, bases, engine, notes, _saved(jobs, files)),
         predictions=predictions,
         drift=_drift(settings, database, sources, notes.observer, now),
+        judges=Judges(bases, engine, billing.tokens),
         embeddings=_embeddings(settings, embedder, billing.tokens),
         engine=engine,
         now=now,

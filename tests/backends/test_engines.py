@@ -173,6 +173,14 @@ def test_an_engine_is_idle_until_it_is_asked_and_closed_for_good(kind, process, 
 # -- the real process --------------------------------------------------------------------------------------------------
 
 
+def test_an_answer_that_is_given_is_as_likely_as_its_tokens_are(engine, bare):
+    one, other = [7, 11, 23], [11]
+    found = engine.score(bare, PROMPT, [one, other, one])
+    assert found[0] == pytest.approx(found[2])
+    assert max(found) <= 0
+    assert found[0] == pytest.approx(sum(engine.score(bare, (*PROMPT, *one[:at]), [[one[at]]])[0] for at in range(3)), abs=1e-3)
+
+
 def test_an_unloaded_adapter_is_gone_and_no_other_answers_differently(engine, base):
     one, two = tuned(base, "one"), tuned(base, "two")
     before = [ask(engine, model, max_tokens=6) for model in (one, two)]

@@ -63,7 +63,7 @@ def test_a_judge_counts_among_other_graders():
 
 def test_without_a_judge_it_scores_0_and_says_why():
     score = grade(read(**LABEL), "x", {"answer": "4"})
-    assert (score.value, "trainer" in score.error) == (0.0, True)
+    assert (score.value, "none is here" in score.error) == (0.0, True)
 
     def cannot(model, messages, answers):
         raise Ungradable("the judge cannot be asked so")

@@ -16,7 +16,7 @@ Judge = Callable[[str, Sequence[Mapping[str, str]], Sequence[str]], Sequence[flo
 def judged(grader: Judged, sample: str, item: Mapping[str, Any], judge: Judge | None) -> float:
     """What a judge thinks of an answer. Raises: Ungradable, also where there is no judge."""
     if judge is None:
-        raise Ungradable("a model has to judge this, and it does so only inside a trainer")
+        raise Ungradable("a model has to judge this, and none is here")
     messages = [{"role": _ROLES.get(each.role, each.role), "content": fill(each.content, sample, item)} for each in grader.input]
     if isinstance(grader, LabelModel):
         likely = judge(grader.model, messages, grader.labels)

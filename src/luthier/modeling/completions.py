@@ -7,6 +7,7 @@ POST /v1/load_lora_adapter   {"lora_name", "lora_path" or null for the bare base
 POST /v1/unload_lora_adapter {"lora_path"}: whatever was loaded from there
 POST /v1/completions         {"model", "prompt": [ids], "max_tokens", ..., "stream"}; each choice has `token_ids`
 POST /v1/classify            see `classifying.py`
+POST /v1/score               see `scoring.py`
 ```
 """
 
@@ -31,6 +32,7 @@ from luthier.errors import Conflict, FieldInvalid, Invalid, LuthierError, NotFou
 from luthier.modeling.classifying import ClassifyRequest, classify
 from luthier.modeling.generate import Token
 from luthier.modeling.models import Models
+from luthier.modeling.scoring import ScoreRequest, score
 from luthier.modeling.turns import Ask, Do, Event, Turns
 from luthier.modeling.types import Sampling
 
@@ -102,6 +104,7 @@ class Engine:
                 Route("/v1/load_lora_adapter", self.load, methods=["POST"]),
                 Route("/v1/unload_lora_adapter", self.unload, methods=["POST"]),
                 Route("/v1/completions", self.complete, methods=["POST"]),
+                Route("/v1/score", self.score, methods=["POST"]),
                 Route("/v1/classify", self.classify, methods=["POST"]),
             ],
             exception_handlers={LuthierError: _error_response, ValidationError: _validation_response},
@@ -132,6 +135,13 @@ class Engine:
         found: list[dict[str, Any]] = []
         await self._done(lambda models: found.append(classify(models, asked)))
         return Response(orjson.dumps(found[0]), media_type="application/json")
+
+    async def score(self, request: Request) -> Response:
+        self._asked_at = time.monotonic()
+        asked = ScoreRequest.model_validate_json(await request.body())
+        found: list[float] = []
+        await self._done(lambda models: found.extend(score(models, asked)))
+        return JSONResponse({"logprobs": found})
 
     async def _done(self, work: Callable[[Models], None]) -> None:
         """Wait until the computing thread did it. Raises: what it raised."""

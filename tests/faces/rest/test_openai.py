@@ -169,7 +169,7 @@ def test_a_reinforcement_job_with_a_grader(sdk):
     assert (job.method.type, job.method.reinforcement.grader.name) == ("reinforcement", "same")
 
 
-def test_a_judge_is_the_base_that_is_trained_or_another_and_is_not_tried_outside_of_a_trainer(sdk, world):
+def test_a_judge_is_the_base_that_is_trained_or_another_that_is_allowed(sdk, world):
     data = b"".join(json.dumps({"prompt": f"{n}+1=", "answer": str(n + 1)}).encode() + b"\n" for n in range(6))
     judge = {"type": "score_model", "name": "judge", "model": "tiny", "range": [0, 10]}
     judge["input"] = [{"role": "user", "content": "Is {{ sample.output_text }} right for {{ item.answer }}?"}]
@@ -196,11 +196,34 @@ def test_a_judge_is_the_base_that_is_trained_or_another_and_is_not_tried_outside
     with pytest.raises(openai.BadRequestError) as refused:
         reinforced({**judge, "model": "gpt-9"})
     assert refused.value.code == "model_not_available"
-    ran = sdk.post(
-        "/fine_tuning/alpha/graders/run", body={"grader": judge, "model_sample": "5", "item": {"answer": "5"}}, cast_to=object
-    )
-    assert ran["metadata"]["errors"]["model_grader_server_error"] is True
-    assert "trainer" in ran["metadata"]["errors"]["model_grader_server_error_details"]
+
+
+def test_a_judge_is_tried_before_a_run_is_paid_for_and_what_it_reads_is_billed(sdk, world):
+    world.build_base()
+    asked = [{"role": "user", "content": "Is {{ sample.output_text }} right for {{ item.answer }}? yes or no"}]
+    judge = {"type": "label_model", "name": "judge", "model": "tiny", "input": asked, "labels": ["yes", "Q"]}
+    judge["passing_labels"] = ["yes"]
+    trial = {"grader": judge, "model_sample": "5", "item": {"answer": "5"}}
+
+    def tried(path="run", **changes):
+        return sdk.post(f"/fine_tuning/alpha/graders/{path}", body={**trial, **changes}, cast_to=object)
+
+    ran = tried()  # an engine that finds certain what stands in the prompt
+    assert (ran["reward"], ran["metadata"]["errors"]["model_grader_server_error"]) == (1.0, False)
+    (used,) = ran["model_grader_token_usage_per_model"].items()
+    assert used == ("tiny", ran["metadata"]["token_usage"])
+    billed = world.ask("GET", "/api/billing/usage").json()["tokens"]
+    assert [(each["model"], each["kind"], each["prompt_tokens"]) for each in billed] == [("luthier/tiny", "chat", used[1])]
+    parts = {"judge": judge, "same": {"type": "string_check", "reference": "{{ item.answer }}"}}
+    both = {"type": "multi", "graders": parts, "calculate_output": "0.5 * judge + 0.25 * same"}
+    assert tried(grader=both)["reward"] == 0.75
+    long = tried(model_sample="word " * 5000)
+    assert long["metadata"]["errors"]["model_grader_server_error"] is True
+    assert "context" in long["metadata"]["errors"]["model_grader_server_error_details"]
+    for path in ("run", "validate"):
+        with pytest.raises(openai.BadRequestError) as refused:
+            tried(path, grader={**judge, "model": "gpt-9"})
+        assert refused.value.code == "model_not_available"
 
 
 def test_a_job_on_a_model_that_is_not_allowed_says_which_are(sdk):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Generator, Mapping, Sequence
 from pathlib import Path
@@ -39,6 +40,11 @@ class EchoEngine:
         """
         self._use(model.id, model.folder)
         return [self._classified(question) for question in questions]
+
+    def score(self, model: ServedModel, prompt_ids: Sequence[int], answers: Sequence[Sequence[int]]) -> list[float]:
+        """Half as likely for each token; the prompt's own tokens are certain. Raises: EngineUnavailable."""
+        self._use(model.id, model.adapter_folder)
+        return [-math.log(2) * sum(token not in prompt_ids for token in answer) for answer in answers]
 
     def unload(self, folder: Path) -> None:
         """See `seams.InferenceEngine`."""

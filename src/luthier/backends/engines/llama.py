@@ -28,6 +28,10 @@ class LlamaEngine:
         """By the usual engine. Raises: as that."""
         return self._usual.classify(model, questions)
 
+    def score(self, model: ServedModel, prompt_ids: Sequence[int], answers: Sequence[Sequence[int]]) -> Sequence[float]:
+        """See `seams.InferenceEngine`: the usual engine does it."""
+        return self._usual.score(model, prompt_ids, answers)
+
     def unload(self, folder: Path) -> None:
         """See `seams.InferenceEngine`: both do."""
         self._llama.unload(folder)

@@ -104,6 +104,23 @@ class EngineProcess:
                     ) from error
         raise AssertionError("the last try returns or raises")
 
+    def score(self, model: ServedModel, prompt_ids: Sequence[int], answers: Sequence[Sequence[int]]) -> list[float]:
+        """See `seams.InferenceEngine`. Raises: ModelLoading, EngineUnavailable, TooMany, BaseUnavailable, FieldInvalid."""
+        body = {"model": model.id, "prompt": list(prompt_ids), "answers": [list(answer) for answer in answers]}
+        for last_try in (False, True):
+            child = self._ready()
+            try:
+                self._load(child, model)
+                response = child.client.post("/v1/score", json=body)
+                _refuse(response)
+                return response.json()["logprobs"]
+            except NotFound:
+                child.loaded.discard(model)  # it gave way to other models between the two requests
+            except httpx.TransportError as error:
+                if last_try or not child.ended(wait_s=2):
+                    raise EngineUnavailable("The engine process ended while it scored.", hint="Ask again.") from error
+        raise EngineUnavailable("Too many models are asked at once for this machine's memory.")
+
     def unload(self, folder: Path) -> None:
         """See `seams.InferenceEngine`. A process that is busy does it after the task at hand."""
         child = self._child

@@ -83,6 +83,10 @@ class VllmEngine:
         """See `seams.InferenceEngine`: the local engine does it."""
         return self._local.classify(model, questions)
 
+    def score(self, model: ServedModel, prompt_ids: Sequence[int], answers: Sequence[Sequence[int]]) -> Sequence[float]:
+        """See `seams.InferenceEngine`: the local engine does it."""
+        return self._local.score(model, prompt_ids, answers)
+
     def unload(self, folder: Path) -> None:
         """See `seams.InferenceEngine`."""
         self._local.unload(folder)

@@ -8,10 +8,11 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from luthier.errors import FieldInvalid
+from luthier.faces.rest import answers
 from luthier.faces.rest.access import ViewersToo
 from luthier.faces.rest.body import Json, such_as
 from luthier.faces.rest.openai.routes import Lenient, refusals, router
+from luthier.faces.rest.wire import CurrentActor, CurrentPlatform
 from luthier.graders import Grader, grade
 from luthier.graders.types import judges_of
 from luthier.values import Text
@@ -88,22 +89,26 @@ Candidate = Annotated[Json[Validate], such_as(grader=_GRADER)]
 Trial = Annotated[Json[Run], such_as(grader=_GRADER, model_sample="4", item={"answer": "4"})]
 
 
-@routes.post("/fine_tuning/alpha/graders/validate", responses=refusals(FieldInvalid), dependencies=[ViewersToo])
-def validate(asked: Candidate) -> Validated:
-    """Whether a grader can be used, and how it was read."""
+@routes.post("/fine_tuning/alpha/graders/validate", responses=refusals(*answers.ASKING), dependencies=[ViewersToo])
+def validate(asked: Candidate, platform: CurrentPlatform) -> Validated:
+    """Whether a grader can be used, and how it was read; a model that it asks must be an allowed base."""
+    for judge in judges_of(asked.grader):
+        platform.judges.check(judge.model)
     return Validated(grader=asked.grader.model_dump(mode="json"))
 
 
-@routes.post("/fine_tuning/alpha/graders/run", responses=refusals(FieldInvalid), dependencies=[ViewersToo])
-def run(asked: Trial) -> RunResult:
-    """What one answer would be worth."""
+@routes.post("/fine_tuning/alpha/graders/run", responses=refusals(*answers.ASKING), dependencies=[ViewersToo])
+def run(asked: Trial, actor: CurrentActor, platform: CurrentPlatform) -> RunResult:
+    """What one answer would be worth. A model that judges is asked in the engine; what it reads is billed like a chat."""
     began = time.perf_counter()
-    score = grade(asked.grader, asked.model_sample, asked.item)
+    judge = platform.judges.of(actor)
+    score = grade(asked.grader, asked.model_sample, asked.item, judge)
     errors: dict[str, bool | str | None] = dict.fromkeys(_ERRORS, False)
     errors["sample_parse_error"] = _unread(asked)
-    errors["model_grader_server_error"] = judges = bool(judges_of(asked.grader))
-    errors["other_error"] = score.error is not None and not errors["sample_parse_error"] and not judges
-    if score.error is not None:
+    failed, judges = score.error is not None, bool(judges_of(asked.grader))
+    errors["model_grader_server_error"] = failed and judges
+    errors["other_error"] = failed and not errors["sample_parse_error"] and not judges
+    if failed:
         errors["model_grader_server_error_details"] = score.error
     metadata = RunMetadata(
         name=asked.grader.name,
@@ -111,8 +116,10 @@ def run(asked: Trial) -> RunResult:
         errors=errors,
         execution_time=time.perf_counter() - began,
         scores=score.parts or {asked.grader.name or asked.grader.type: score.value},
+        token_usage=judge.tokens.total() or None,
     )
-    return RunResult(reward=score.value, sub_rewards=score.parts, metadata=metadata)
+    used = dict(judge.tokens)
+    return RunResult(reward=score.value, sub_rewards=score.parts, metadata=metadata, model_grader_token_usage_per_model=used)
 
 
 def _unread(asked: Run) -> bool:
