@@ -16,6 +16,7 @@ from luthier.modeling.classifiers import on_base, saving
 from luthier.modeling.classifiers.on_base import OnBase
 from luthier.modeling.classifiers.saving import Classifier
 from luthier.modeling.load import Device, LoadedBase, pick_device
+from luthier.modeling.lora import Adapter
 from luthier.modeling.passes import Answering, Loader, Passes
 from luthier.modeling.torch_loader import TorchLoader
 
@@ -92,6 +93,11 @@ class Models:
         shelf = self._shelves[folder]
         shelf.adapters.move_to_end(name)
         return shelf.base, shelf.adapters[name]
+
+    def in_torch(self, name: str) -> tuple[LoadedBase, Adapter | None]:
+        """The same where torch computes. Raises: NotFound; ModelNotAllowed where something else does."""
+        base, adapter = self.get(name)
+        return _of_torch(base), adapter
 
     def passes(self, base: Answering) -> Passes:
         """How a base that `get` gave is asked."""

@@ -31,8 +31,8 @@ class ScoreRequest(BaseModel):
 
 
 def score(models: Models, asked: ScoreRequest) -> list[float]:
-    """Of each answer by itself. Raises: NotFound, FieldInvalid."""
-    base, adapter = models.get(asked.model)
+    """Of each answer by itself. Raises: NotFound, FieldInvalid, ModelNotAllowed."""
+    base, adapter = models.in_torch(asked.model)
     longest = len(asked.prompt) + max(map(len, asked.answers))
     if longest > base.context:
         raise FieldInvalid(f"Prompt and answer have {longest} tokens; the context is {base.context}.", param="prompt")
