@@ -154,10 +154,9 @@ def build(  # noqa: PLR0913  # what tests put in the place of the real thing
     a fetcher that may reach the tests' own servers, quick passwords."""
     database, storage = _database(settings), LocalStorage(settings.data)
     bases = Bases(settings.data / "bases", settings.bases, settings.model_aliases)
-    audit = audit_of(database, settings, now).watching()
+    audit, quotas = audit_of(database, settings, now).watching(), _quotas(settings, database, now)
     accounts = Accounts(database, now, signing=_signing(settings, now), limiter=_limiter(settings), passwords=passwords)
     means = Means(notifiers or notifiers_of(settings), SecretBox(settings.data / "secrets.key"))
-    quotas = _quotas(settings, database, now)
     billing = _billing(settings, database, PlatformBudget(_budget(settings), accounts.home), quotas, now)
     engine, embedder, fetcher = engine or _engine(settings, bases), embedder or _embedder(), fetcher or _fetcher(settings)
     room = Room(settings.data / "scratch", settings.max_upload_bytes, settings.inline_upload_bytes, quotas)
