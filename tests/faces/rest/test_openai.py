@@ -194,7 +194,6 @@ def test_a_judge_is_the_base_that_is_trained_or_another_that_is_allowed(sdk, wor
     job_id = reinforced({**judge, "model": other}).id
     spec = json.loads(world.platform.storage.read(f"users/{world.actor.tenant_id}/jobs/{job_id}/run.yaml"))
     assert {name: base["id"] for name, base in spec["sources"]["judges"].items()} == {other: other}
-    assert world.ask("GET", f"/api/jobs/{job_id}").json()["estimate"]["memory"]["judge_bytes"] > 0
     with pytest.raises(openai.BadRequestError) as refused:
         reinforced({**judge, "model": "gpt-9"})
     assert refused.value.code == "model_not_available"
