@@ -66,7 +66,7 @@ def card(model: ModelArgument = None, model_id: ModelOption = None, as_json: AsJ
 
 @app.command()
 def delete(model: ModelArgument = None, model_id: ModelOption = None, yes: Yes = False, as_json: AsJson = False) -> None:
-    """Remove a model and its files; refused while it is in Production."""
+    """Remove a model and its files; refused while it is in Production, needed, or answering."""
     found = _found(model, model_id)
     sure(f"Delete {found.name}@{found.version} and its files?", yes=yes)
     with connect() as client:

@@ -118,7 +118,7 @@ def compare(model_id: ModelRef, actor: CurrentActor, platform: CurrentPlatform) 
 
 @routes.delete("/{model_id}", status_code=204, responses=problems(NotFound, Gone, ModelNotReady, InUse))
 def delete(model_id: ModelRef, actor: CurrentActor, platform: CurrentPlatform) -> None:
-    """Remove a version and its files. Refused while it is in Production or needed."""
+    """Remove a version and its files. Refused while it is in Production, needed, or answering."""
     platform.registry.delete(actor, model_id)
 
 

@@ -81,7 +81,7 @@ class AsyncModels:
         return Recommended(await self._transport.json(Call("POST", "/api/models/recommend", body=body, again=True)))
 
     async def delete(self, model: str) -> None:
-        """Remove a version and its files. Raises: InUse while it is in Production or needed."""
+        """Remove a version and its files. Raises: InUse while it is in Production, needed, or answering."""
         await self._transport.json(Call("DELETE", await self._path(model)))
 
     async def transition(self, model: str, stage: str) -> Model:

@@ -48,7 +48,7 @@ def retrieve(model: Ref, actor: CurrentActor, platform: CurrentPlatform) -> Mode
 
 @routes.delete("/models/{model:path}", responses=refusals(NotFound, Gone, ModelNotReady, InUse))
 def delete(model: Ref, actor: CurrentActor, platform: CurrentPlatform) -> Deleted:
-    """Remove a tuned version. Refused while it is in Production or needed."""
+    """Remove a tuned version. Refused while it is in Production, needed, or answering."""
     platform.registry.delete(actor, model)
     return Deleted(id=model, object="model")
 
