@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from contextlib import suppress
 from typing import Annotated, Any
 
 import typer
@@ -53,11 +55,16 @@ def _read(name: str, text: str) -> Any:
             raise usage(f"--people is 1, 2 or {DEFAULT}.")
         return text == "2"
     if name == "margin":
-        try:
-            return float(text)
-        except ValueError:
-            raise usage(f"--margin is a number, or {DEFAULT}.") from None
+        return _number(text)
     return text
+
+
+def _number(text: str) -> float:
+    with suppress(ValueError):
+        number = float(text)
+        if math.isfinite(number):
+            return number
+    raise usage(f"--margin is a number, or {DEFAULT}.")
 
 
 def _show(found: Any, *, as_json: bool) -> None:
