@@ -1,9 +1,8 @@
-"""A month of the ledger: as numbers, as CSV, as a page to print. Its totals are the ledger's, to the micro-dollar."""
+"""A month of the ledger: as numbers and as CSV. Its totals are the ledger's, to the micro-dollar."""
 
 from __future__ import annotations
 
 import csv
-import html
 import io
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
@@ -90,36 +89,6 @@ def plain_cell(text: str) -> str:
     ('\\'=HYPERLINK("x")', 'intents')
     """
     return f"'{text}" if text.lstrip().startswith(_FORMULA) or text.startswith(_FORMULA) else text
-
-
-def as_html(found: MonthlyReport) -> str:
-    """A page without scripts, to be read or printed."""
-    head = "".join(f"<th>{html.escape(name)}</th>" for name in ("Job", "Name", "User", "Hardware", "Seconds", "USD", "Refunded"))
-    body = "".join(
-        "<tr>" + "".join(f"<td>{html.escape(str(cell))}</td>" for cell in cells) + "</tr>\n"
-        for cells in (*map(_cells, found.jobs), *map(_token_cells, found.tokens))
-    )
-    title = f"Luthier: {html.escape(found.period)}"
-    total = f"Charged ${found.charged_usd}, refunded ${found.refunded_usd}, total ${found.total_usd}."
-    return (
-        f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{title}</title>{_STYLE}</head>\n'
-        f"<body><h1>{title}</h1>\n<p>{total}</p>\n<table><thead><tr>{head}</tr></thead><tbody>\n{body}</tbody></table>\n"
-        "</body></html>\n"
-    )
-
-
-_STYLE = (
-    "<style>body{font:14px sans-serif;margin:2em}table{border-collapse:collapse}"
-    "td,th{border-bottom:1px solid #999;padding:.3em .8em;text-align:left}</style>"
-)
-
-
-def _cells(job: ReportLine) -> tuple[object, ...]:
-    return (job.job_id, job.name or "", job.user_id, job.hardware, job.seconds, job.amount_usd, job.refunded_usd)
-
-
-def _token_cells(used: TokenUsage) -> tuple[object, ...]:
-    return ("", used.model, used.user_id, f"{used.prompt_tokens + used.completion_tokens} tokens", "", used.cost_usd, "")
 
 
 def _amounts(found: _Sum) -> dict[str, Any]:

@@ -7,6 +7,7 @@ def test_a_budget_is_set_shown_and_ended(world, terminal):
     assert terminal("tune", "budget", "--json").json["data"][0]["limit_usd"] == "100.00"
     refused = terminal("tune", "budget", "set", "1e3")
     assert (refused.code, 'such as "12.50"' in refused.err) == (1, True)
+    assert 'such as "12.50"' in terminal("tune", "budget", "set", "-5").err
     assert "No budget" in terminal("tune", "budget", "set", "none").out
 
 

@@ -75,6 +75,9 @@ def test_b06_a_cell_of_the_csv_is_no_formula_and_the_page_has_no_foreign_markup(
     assert "<script>" not in page
     assert "&lt;script&gt;" in page
     assert "total $36.00" in page
+    people = {each.user_id: each.email for each in world.platform.accounts.teams.members(world.actor)}
+    assert f"<td>{people[world.actor.user_id]}</td>" in page
+    assert "The month is not over" in page
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,8 @@ from luthier.faces.cli.edge import connect, usage
 from luthier.faces.cli.options import After, AsJson, JobArgument, JobOption, Limit, the_job
 from luthier.faces.cli.shown import dollars, duration, moment, out, out_json, pairs, size, table, talk
 
+_NUMBERS = {"ignore_unknown_options": True}
+"""`-5` is an amount, though a wrong one, and no flag."""
 History = Annotated[bool, typer.Option("--history", help="Every charge, newest first.")]
 
 
@@ -107,7 +109,7 @@ def pricing(context: typer.Context, as_json: AsJson = False) -> None:
     out(table(("HARDWARE", "AN HOUR", "MEMORY", "DESCRIPTION"), rows))
 
 
-@pricing_app.command("set")
+@pricing_app.command("set", context_settings=_NUMBERS)
 def pricing_set(
     hardware: Annotated[str, typer.Argument(help="As `tune pricing` names it.")],
     hourly_usd: Annotated[str, typer.Argument(help="Dollars per hour, e.g. 1.50.")],
@@ -129,7 +131,7 @@ def budget(context: typer.Context, as_json: AsJson = False) -> None:
         _show_budgets(as_json=as_json)
 
 
-@budget_app.command("set")
+@budget_app.command("set", context_settings=_NUMBERS)
 def budget_set(
     limit_usd: Annotated[str, typer.Argument(help="Dollars a month (UTC); 0 stops everything, `none` ends the limit.")],
     user: Annotated[str | None, typer.Option(help="Id of one user of the team; without it, for all of it.")] = None,

@@ -10,7 +10,8 @@ from pydantic import Field
 from starlette.responses import HTMLResponse, PlainTextResponse, Response
 
 from luthier import ids
-from luthier.billing.reports import as_csv, as_html
+from luthier.billing.bill_page import Reader, as_html
+from luthier.billing.reports import as_csv
 from luthier.billing.types import Budget, Charge, JobCost, MonthlyReport, Price, Refund, UsageReport
 from luthier.errors import CursorInvalid, FieldInvalid, Forbidden, IdempotencyKeyInvalid, KeyReused, NotFound
 from luthier.faces.rest.access import AdminOnly
@@ -99,7 +100,12 @@ def report(
         headers = {"content-disposition": f'attachment; filename="luthier-{period}.csv"'}
         return PlainTextResponse(as_csv(found), media_type="text/csv", headers=headers)
     if form == "html":
-        return HTMLResponse(as_html(found), headers={"content-security-policy": "default-src 'none'; style-src 'unsafe-inline'"})
+        teams = {team.id: team.name for team in platform.accounts.teams.list(actor)}
+        people = {member.user_id: member.email for member in platform.accounts.teams.members(actor)}
+        reader = Reader(teams.get(actor.tenant_id, actor.tenant_id), platform.now(), people)
+        return HTMLResponse(
+            as_html(found, reader), headers={"content-security-policy": "default-src 'none'; style-src 'unsafe-inline'"}
+        )
     return Response(found.model_dump_json(), media_type="application/json")
 
 
