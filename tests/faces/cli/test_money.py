@@ -18,6 +18,9 @@ def test_a_price_is_set_and_a_month_is_reported(world, terminal, tmp_path):
     file = tmp_path / "bill.csv"
     terminal("tune", "billing", "--report", month, "--csv", str(file))
     assert file.read_text("utf-8").startswith("job_id,name")
+    page = tmp_path / "bill.html"
+    terminal("tune", "billing", "--report", month, "--html", str(page))
+    assert f"{month}-01 to {month}-" in page.read_text("utf-8")
     refused = terminal("tune", "billing", "--report", "2026-13")
     assert (refused.code, "a month such as 2026-11" in refused.err) == (1, True)
     assert terminal("tune", "billing", "--csv", str(file)).code == 2

@@ -46,16 +46,17 @@ def billing(
     history: History = False,
     report: Annotated[str | None, typer.Option(help="A month (UTC) of the ledger, by job: 2026-11.")] = None,
     csv: Annotated[Path | None, typer.Option(help="With --report: write it to this file.")] = None,
+    html: Annotated[Path | None, typer.Option(help="With --report: write it to this file, as a page to print.")] = None,
     *,
     limit: Limit = 50,
     after: After = None,
     as_json: AsJson = False,
 ) -> None:
     """What your team used this month, its charges, or the report of a month."""
-    if csv is not None and report is None:
-        raise usage("--csv writes the report of a month: name it with --report, e.g. --report 2026-11.")
+    if (csv or html) and report is None:
+        raise usage("--csv and --html write the report of a month: name it with --report, e.g. --report 2026-11.")
     if report is not None:
-        _report(report, csv, as_json=as_json)
+        _report(report, csv, html, as_json=as_json)
         return
     if history:
         _charges(limit, after, as_json=as_json)
@@ -156,18 +157,27 @@ def _show_budgets(*, as_json: bool) -> None:
     out(table(("BUDGET", "A MONTH", "SPENT", "HELD", "LEFT"), rows) if rows else "No budget is set: nothing is limited.")
 
 
-def _report(period: str, file: Path | None, *, as_json: bool) -> None:
+def _report(period: str, csv: Path | None, html: Path | None, *, as_json: bool) -> None:
     with connect() as client:
-        if file is not None:
-            file.write_text(client.billing.report_csv(period), "utf-8", newline="")
-            talk(f"Written to {file}.")
+        for file, read in ((csv, client.billing.report_csv), (html, client.billing.report_page)):
+            if file is not None:
+                file.write_text(read(period), "utf-8", newline="")
+                talk(f"Written to {file}.")
+        if csv or html:
             return
         found = client.billing.report(period)
     if as_json:
         out_json(found)
         return
-    names = ("name", "user_id", "hardware", "amount_usd", "refunded_usd")
-    rows = [(each["job_id"], *(each[name] for name in names)) for each in found.raw["jobs"]]
+    names = ("job_id", "name", "user_id", "hardware")
+    rows: list[tuple[object, ...]] = [
+        (*(each[name] for name in names), dollars(each["amount_usd"]), dollars(each["refunded_usd"]))
+        for each in found.raw["jobs"]
+    ]
+    rows += [
+        (None, used["model"], used["user_id"], f"tokens ({used['kind']})", dollars(used["cost_usd"]), None)
+        for used in found.raw.get("tokens", ())
+    ]
     out(table(("JOB", "NAME", "USER", "HARDWARE", "CHARGED", "REFUNDED"), rows))
     out(f"Total {dollars(found.total_usd)}: charged {dollars(found.charged_usd)}, refunded {dollars(found.refunded_usd)}.")
 

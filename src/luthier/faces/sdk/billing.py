@@ -62,7 +62,14 @@ class AsyncBilling:
 
     async def report_csv(self, period: str) -> str:
         """The same, as CSV: one line a job."""
-        call = Call("GET", "/api/billing/report", {"period": period, "format": "csv"})
+        return await self._report_as(period, "csv")
+
+    async def report_page(self, period: str) -> str:
+        """The same, as a page of HTML to print."""
+        return await self._report_as(period, "html")
+
+    async def _report_as(self, period: str, form: str) -> str:
+        call = Call("GET", "/api/billing/report", {"period": period, "format": form})
 
         async def once() -> str:
             async with self._transport.open(call) as response:
@@ -85,3 +92,4 @@ class Billing(Face):
     refund = blocking(AsyncBilling.refund)
     report = blocking(AsyncBilling.report)
     report_csv = blocking(AsyncBilling.report_csv)
+    report_page = blocking(AsyncBilling.report_page)
