@@ -108,6 +108,12 @@ def test_what_is_not_read_is_counted_in_the_report(datasets, alice):
     assert datasets.upload(alice, an_upload(jsonl(*prompts))).report.unread_fields == {}
 
 
+def test_texts_that_have_a_label_by_another_name_are_told(datasets, alice):
+    rows = [{"text": f"Word {n}.", "category": "ab"[n % 2]} for n in range(12)]
+    (finding,) = datasets.upload(alice, an_upload(jsonl(*rows))).report.findings
+    assert (finding.code, "--map label=category" in finding.fix) == ("unread_field", True)
+
+
 def called(*after: dict, **call: str) -> dict:
     made = {"type": "function", "function": {"name": "find", "arguments": "{}"}, **call}
     asked = [{"role": "user", "content": "a"}, {"role": "assistant", "content": None, "tool_calls": [made]}]

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 from luthier.datasets import rules
 from luthier.datasets.examples import BadRow, Example, Labelled, Message, Parsed, Prompt, Rated
 from luthier.datasets.kinds import KINDS
+from luthier.datasets.mapping import proposed, written
 from luthier.datasets.near_duplicates import NearDuplicates
 from luthier.datasets.plain_chats import Shape
 from luthier.datasets.row_hashes import Overlap, Repeats
@@ -203,6 +204,10 @@ class Tally:
         if 0 < self._texts < self.usable:
             said = f"{self._texts} of {self.usable} rows are texts: only the others go through the base's chat template."
             self.note(None, "mixed_schema", "warning", (said, "Write all rows as messages, or all as texts."))
+        fit = proposed({"text", *self._unread}) if self.schema_name == "text" and not self.errors else None
+        if fit is not None:
+            said = "The rows are learned as texts, and another field looks like their label."
+            self.note(None, "unread_field", "warning", (said, f"For a classifier, upload it with `--map {written(fit)}`."))
         if len(self._labels) == 1 and self.schema_name in {"labelled", "images"}:
             said = "Every row has the same label: there is nothing to tell apart."
             self.note(None, "one_label", "error", (said, "Add rows of another class."))

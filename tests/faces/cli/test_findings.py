@@ -27,6 +27,11 @@ def test_findings_that_differ_are_told_one_by_one_and_errors_first():
     ]
 
 
+def test_a_line_with_several_findings_is_named_once():
+    findings = [finding(n, "secret", "A key.") for n in (3, 3, 5)]
+    assert findings_lines({"counts": {"secret": 9}, "findings": findings})[2] == "    lines 3, 5 and 6 more"
+
+
 def test_a_code_that_is_both_is_told_as_both():
     report = {
         "counts": {"roles": 3},

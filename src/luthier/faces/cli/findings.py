@@ -88,11 +88,13 @@ def _group(title: str, shown: Sequence[Mapping[str, Any]], total: int) -> list[s
 
 def _where(findings: Sequence[Mapping[str, Any]], total: int, *, more: bool) -> list[str]:
     """The lines of findings that say the same, or are not told one by one."""
-    numbers = [f"{each['line']}" for each in findings if each.get("line")][:_MOST_LINES]
-    if not numbers:
+    lines = [each["line"] for each in findings if each.get("line")]
+    named = list(dict.fromkeys(lines))[:_MOST_LINES]
+    if not named:
         return []
-    rest = f" and {total - len(numbers):,} more" if total > len(numbers) else ""
-    return [f"{_INDENT}{'also ' if more else ''}line{'s' if total > 1 else ''} {', '.join(numbers)}{rest}"]
+    left = total - sum(line in named for line in lines)
+    rest = f" and {left:,} more" if left > 0 else ""
+    return [f"{_INDENT}{'also ' if more else ''}line{'s' if len(named) > 1 else ''} {', '.join(map(str, named))}{rest}"]
 
 
 def _place(finding: Mapping[str, Any]) -> str:
