@@ -4,6 +4,9 @@ import json
 
 import pytest
 
+from luthier.faces.cli.watching import taken_in
+from luthier.faces.sdk.answers import Job
+
 
 @pytest.fixture
 def dataset(world, terminal, rows) -> str:
@@ -207,6 +210,14 @@ def test_json_of_a_conversation_is_refused(world, terminal):
     assert (ended.code, ended.json["error"]["code"]) == (2, "usage")
 
 
+def test_a_job_that_waits_for_approval_is_no_queued_one():
+    assert "tune approve job_1" in taken_in(Job({"id": "job_1", "state": "awaiting_approval"}))
+    assert taken_in(Job({"id": "job_1", "state": "queued"})).startswith("Queued")
+
+
 def test_a_job_that_was_stopped_in_the_line_is_told_so(world, terminal, job):
     stopped = terminal("tune", "stop", job)
     assert (stopped.out.split()[1], "tune resume" in stopped.err) == ("stopped", True)
+    told = terminal("tune", "history", job).out.splitlines()
+    assert [line.split()[3] for line in told[1:]] == ["queued", "stopped"]
+    assert terminal("tune", "history", job, "--json").json["data"][0]["from_state"] is None

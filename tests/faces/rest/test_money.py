@@ -133,3 +133,5 @@ def test_a_job_that_is_not_approved_gives_back_what_it_held(world, verb, body):
     assert world.ask("GET", "/api/billing/usage").json()["held_usd"] == "0.00"
     assert world.ask("POST", f"/api/jobs/{job}/resume").status_code == 409
     assert world.ask("GET", f"/api/billing/job/{job}/cost").json()["cost_usd"] == "0.00"
+    *_, last = world.ask("GET", f"/api/jobs/{job}/transitions").json()["data"]
+    assert (last["to_state"], ": too dear" in last["reason"]) == ("cancelled", verb == "reject")

@@ -23,6 +23,7 @@ def add_to(app: typer.Typer) -> None:
     """Make the verbs of this file commands of `app`."""
     app.command()(logs)
     app.command()(events)
+    app.command()(history)
 
 
 def logs(
@@ -51,6 +52,17 @@ def logs(
     leave(ended)
 
 
+def history(job: JobArgument = None, job_id: JobOption = None, as_json: AsJson = False) -> None:
+    """Through which states it went, and why: who approved, rejected or stopped it, what broke."""
+    with connect() as client:
+        steps = client.jobs.transitions(the_job(job, job_id))
+    if as_json:
+        out_json({"data": [step.raw for step in steps]})
+        return
+    rows = [(moment(step.at), step.attempt or None, step.to_state, step.reason) for step in steps]
+    out(table(("AT", "ATTEMPT", "STATE", "WHY"), rows))
+
+
 def events(job: JobArgument = None, job_id: JobOption = None, follow: Follow = False, as_json: AsJson = False) -> None:
     """What has happened, in order. With --follow --json one JSON object a line, as it happens."""
     found = the_job(job, job_id)
@@ -72,10 +84,17 @@ def taken_in(job: Job) -> str:
     return f"Queued. Watch it with: tune logs {job.id} --follow"
 
 
+def tell_if_it_waits(job: Job) -> None:
+    """Nothing happens to a job before it is approved: whoever watches it must know."""
+    if job.state == "awaiting_approval":
+        talk(taken_in(job))
+
+
 def to_the_end(client: Client, job_id: str) -> Job:
     """Watch until the job has ended, and say how it did."""
     from luthier.faces.cli.following import follow
 
+    tell_if_it_waits(client.jobs.get(job_id))
     job, _ = follow(client, job_id)
     _say_end(job)
     return job
@@ -106,6 +125,7 @@ def _say_end(job: Job) -> None:
 
 def _follow_log(client: Client, job_id: str, tail_bytes: int, *, raw: bool) -> None:
     """Print the log's end, then what is added, until the job has ended. The event stream tells when to look."""
+    tell_if_it_waits(client.jobs.get(job_id))
     known = client.jobs.events(job_id)
     tail = client.jobs.logs(job_id, tail_bytes=tail_bytes)
     _print(tail.text, raw=raw)

@@ -49,7 +49,7 @@ from luthier.faces.rest.wire import (
 )
 from luthier.jobs.directory import Event
 from luthier.jobs.spec import RunSpec
-from luthier.jobs.types import Estimate, Job, JobState, Submitted
+from luthier.jobs.types import Estimate, Job, JobState, Submitted, Transition
 from luthier.values import ModelFile, Page
 
 if TYPE_CHECKING:
@@ -189,6 +189,12 @@ def logs(job_id: JobId, actor: CurrentActor, platform: CurrentPlatform, tail_byt
     tail = platform.jobs.logs(actor, job_id, tail_bytes=tail_bytes)
     facts = {"x-attempt": str(tail.attempt), "x-total-bytes": str(tail.total_bytes), "x-truncated": str(tail.truncated).lower()}
     return PlainTextResponse(tail.text, headers=facts)
+
+
+@routes.get("/{job_id}/transitions", responses=_ONE)
+def transitions(job_id: JobId, actor: CurrentActor, platform: CurrentPlatform) -> Page[Transition]:
+    """Through which states it went, oldest first, and why: who approved, rejected or stopped it, what broke."""
+    return Page(data=list(platform.jobs.transitions(actor, job_id)))
 
 
 @routes.get("/{job_id}/files", responses=problems(NotFound, Gone, WrongState, ArtifactCorrupt))

@@ -153,6 +153,16 @@ class LogTail(Answer):
     truncated: bool
 
 
+class Transition(Answer):
+    """One step of a job from state to state."""
+
+    attempt: int
+    from_state: str | None
+    to_state: str
+    at: str
+    reason: str
+
+
 class Event(Answer):
     """One thing that happened to a job. `id` is `<attempt>-<seq>`."""
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from luthier.errors import ClientError, FieldInvalid, LuthierError
-from luthier.faces.sdk.answers import Answer, Estimate, Event, Job, LogTail, ModelFile, Page, Submitted
+from luthier.faces.sdk.answers import Answer, Estimate, Event, Job, LogTail, ModelFile, Page, Submitted, Transition
 from luthier.faces.sdk.blocking import Face, blocking, iterating
 from luthier.faces.sdk.folders import FileProgress, fetch_all, listed
 from luthier.faces.sdk.streams import ServerEvent, server_events
@@ -113,6 +113,10 @@ class AsyncJobs:
         """All files of an export into `folder`. Each appears only when whole and checked; a second call goes on."""
         return await fetch_all(self._transport, f"{_path(job_id)}/files", folder, on_progress)
 
+    async def transitions(self, job_id: str) -> tuple[Transition, ...]:
+        """Through which states it went, oldest first, and why."""
+        return tuple([step async for step in self._transport.each(f"{_path(job_id)}/transitions", Transition, limit=None)])
+
     async def events(self, job_id: str, *, after: str | None = None) -> tuple[Event, ...]:
         """What has happened so far, in order."""
 
@@ -188,6 +192,7 @@ class Jobs(Face):
     cancel = blocking(AsyncJobs.cancel)
     resume = blocking(AsyncJobs.resume)
     logs = blocking(AsyncJobs.logs)
+    transitions = blocking(AsyncJobs.transitions)
     files = blocking(AsyncJobs.files)
     download = blocking(AsyncJobs.download)
     events = blocking(AsyncJobs.events)
