@@ -1,6 +1,6 @@
 """How fast rows become tokens for training, beside the `tokenizers` library on the same texts; and what a second job saves.
 
-    python benchmarks/tokenising.py [--rows 40000] [--small 8000] [--rounds 7] [--bases data/bases]
+    python benchmarks/tokenising.py [--rows 20000] [--small 8000] [--rounds 7] [--bases data/bases]
 
 The first part takes turns: what a trainer calls to read a data file into the columns that training maps (parse, template, tokens
 and masks, the processes that it starts for that included), the same in one process, and `Tokenizer.encode_batch` over the texts
@@ -113,7 +113,7 @@ def first_steps(here: House, path: Path) -> dict[str, Any]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rows", type=int, default=40_000)
+    parser.add_argument("--rows", type=int, default=20_000)
     parser.add_argument("--small", type=int, default=8_000)
     parser.add_argument("--rows-of-jobs", type=int, default=20_000)
     parser.add_argument("--rounds", type=int, default=7)
