@@ -184,7 +184,7 @@ class Billing:
     def hold(self, session: Session, actor: Actor, hold: Hold) -> None:
         """Set money aside for a job, in the transaction that queues it. Raises: BudgetExceeded, and nothing is set aside."""
         bound = self.budgets.check(session, actor, hold.micro_usd)
-        earlier = store.look_at_hold(session, hold.job_id)
+        earlier = None if hold.first else store.look_at_hold(session, hold.job_id)
         charged = earlier.charged_micro_usd if earlier else 0
         row = store.HoldRow(
             job_id=hold.job_id,

@@ -146,6 +146,8 @@ class Hold:
     job_id: str
     hardware: str
     micro_usd: int
+    first: bool = False
+    """The job is new: nothing was ever held for it."""
 
 
 @dataclass(frozen=True)

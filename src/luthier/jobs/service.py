@@ -313,7 +313,7 @@ class Jobs:
                 self._accounts.remember(session, actor, idempotency, row.id)
             if self._quotas is not None:
                 measures.check(self._quotas, session, actor.tenant_id, tokens=tokens)
-            self._billing.hold(session, actor, Hold(row.id, row.hardware, row.estimated_micro_usd))
+            self._billing.hold(session, actor, Hold(row.id, row.hardware, row.estimated_micro_usd, first=True))
             self._use(session, actor, row)
             store.add(session, row, "submitted")
             if row.state == JobState.AWAITING_APPROVAL:

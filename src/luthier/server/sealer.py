@@ -19,6 +19,7 @@ def sealing(audit: Audit, *, second: bool = False) -> AbstractContextManager[Non
     """Seal every two seconds while the block runs; what is left then, `Audit.close` seals.
 
     Several may run on one data folder: a row is sealed once. A `second` one takes what the first has left for longer than its
-    round: two that seal the same rows take the write lock twice as often, and one of them for nothing.
+    round. The API is that one: hashing keeps its interpreter busy, and whoever holds the write lock waits for a turn of the
+    interpreter at each statement.
     """
     return rounds("audit-sealer", partial(audit.keep, patience=_AFTER if second else timedelta(0)), _PAUSE_S)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import signal
@@ -16,6 +17,7 @@ from luthier.jobs.presence import Presence
 from luthier.jobs.queue import JobQueue
 from luthier.server.collecting import keep_what_is_here
 from luthier.server.locks import FolderLock
+from luthier.server.metadata_keeper import describing
 from luthier.server.sealer import sealing
 from luthier.settings import Settings
 from luthier.supervisor import Parts, Supervisor
@@ -56,7 +58,8 @@ def supervise(settings: Settings, *, server_pipe: int | None = None) -> int:
     if server_pipe is not None:
         threading.Thread(target=_watch, args=(server_pipe, gone), daemon=True).start()
     try:
-        with sealing(platform.audit, second=True):
+        # Beside the API, and not in it: both keep an interpreter busy, and in the API those wait who hold the write lock.
+        with sealing(platform.audit), describing(platform) if server_pipe is not None else contextlib.nullcontext():
             while not stop.is_set() and not (gone.is_set() and not supervisor.running):
                 began = time.monotonic()
                 supervisor.tick()

@@ -26,7 +26,6 @@ from luthier.server.ground import clock_warning, prepare
 from luthier.server.http import BoundedHttp, room_for_connections
 from luthier.server.keeper import SupervisorKeeper
 from luthier.server.locks import FolderLock
-from luthier.server.metadata_keeper import describing
 from luthier.server.observer import observing
 from luthier.server.sealer import sealing
 from luthier.server.sweeper import sweeping
@@ -140,10 +139,9 @@ def _platform(settings: Settings) -> Generator[Platform]:
         platform.imports.recover()
         platform.uploads.sweep()
         with (
-            sealing(platform.audit),
+            sealing(platform.audit, second=True),
             carrying(platform.database),
             sweeping(platform),
-            describing(platform),
             metering(platform.billing.tokens),
             admitting(platform),
             observing(platform),

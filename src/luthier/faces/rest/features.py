@@ -41,15 +41,15 @@ from luthier.faces.rest.openai import jobs as openai_jobs
 from luthier.faces.rest.openai import models as openai_models
 
 ROUTERS = (
-    # First: they are asked a thousand times a second, and each router before them is tried each time.
+    # First: they are asked most, some a thousand times a second, and each router before them is tried each time.
     predict.routes,
     predict.seed_routes,
     pictures.routes,
+    jobs.routes,
     health.routes,
     docs.routes,
     datasets.routes,
     tus.routes,
-    jobs.routes,
     approvals.routes,
     finding.routes,
     finding.seed_routes,
