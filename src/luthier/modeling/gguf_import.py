@@ -24,9 +24,11 @@ def main(arguments: list[str]) -> int:
     source, base, target = map(Path, arguments)
     from safetensors.numpy import save_file
 
-    from luthier.modeling import gguf_adapters
+    from luthier.modeling import gguf_adapters, gguf_header
 
     try:
+        with source.open("rb") as file:
+            gguf_header.check(file, source.stat().st_size)
         matrices, scale = gguf_adapters.read(source, base)
         rank = next(matrix.shape[0] for name, matrix in matrices.items() if ".lora_A." in name)
         save_file({f"base_model.model.{name}": matrix for name, matrix in matrices.items()}, target)
