@@ -102,14 +102,16 @@ def _refused(error: LuthierError) -> None:
     talk(f"Error: {clean(error.message)}")
     for line in _details(error):
         talk(line)
-    if error.hint:
-        talk(clean(_as_commands(error.hint)))
+    if hint := _as_commands(error.hint or ""):
+        talk(clean(hint))
     if request_id and status_of(error) == 1:
         talk(f"({error.error_code}, request {clean(request_id)})")
 
 
 def _as_commands(hint: str) -> str:
-    """Whoever sits at a terminal has commands for what the server names by its routes."""
+    """Whoever sits at a terminal has commands for what the server names by its routes, and has seen the details."""
+    if hint.startswith("See `details`"):
+        return ""
     for route, command in _COMMANDS.items():
         hint = hint.replace(f"`{route}`", f"`{command}`")
     return hint
