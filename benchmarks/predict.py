@@ -101,8 +101,9 @@ def prepare(data: Path) -> Path:
 def _save(folder: Path) -> None:
     import torch
 
-    from luthier.modeling.classifiers.registry import Shape, TorchEntry, entry_of, options_of
+    from luthier.modeling.classifiers.registry import entry_of, options_of
     from luthier.modeling.classifiers.saving import About, TorchClassifier
+    from luthier.modeling.classifiers.types import Shape, TorchEntry
 
     torch.manual_seed(7)
     entry = entry_of("mnist-cnn")
