@@ -17,7 +17,7 @@ TOGETHER = BENCH / "together"
 MLFLOW = BENCH / "mlflow"
 
 _TOGETHER = "together==3.1.1"
-_MLFLOW = "mlflow==3.18.0"
+_MLFLOW = "mlflow==3.17.2"
 _FACTORY = "llamafactory==0.9.5"
 # The versions that its own requirements allow, of what training imports; not its web page, pictures, sounds and hubs.
 _NEEDS = (

@@ -28,7 +28,7 @@ def main() -> int:
         (folder / "speed.svg").write_text(drawing(trained["rows"]), "utf-8")
         estimated = [_read(max(found)) for base in ("tiny", "135m") if (found := list(folder.glob(f"estimates-{base}-*.json")))]
         text = page(trained, list(latest.values())) + answers(folder) + estimates(estimated)
-        text += checks(folder) + tokens(folder) + load(folder)
+        text += checks(folder) + tokens(folder) + load(folder) + predictions(folder)
         (folder / "README.md").write_text(text, "utf-8")
         print(folder / "README.md")
     return 0
@@ -214,6 +214,43 @@ def _load_cells(name: str, asked: Row) -> tuple[str, ...]:
     answered = f"**{asked['answered_per_s']:,.0f}/s**{most}"
     cores = ", ".join(f"{asked['cores'][who]:.1f}" for who in ("server", "children", "client"))
     return (name.replace("_", " "), f"{asked['due_per_s']:,.0f}/s", LOAD_GOALS.get(name, ""), answered, *times, cores, disk)
+
+
+def predictions(folder: Path) -> str:
+    """How fast a classifier is asked, and beside it MLflow's server of the same network; empty without a record."""
+    if not list(folder.glob("predict-[0-9]*.json")):
+        return ""
+    record = newest(folder, "predict")
+    goals, peer = record["goals"], record.get("mlflow")
+    asked = [("new images", record["new"], goals["new_per_s"]), ("images asked before", record["known"], goals["known_per_s"])]
+    rows = [_predict_cells(name, found, f"{goal:,.0f}/s, p95 {goals['p95_ms']:g} ms") for name, found, goal in asked]
+    if peer is not None:
+        rows.append(_predict_cells("`mlflow models serve`, new images", peer, ""))
+    heads = (
+        "asked",
+        "due",
+        "goal",
+        "answered",
+        "p50",
+        "p95",
+        "p99",
+        "processor, ms an answer",
+        "most, 16 clients that never wait",
+    )
+    parts = [
+        "## A classifier that is asked",
+        table(heads, rows),
+        "`POST /predict` with 784 floats: server, supervisor and engine process on two cores, the client on the others. MLflow's "
+        "two workers run the same weights as TorchScript, and know no key, no limit, no log, no bill and no cache.",
+    ]
+    return "\n" + "\n\n".join(parts) + "\n"
+
+
+def _predict_cells(name: str, found: Row, goal: str) -> tuple[str, ...]:
+    times = (f"{found[each]:,.1f} ms" for each in ("p50_ms", "p95_ms", "p99_ms"))
+    spent = ", ".join(f"{who} {ms:.2f}" for who, ms in found["cpu_ms_per_answer"].items())
+    answered = f"**{found['answered_per_s']:,.0f}/s**"
+    return (name, f"{found['due_per_s']:,.0f}/s", goal, answered, *times, spent, f"{found['most_per_s']:,.0f}/s")
 
 
 def table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
