@@ -37,7 +37,7 @@ from luthier.settings import Settings
 from luthier.wiring import build
 
 RESULTS = Path(__file__).parent / "results"
-JOBS, PAGE = 100_000, 50
+JOBS, PAGE, _PIECE = 100_000, 50, 5_000
 EMAIL, PASSWORD = "load@example.com", "a long enough pass phrase 7"
 SUBMITS_PER_S, POLLS_PER_S, PAGES_PER_S, LOGINS_PER_S = 50.0, 800.0, 20.0, 5.0
 GOALS_MS = {"submit": 120, "page_1": 50, "page_2000": 50}
@@ -91,8 +91,9 @@ def fill(data: Path, template: str, count: int) -> list[str]:
         columns = [row[1] for row in connection.execute("PRAGMA table_info(jobs)") if row[1] not in ("id", "state")]
         names = ", ".join(columns)
         copy = f"INSERT INTO jobs (id, state, {names}) SELECT ?, 'cancelled', {names} FROM jobs WHERE id = ?"
-        with connection:
-            connection.executemany(copy, [(job_id, template) for job_id in made])
+        for first in range(0, count, _PIECE):
+            with connection:  # in pieces: the supervisor starts beside it, and waits for no writer that long
+                connection.executemany(copy, [(job_id, template) for job_id in made[first : first + _PIECE]])
         # Else the first who writes would carry hundreds of megabytes from the log into the file.
         connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
     return made[::-1]

@@ -98,8 +98,8 @@ class Audit:
         count = 0
         with deeds.by_nobody():
             self._write_refusals(everything=everything)
-            while self._any_unsealed(patience) and (more := self._seal()):
-                count += more
+            while self._any_unsealed(patience):
+                count += self._seal()
         return count
 
     def _write_refusals(self, *, everything: bool) -> None:
@@ -121,13 +121,11 @@ class Audit:
 
     def _seal(self) -> int:
         """Seal the oldest rows. Worked out before the write lock is taken, for which others wait; checked under it: of several
-        at once the second finds longer chains, and begins anew."""
+        at once the second finds longer chains, and seals nothing this time."""
         with self._database.read(EVERY_TENANT) as session:
             plan = _planned(session)
         with self._database.write(EVERY_TENANT) as session:
-            if any(_end(session, tenant_id) != end for tenant_id, end in plan.before.items()):
-                plan = _planned(session)
-            if not plan.rows:
+            if not plan.rows or any(_end(session, tenant_id) != end for tenant_id, end in plan.before.items()):
                 return 0
             ours = plan.ours
             if plan.ends:
