@@ -25,7 +25,7 @@ from luthier.training.tokenising import tokens_of_file
 from luthier.values import Source
 
 _MOST_HELPERS = 16
-"""Processes that tokenise: each holds some ten megabytes."""
+"""Processes that tokenise: each holds what it makes of a block, and a copy of what it changed of the tokenizer."""
 
 
 @dataclass(frozen=True)
