@@ -1,6 +1,6 @@
 """Answers with 1, 4 and 16 adapters on one base: ours in one batch, beside PEFT and llama.cpp, one adapter at a time.
 
-    python benchmarks/generation.py [--adapters 1,4,16] [--requests 16] [--tokens 32] [--rounds 5] [--peers peft,llama.cpp]
+    python benchmarks/generation.py [--adapters 1,4,16] [--requests 16] [--tokens 32] [--rounds 3] [--peers peft,llama.cpp]
     python benchmarks/generation.py --adapters 1 --requests 1        # one stream
 
 Requests of 24 to 160 tokens come at once, spread evenly over the adapters; each is answered greedily. PEFT gets `set_adapter`,
@@ -32,10 +32,11 @@ from train import save as keep
 
 OURS = "luthier"
 PEERS = [name for name in answering.SIDES if name != OURS]
-RECORDED_ROUNDS = 5
+RECORDED_ROUNDS = 3
+"""From so many on it is for the record: a round of sixteen adapters takes PEFT alone most of a minute."""
 SAME_TOKENS = 0.99
 """Share that must agree. Sums are taken in another order, so of logits that lie side by side another may win."""
-_MILESTONES = ("tokens_per_second", "first_token_s")
+_MEASURED = ("tokens_per_second", "first_token_s")
 
 Round = Mapping[str, Any]
 
@@ -83,8 +84,8 @@ def _row(asked: Asked, peer: str, rounds: Sequence[Mapping[str, Round]]) -> dict
         "speed_ratio": round(statistics.median(ratios), 3),
         "interval": rounded(interval(ratios)),
         "range": rounded([min(ratios), max(ratios)]),
-        **{name: rounded([statistics.median(turn[name] for turn in side) for side in both]) for name in _MILESTONES},
-        **{f"{name}_range": [rounded(_range(turn[name] for turn in side)) for side in both] for name in _MILESTONES},
+        **{name: rounded([statistics.median(turn[name] for turn in side) for side in both]) for name in _MEASURED},
+        **{f"{name}_range": [rounded(_range(turn[name] for turn in side)) for side in both] for name in _MEASURED},
         "peak_gib": rounded([side[-1]["peak_bytes"] / 2**30 for side in both]),
         "same_tokens": round(_same(*(side[-1]["answers"] for side in both)), 4),
         "rounds": len(ratios),
