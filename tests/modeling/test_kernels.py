@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from luthier.modeling import kernels, kernels_torch
+from luthier.modeling import kernels, kernels_decoding, kernels_torch
 from luthier.modeling.kernels import Bucket, Mask, Switch
 
 HALF_UNIT = 2.0**-8
@@ -436,3 +436,18 @@ def test_the_way_back_through_the_heads_is_the_adjoint(seed):
     kernels.heads_back(slopes, bucket, tables, heads, back)
     forward = sum((part * slope).sum() for part, slope in zip(parts, slopes, strict=True))
     torch.testing.assert_close(forward, (qkv * back).sum(), rtol=1e-4, atol=1e-2)
+
+
+@pytest.mark.parametrize("tokens", [1, 3, 4, 5])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_product_of_few_tokens_is_the_product(tokens, dtype):
+    draw = torch.Generator().manual_seed(tokens)
+    x, weight = (torch.randn(shape, generator=draw).to(dtype) for shape in ((tokens, 37), (53, 37)))
+    bias = torch.randn(53, generator=draw).to(dtype)
+    for given in (None, bias):
+        expected = torch.nn.functional.linear(x.double(), weight.double(), None if given is None else given.double())
+        found = kernels_decoding.linear(x, weight, given)
+        assert found.dtype == dtype
+        torch.testing.assert_close(found.double(), expected, rtol=0, atol=1e-5 if dtype == torch.float32 else 0.2)
+    turned = torch.randn(37, 53, generator=draw).t().to(dtype)  # it does not lie as C reads it
+    torch.testing.assert_close(kernels_decoding.linear(x, turned).double(), x.double() @ turned.double().t(), rtol=0, atol=0.2)

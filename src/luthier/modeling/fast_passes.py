@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from luthier.modeling import fast_blocks, kernels, products
+from luthier.modeling import fast_blocks, kernels
 from luthier.modeling.fast_weights import Block, FastWeights
-from luthier.modeling.kernels_decoding import Attending, Kept, LowRank, LowRanks, Seats
+from luthier.modeling.kernels_decoding import Attending, Kept, LowRank, LowRanks, Seats, linear
 from luthier.modeling.load import LoadedBase
 from luthier.modeling.lora import Adapter
 
@@ -108,7 +108,7 @@ class FastPasses:
 
         def through(name: str, x_TI: Tensor) -> Tensor:
             joined = getattr(block, name)
-            y_TO = products.linear(x_TI, joined.weight_OI, joined.bias_O)
+            y_TO = linear(x_TI, joined.weight_OI, joined.bias_O)
             add(number, name, x_TI, y_TO)
             return y_TO
 
@@ -119,7 +119,7 @@ class FastPasses:
 
     def _logits(self, last_TD: Tensor) -> Tensor:
         weights = self._weights
-        return products.linear(kernels.rms_norm(last_TD, weights.norm_D, weights.eps), weights.head_VD)
+        return linear(kernels.rms_norm(last_TD, weights.norm_D, weights.eps), weights.head_VD)
 
     def _own(self, adapter: Adapter) -> list[dict[str, LowRank]]:
         """The adapter at each block, in the base's type."""

@@ -40,6 +40,7 @@ _SIGNATURES: dict[str, Sequence[Any]] = {
     "logprob_slope": [*[_POINTER] * 3, _COUNT, _COUNT],
     "attend": [*[_POINTER] * 5, *[_COUNT] * 6, _NUMBER],
     "add_low_rank": [*[_POINTER] * 4, *[_COUNT] * 3],
+    "few_tokens": [*[_POINTER] * 3, *[_COUNT] * 3],
     "dropped": [*[_POINTER] * 2, *[_COUNT] * 4, ctypes.c_int32],
     "add_dropped": [*[_POINTER] * 2, *[_COUNT] * 4, ctypes.c_int32],
 }

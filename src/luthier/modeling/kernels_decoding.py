@@ -14,12 +14,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from luthier.modeling import kernels
+from luthier.modeling import kernels, products
 from luthier.modeling.fast_weights import HeadShape, Joined
 from luthier.modeling.kernels_torch import rotated
 from luthier.modeling.lora import Adapter
+from luthier.modeling.products import Weight
 
 _MOST_JOINED = 3
+_FEW = 4
+"""Tokens up to which a product is a matter of reading its weights (benchmarks/LOG.md)."""
 
 
 class _SeatStruct(ctypes.Structure):
@@ -38,6 +41,17 @@ class _PairsStruct(ctypes.Structure):
 
 
 _PAIRS_POINTER = ctypes.POINTER(_PairsStruct)
+
+
+def linear(x_TI: Tensor, weight_OI: Weight, bias_O: Tensor | None = None) -> Tensor:
+    """x W^T + b, as `products.linear`, and sooner where there are few tokens of fp32."""
+    few = len(x_TI) <= _FEW and x_TI.dtype == torch.float32
+    if not few or not isinstance(weight_OI, Tensor) or (lib := kernels.native(x_TI, weight_OI)) is None:
+        return products.linear(x_TI, weight_OI, bias_O)
+    y_TO = x_TI.new_empty(len(x_TI), len(weight_OI))
+    counts = (*x_TI.shape, len(weight_OI))
+    lib.few_tokens(x_TI.data_ptr(), weight_OI.data_ptr(), y_TO.data_ptr(), *counts, *kernels.how(x_TI))
+    return y_TO if bias_O is None else y_TO.add_(bias_O)
 
 
 class Kept:
