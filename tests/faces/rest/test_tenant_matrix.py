@@ -91,7 +91,7 @@ PLAIN = set(
     overrides packing parallel_tool_calls password period picture precision presence_penalty purpose reason refresh_token
     response_format
     revision role rows scopes second_person seconds secret seed sha256 share since source sources spend_cap_usd stage state
-    stop stream stream_options
+    stop stream stream_options functions must_call
     suffix tail_bytes target temperature token tool_choice tools top_logprobs top_p train until Upload-Checksum Upload-Length
     Upload-Metadata Upload-Offset url user version embedding language q tags task text
     webhook-id webhook-signature webhook-timestamp x-filename X-Filename
