@@ -26,6 +26,28 @@ def backoff_s(attempts: int) -> float:
     return BACKOFF_S[min(attempts, len(BACKOFF_S)) - 1]
 
 
+_ACCURACY, _LOSS = ("accuracy", "tuned_accuracy"), ("tuned_loss", "eval_loss")
+
+
+def best_of(runs: Mapping[str, Mapping[str, float]]) -> str | None:
+    """Of runs and what was measured on held-out rows: that of the highest accuracy where one has it, else of the lowest loss.
+
+    >>> best_of({"a": {"accuracy": 0.9}, "b": {"accuracy": 0.96}, "c": {"eval_loss": 0.1}})
+    'b'
+    >>> best_of({"a": {"eval_loss": 2.0}, "b": {"eval_loss": 1.0}, "c": {}}), best_of({"c": {}})
+    ('b', None)
+    """
+    accuracy = {run: number for run, told in runs.items() if (number := _first(told, _ACCURACY)) is not None}
+    if accuracy:
+        return max(accuracy, key=accuracy.__getitem__)
+    losses = {run: number for run, told in runs.items() if (number := _first(told, _LOSS)) is not None}
+    return min(losses, key=losses.__getitem__, default=None)
+
+
+def _first(told: Mapping[str, float], names: tuple[str, ...]) -> float | None:
+    return next((told[name] for name in names if name in told), None)
+
+
 def experiment_of(tenant_id: str) -> str:
     """One experiment a team: runs of one are compared, those of others are not seen."""
     return f"luthier/{tenant_id}"

@@ -347,6 +347,10 @@ def test_seed_paths_speak_their_own_shapes(world):
     world.model()
     newest = {"name": "intents", "latest_version": "1", "latest_stage": "None"}
     assert world.ask("GET", "/models").json() == {"models": [newest], "total_count": 1}
+    told = world.ask("GET", "/experiments").json()
+    assert told["total_count"] == len(told["experiments"]) == 2
+    seed = next(each for each in told["experiments"] if each["name"] == "seed")
+    assert seed == {"experiment_id": "seed", "name": "seed", "total_runs": 1, "best_run": None}
     assert world.ask("POST", f"/datasets/{user}/upload?name=s", content=GOOD).status_code == 201
 
 

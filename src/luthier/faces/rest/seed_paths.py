@@ -5,8 +5,8 @@ A `{user_id}` is the caller's own user or team: it grants nothing, and any other
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import TYPE_CHECKING, Annotated, Any
+from collections.abc import Callable, Iterator, Mapping
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 from fastapi import Path, Request, Response
 from pydantic import BaseModel, Field
@@ -27,6 +27,7 @@ from luthier.errors import (
     WillNotFit,
     WrongState,
 )
+from luthier.experiments.rules import best_of
 from luthier.experiments.types import MirroredRun
 from luthier.faces.rest import datasets, experiments, jobs, model_downloads, models
 from luthier.faces.rest.body import Json, YamlRoute, shown_as
@@ -49,7 +50,11 @@ from luthier.values import Page
 if TYPE_CHECKING:
     from luthier.wiring import Platform
 
+T = TypeVar("T")
 routes = router("", "seed paths", route=YamlRoute)
+
+_PAGE = 200
+"""Entries that are read at a time where all are counted."""
 
 UserId = Annotated[str, Path(description="The caller's own user or team id, as `GET /api/me` tells it.")]
 _ONE = problems(NotFound, Gone)
@@ -98,6 +103,29 @@ class NamedModels(BaseModel):
     """All names of the registry."""
 
     models: list[NamedModel]
+    total_count: int
+
+
+class BestRun(BaseModel):
+    """The run of an experiment that was measured best."""
+
+    run_id: str = Field(description="The id of its job, which `GET /experiments/mlflow/{run_id}` takes too.")
+    metrics: dict[str, float]
+
+
+class Experiment(BaseModel):
+    """Runs that were started to be compared."""
+
+    experiment_id: str
+    name: str
+    total_runs: int
+    best_run: BestRun | None = Field(description="By accuracy, or by the loss on held-out rows; none where none was measured.")
+
+
+class NamedExperiments(BaseModel):
+    """The team's experiments, that of the newest run first."""
+
+    experiments: list[Experiment]
     total_count: int
 
 
@@ -184,21 +212,36 @@ def stop(job_id: JobId, actor: CurrentActor, platform: CurrentPlatform) -> Job:
 def named_models(actor: CurrentActor, platform: CurrentPlatform) -> NamedModels:
     """All names, each with its newest version."""
     newest: dict[str, NamedModel] = {}
-    after: str | None = None
-    while True:
-        page = platform.registry.list(actor, after=after, limit=200)
-        for model in page.data:
-            named = NamedModel(name=model.name, latest_version=model.version, latest_stage=model.stage)
-            newest.setdefault(model.name, named)
-        after = page.next_cursor
-        if after is None:
-            return NamedModels(models=list(newest.values()), total_count=len(newest))
+    for model in _models(actor, platform):
+        named = NamedModel(name=model.name, latest_version=model.version, latest_stage=model.stage)
+        newest.setdefault(model.name, named)
+    return NamedModels(models=list(newest.values()), total_count=len(newest))
 
 
 @routes.post("/models/transition", responses={**_MODEL, **problems(EvaluationNeeded, ApprovalNeeded)})
 def transition(wanted: models.Transition, actor: CurrentActor, platform: CurrentPlatform) -> Model:
     """As `POST /api/models/transition`."""
     return models.transition(wanted, actor, platform)
+
+
+@routes.get("/experiments")
+def named_experiments(actor: CurrentActor, platform: CurrentPlatform) -> NamedExperiments:
+    """Trainings by the name that they share (`metadata.experiment`, or their own), and which of each was best."""
+    metrics = {model.job_id: _measured(model) for model in _models(actor, platform)}
+    runs: dict[str, dict[str, Mapping[str, float]]] = {}
+    for job in _every(lambda after: platform.jobs.list(actor, after=after, limit=_PAGE)):
+        if job.kind == "train":
+            runs.setdefault(_experiment(job), {})[job.id] = metrics.get(job.id, {})
+    found = [
+        Experiment(
+            experiment_id=name,
+            name=name,
+            total_runs=len(its),
+            best_run=BestRun(run_id=best, metrics=dict(its[best])) if (best := best_of(its)) else None,
+        )
+        for name, its in runs.items()
+    ]
+    return NamedExperiments(experiments=found, total_count=len(found))
 
 
 @routes.get("/experiments/mlflow/{run_id}", responses=problems(NotFound))
@@ -299,13 +342,28 @@ def _datasets(wanted: TrainRequest, actor: Actor, platform: Platform) -> Iterato
     if wanted.dataset is not None:
         yield platform.datasets.get(actor, wanted.dataset)
         return
+    yield from _every(lambda after: platform.datasets.list(actor, after=after, limit=_PAGE))
+
+
+def _every(page_of: Callable[[str | None], Page[T]]) -> Iterator[T]:
+    """All entries of a list, page by page."""
     after: str | None = None
     while True:
-        page = platform.datasets.list(actor, after=after, limit=200)
+        page = page_of(after)
         yield from page.data
         after = page.next_cursor
         if after is None:
             return
+
+
+def _models(actor: Actor, platform: Platform) -> Iterator[Model]:
+    return _every(lambda after: platform.registry.list(actor, after=after, limit=_PAGE))
+
+
+def _measured(model: Model) -> Mapping[str, float]:
+    """Its card's metrics; `accuracy` is that on held-out rows."""
+    told = model.card.metrics
+    return {"accuracy": told["tuned_accuracy"], **told} if "tuned_accuracy" in told else told
 
 
 def _experiment(job: Job) -> str:
