@@ -48,6 +48,7 @@ def start(
             if as_json:
                 out_json(submitted)
             return
+        watching.tell_if_it_waits(submitted.job)
         job = watching.to_the_end(client, submitted.job.id)
         if as_json:
             out_json({**plain(submitted), "job": plain(job)})

@@ -94,7 +94,6 @@ def to_the_end(client: Client, job_id: str) -> Job:
     """Watch until the job has ended, and say how it did."""
     from luthier.faces.cli.following import follow
 
-    tell_if_it_waits(client.jobs.get(job_id))
     job, _ = follow(client, job_id)
     _say_end(job)
     return job
