@@ -55,7 +55,7 @@ from pathlib import Path
 import mlflow, torch
 from luthier.modeling.classifiers.saving import load
 module = load(Path(sys.argv[1])).module.eval()
-mlflow.pytorch.save_model(torch.jit.trace(module, torch.zeros(1, 784)), sys.argv[2])
+mlflow.pytorch.save_model(torch.jit.trace(module, torch.zeros(1, 784)), sys.argv[2], serialization_format="pickle")
 """
 
 

@@ -27,6 +27,7 @@ from luthier.backends.engines.vllm import Upstream, VllmEngine
 from luthier.backends.executors.local import LocalExecutor
 from luthier.backends.executors.warm import Keep, WarmExecutor
 from luthier.backends.fetchers.buckets import BucketAccess, BucketFetcher
+from luthier.backends.fetchers.built_in import BuiltInFetcher
 from luthier.backends.fetchers.by_scheme import BySchemeFetcher
 from luthier.backends.fetchers.https import HttpsFetcher
 from luthier.backends.notifiers.mail import MailNotifier, Relay
@@ -362,14 +363,14 @@ def _limits(settings: Settings, limiter: Limiter) -> RequestLimits:
 
 
 def _fetcher(settings: Settings) -> Fetcher:
-    """What imports fetch with: the guarded way out, and buckets with the platform's own keys."""
+    """What imports fetch with: the guarded way out, buckets with the platform's own keys, and what is built in."""
     secret = settings.s3_secret_access_key
     key = None if settings.s3_access_key_id is None or secret is None else (settings.s3_access_key_id, secret.get_secret_value())
     access = BucketAccess(
         settings.s3_endpoint, settings.s3_region, key, settings.gcs_service_account, ambient=settings.ambient_credentials
     )
     buckets, https = BucketFetcher(access), HttpsFetcher()
-    return BySchemeFetcher({"https": https, "http": https, "s3": buckets, "gs": buckets})
+    return BySchemeFetcher({"https": https, "http": https, "s3": buckets, "gs": buckets, "luthier": BuiltInFetcher()})
 
 
 def notifiers_of(settings: Settings) -> Mapping[Channel, Notifier]:

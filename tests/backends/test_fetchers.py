@@ -1,11 +1,15 @@
 """The guarded fetcher: what it refuses before it connects, and what it does with servers that misbehave."""
 
 import http.server
+import io
 import threading
 from contextlib import contextmanager
 
+import numpy as np
 import pytest
+from sklearn.datasets import load_digits
 
+from luthier.backends.fetchers.built_in import BuiltInFetcher, enlarged
 from luthier.backends.fetchers.https import HttpsFetcher
 from luthier.backends.outbound import Guard, is_public
 from luthier.seams import NotFetched
@@ -137,3 +141,32 @@ def test_public_addresses_are_public(address):
 def test_what_is_no_address_is_not_public():
     assert not is_public("example.org")
     assert not is_public("224.0.0.1")
+
+
+def built_in(name, most=10**8):
+    with BuiltInFetcher().fetch(f"luthier://digits/{name}", max_bytes=most) as file:
+        return b"".join(file.chunks)
+
+
+def test_the_digits_that_are_built_in_are_those_of_scikit_learn_in_the_shape_of_mnist():
+    tables = [np.loadtxt(io.BytesIO(built_in(name)), delimiter=",", skiprows=1) for name in ("train.csv", "test.csv")]
+    assert [table.shape for table in tables] == [(1493, 785), (304, 785)]
+    table = np.concatenate(tables)
+    images, labels = load_digits(return_X_y=True)
+    theirs = sorted(zip(labels.tolist(), map(tuple, enlarged(images.reshape(-1, 8, 8)).reshape(-1, 784).tolist()), strict=True))
+    assert sorted((int(row[0]), tuple(row[1:].astype(int))) for row in table) == theirs
+    assert set(np.unique(tables[1][:, 0])) == set(range(10))
+
+
+def test_enlarged_digits_keep_their_corners_and_their_mean():
+    image = np.zeros((1, 8, 8))
+    image[0, 0, 0], image[0, 2:6, 2:6] = 16, 8
+    large = enlarged(image)[0]
+    assert (large.shape, large.dtype, large[0, 0], large[14, 14], large[27, 27]) == ((28, 28), np.uint8, 255, 128, 0)
+    assert abs(large.mean() * 16 / 255 - image.mean()) < 0.15
+
+
+@pytest.mark.parametrize(("name", "most"), [("val.csv", 10**8), ("../train.csv", 10**8), ("test.csv", 1000)])
+def test_what_is_not_built_in_or_too_large_is_refused(name, most):
+    with pytest.raises(NotFetched):
+        built_in(name, most)

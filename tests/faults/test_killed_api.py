@@ -167,7 +167,7 @@ def checked_books(api, load: Load) -> dict[str, object]:
 
 
 def test_none_is_lost_or_doubled_when_each_life_of_the_api_ends_soon_after_its_first_answer(api):
-    load, figures = killed_and_checked(api, 12, 100)
+    load, figures = killed_and_checked(api, 30, 100)
     assert len(load.acknowledged) >= 100
     assert figures["lines of the ledger"]
 

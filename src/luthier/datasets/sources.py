@@ -1,4 +1,5 @@
-"""Where a dataset that is fetched lies: on a hub of datasets, in a bucket that the team may read, or anywhere on the internet."""
+"""Where a dataset that is fetched lies: on a hub of datasets, in a bucket that the team may read, anywhere on the internet, or
+with the platform."""
 
 from __future__ import annotations
 
@@ -26,15 +27,22 @@ _LISTING_BYTES = 16 * 1024 * 1024
 _HUB_REDIRECTS = 3
 """The hub answers for large files with the place where they lie."""
 _SHOWN = 10
+DIGITS = "luthier/digits"
+"""Written digits that are built in, for a first classifier."""
+DIGITS_FILES = ("train.csv", "test.csv")
 
 
 class Import(Frozen):
     """What is to be fetched."""
 
     source: str = Field(
-        min_length=1, max_length=4096, description="A dataset of the hub (`openai/gsm8k`), or the https address of a file."
+        min_length=1,
+        max_length=4096,
+        description="A dataset of the hub (`openai/gsm8k`), the https address of a file, or `luthier/digits`.",
     )
-    file: str | None = Field(default=None, max_length=1024, description="Of a hub dataset: which of its files.")
+    file: str | None = Field(
+        default=None, max_length=1024, description="Of a hub dataset or `luthier/digits`: which of its files."
+    )
     revision: str | None = Field(default=None, max_length=200, description="Of a hub dataset: a commit, branch or tag.")
     name: str | None = Field(default=None, description="Versions of a name are numbered; by default the source's name serves.")
     base_model: str | None = Field(default=None, description="Base whose tokenizer measures the rows.")
@@ -70,6 +78,9 @@ class Sources:
             return Found(Errand(url=wanted.source), parts.path.rsplit("/", 1)[-1], origin)
         if wanted.source.lower().startswith(buckets.SCHEMES):
             return self._in_bucket(tenant_id, wanted.source)
+        if wanted.source == DIGITS:
+            name = _chosen(DIGITS_FILES, wanted.file)
+            return Found(Errand(url=f"luthier://digits/{name}"), f"digits-{name}", f"{DIGITS}/{name}")
         if _HUB_ID.fullmatch(wanted.source):
             return self._on_hub(wanted)
         raise refused(

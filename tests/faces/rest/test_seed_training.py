@@ -69,7 +69,20 @@ def test_only_whole_words_make_a_dataset_one_to_measure_on(world, name):
     assert job_of(world, world.ask("POST", "/train", json={}))["dataset"] == newest
 
 
-def test_without_images_it_says_what_to_upload(world):
+def test_a_team_without_images_learns_the_built_in_digits_and_has_them_from_then_on(tmp_path):
+    world = World(tmp_path / "data", import_from="s3://open/")
+    job = job_of(world, world.ask("POST", "/train", json=FLAT))
+    listed = {each["name"]: each for each in world.ask("GET", "/api/datasets").json()["data"]}
+    train, test = listed["digits-train"], listed["digits-test"]
+    assert (job["dataset"], job["validation_dataset"]) == (train["id"], test["id"])
+    assert train["rows"] + test["rows"] == 1797
+    again = job_of(world, world.ask("POST", "/train", json=FLAT))
+    assert again["dataset"] == train["id"]
+    assert len(world.ask("GET", "/api/datasets").json()["data"]) == 2
+    world.platform.close()
+
+
+def test_without_images_and_without_scikit_learn_it_says_what_to_upload(world):
     assert world.dataset  # rows for a language model
     error = world.ask("POST", "/train", json={"hidden_size": 128}).json()["error"]
     assert (error["param"], error["code"]) == ("dataset", "missing")

@@ -80,8 +80,10 @@ def upload(
 
 @app.command("import")
 def import_dataset(
-    source: Annotated[str, typer.Argument(help="A hub dataset (openai/gsm8k), s3://, gs:// or https://.", show_default=False)],
-    file: Annotated[str | None, typer.Option("--file", help="Of a hub dataset: which file.", show_default=False)] = None,
+    source: Annotated[
+        str, typer.Argument(help="A hub dataset (openai/gsm8k), s3://, gs://, https://, or luthier/digits.", show_default=False)
+    ],
+    file: Annotated[str | None, typer.Option("--file", help="Of several files: which one.", show_default=False)] = None,
     revision: Annotated[str | None, typer.Option("--revision", help="Of a hub dataset: commit, branch or tag.")] = None,
     name: Name = None,
     mapping: Map = None,

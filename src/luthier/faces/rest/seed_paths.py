@@ -6,6 +6,7 @@ A `{user_id}` is the caller's own user or team: it grants nothing, and any other
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 from fastapi import Path, Request, Response
@@ -22,6 +23,7 @@ from luthier.errors import (
     FieldInvalid,
     Gone,
     InUse,
+    Invalid,
     ModelNotReady,
     NotFound,
     WillNotFit,
@@ -32,7 +34,7 @@ from luthier.experiments.types import MirroredRun
 from luthier.faces.rest import datasets, experiments, jobs, model_downloads, models
 from luthier.faces.rest.body import Json, YamlRoute, shown_as
 from luthier.faces.rest.errors import problems
-from luthier.faces.rest.seed_training import EXAMPLES, TrainRequest, digits, lora
+from luthier.faces.rest.seed_training import EXAMPLES, NoImages, TrainRequest, built_in, digits, lora
 from luthier.faces.rest.wire import (
     After,
     CurrentActor,
@@ -43,6 +45,7 @@ from luthier.faces.rest.wire import (
     Limit,
     router,
 )
+from luthier.jobs.spec import RunSpec
 from luthier.jobs.types import Job, JobState, Submitted
 from luthier.registry.types import Model
 from luthier.values import Page
@@ -168,7 +171,7 @@ def train(
     response: Response,
 ) -> Started:
     """Fine-tune a base model with LoRA; without `base_model`, train the MNIST classifier."""
-    spec = lora(wanted) if wanted.base_model is not None else digits(wanted, _datasets(wanted, actor, platform))
+    spec = lora(wanted) if wanted.base_model is not None else _digits(wanted, actor, platform)
     return _started(jobs.take(spec, key, actor, platform), response)
 
 
@@ -335,6 +338,17 @@ def job_cost(job_id: JobId, actor: CurrentActor, platform: CurrentPlatform) -> S
     cost = platform.billing.job_cost(actor, job_id)
     numbers: dict[str, Any] = {"cost_usd": float(cost.cost_usd), "hourly_rate": float(cost.hourly_usd)}
     return SeedCost(job_id=cost.job_id, elapsed_hours=cost.elapsed_hours, hardware=cost.hardware, **numbers)
+
+
+def _digits(wanted: TrainRequest, actor: Actor, platform: Platform) -> RunSpec:
+    """Of a team's own images; where it has none, of the digits that are built in. Raises: as `digits`, NotFound, Gone."""
+    try:
+        return digits(wanted, _datasets(wanted, actor, platform))
+    except NoImages:
+        with suppress(Invalid):  # scikit-learn, which has them, is not installed
+            fetched = [platform.imports.take(actor, each) for each in built_in()]
+            return digits(wanted, reversed(fetched))
+        raise
 
 
 def _datasets(wanted: TrainRequest, actor: Actor, platform: Platform) -> Iterator[Dataset]:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from pydantic import Field, ValidationError
 
+from luthier.datasets.sources import DIGITS, DIGITS_FILES, Import
 from luthier.datasets.types import Dataset
 from luthier.errors import FieldInvalid
 from luthier.faces.rest.validation import refused
@@ -31,7 +32,7 @@ EXAMPLES = {
         },
     },
     "mnist": {
-        "summary": "The MNIST classifier, on the newest labelled images",
+        "summary": "The MNIST classifier, on the newest labelled images or the built-in digits",
         "value": {"learning_rate": 0.001, "epochs": 10, "batch_size": 64, "hidden_size": 128},
     },
 }
@@ -41,7 +42,10 @@ class TrainRequest(Frozen):
     """A run with flat fields. `POST /api/jobs` takes all that can be set."""
 
     base_model: str | None = Field(default=None, description="Without one, a classifier of images is trained from scratch.")
-    dataset: str | None = Field(default=None, description="Of a classifier, the newest labelled images if it is left out.")
+    dataset: str | None = Field(
+        default=None,
+        description="Of a classifier, the newest labelled images if it is left out; without any, `luthier/digits`.",
+    )
     validation_dataset: str | None = None
     name: Name | None = Field(default=None, description=f"Of the model; a classifier is `{MODEL}` if it is left out.")
     hardware: str | None = None
@@ -60,10 +64,23 @@ def lora(wanted: TrainRequest) -> RunSpec:
     return _spec(wanted.model_dump(exclude_none=True))
 
 
+class NoImages(FieldInvalid):
+    """A classifier is wanted, and the team has nothing to learn it from."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "There are no labelled images to learn from.",
+            hint="Upload some (`POST /api/datasets`: a CSV of a label and 784 pixels, or MNIST's own files), or name a "
+            "`dataset`. To fine-tune a language model, give `base_model` (see `GET /api/bases`).",
+            param="dataset",
+            code="missing",
+        )
+
+
 def digits(wanted: TrainRequest, datasets: Iterable[Dataset]) -> RunSpec:
     """The run of a request without a base. datasets: that which it names, or all of the caller's, newest first.
 
-    Raises: FieldInvalid, also where there are no images to learn from.
+    Raises: FieldInvalid; NoImages where none are named and none are there.
     """
     given = {**_DEFAULTS, "name": MODEL, **wanted.model_dump(exclude_none=True)}
     training, held_out = training_and_held_out(each for each in datasets if is_images(each))
@@ -76,18 +93,18 @@ def digits(wanted: TrainRequest, datasets: Iterable[Dataset]) -> RunSpec:
         )
     if wanted.dataset is None:
         if training is None:
-            raise FieldInvalid(
-                "There are no labelled images to learn from.",
-                hint="Upload some (`POST /api/datasets`: a CSV of a label and 784 pixels, or MNIST's own files), or name a "
-                "`dataset`. To fine-tune a language model, give `base_model` (see `GET /api/bases`).",
-                param="dataset",
-                code="missing",
-            )
+            raise NoImages
         given["dataset"] = training.id
         if held_out is not None:
             given.setdefault("validation_dataset", held_out.id)
     classifier = {"model": "mnist-cnn", "hidden_size": given.pop("hidden_size", _HIDDEN)}
     return _spec({**given, "method": "classifier", "classifier": classifier, "metadata": {"experiment": EXPERIMENT}})
+
+
+def built_in() -> Iterator[Import]:
+    """What is fetched for a team without images of its own: rows to learn from, then rows to measure on."""
+    for name in DIGITS_FILES:
+        yield Import(source=DIGITS, file=name)
 
 
 def is_images(dataset: Dataset) -> bool:
