@@ -54,8 +54,12 @@ import sys
 from pathlib import Path
 import mlflow, torch
 from luthier.modeling.classifiers.saving import load
-module = load(Path(sys.argv[1])).module.eval()
-mlflow.pytorch.save_model(torch.jit.trace(module, torch.zeros(1, 784)), sys.argv[2], serialization_format="pickle")
+class Singles(torch.nn.Sequential):
+    def forward(self, image):  # MLflow's server makes doubles of a body's numbers
+        return super().forward(image.float())
+module = Singles(load(Path(sys.argv[1])).module).eval()
+traced = torch.jit.trace(module, torch.zeros(1, 784, dtype=torch.float64))
+mlflow.pytorch.save_model(traced, sys.argv[2], serialization_format="pickle")
 """
 
 

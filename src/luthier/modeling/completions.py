@@ -14,6 +14,7 @@ POST /v1/score               see `scoring.py`
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import threading
 import time
@@ -88,6 +89,7 @@ class Engine:
         self._models = models
         self._turns = turns
         self._asked_at = time.monotonic()
+        self._collected = False
 
     @property
     def idle_s(self) -> float:
@@ -148,6 +150,10 @@ class Engine:
         events, tell = _mailbox()
         self._turns.submit(Do(work, tell))
         done = await events.get()
+        if not self._collected:
+            # What the first model imported is looked through now: otherwise some seconds later, and all who ask then wait.
+            self._collected = True
+            gc.collect()
         if isinstance(done, LuthierError):
             raise done
 
