@@ -7,13 +7,11 @@ installed package's file; scikit-learn itself is not imported into the process t
 from __future__ import annotations
 
 import gzip
+from collections import Counter
 from collections.abc import Generator
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
-
-import numpy as np
-from numpy.typing import NDArray
 
 from luthier.seams import Fetched, NotFetched
 
@@ -33,41 +31,43 @@ class BuiltInFetcher:
         name = url.removeprefix("luthier://digits/")
         if name not in FILES:
             raise NotFetched("no such data are built in")
-        data = _csv(*_share(name))
+        data = _csv(_share(name))
         if len(data) > max_bytes:
             raise NotFetched(f"the file is larger than {max_bytes:,} bytes")
         yield Fetched(len(data), iter((data,)))
 
 
-def enlarged(images_NYX: NDArray[np.float64]) -> NDArray[np.uint8]:
-    """Greys from 0 to 16, shape (N, 8, 8) -> greys from 0 to 255, shape (N, 28, 28), interpolated linearly between centres."""
-    centres = (np.arange(SIDE) + 0.5) * _SIDE_THERE / SIDE - 0.5
-    distances_SY = np.abs(np.clip(centres, 0, _SIDE_THERE - 1)[:, None] - np.arange(_SIDE_THERE))
-    weights_SY = np.clip(1 - distances_SY, 0, None)
-    return np.rint(weights_SY @ images_NYX @ weights_SY.T * (_WHITE / _WHITE_THERE)).astype(np.uint8)
+def enlarged(greys: bytes) -> bytes:
+    """64 greys of 8 x 8 pixels -> 784 of 28 x 28, interpolated linearly."""
+    from PIL import Image
+
+    there = (_SIDE_THERE, _SIDE_THERE)
+    return Image.frombytes("L", there, greys).resize((SIDE, SIDE), Image.Resampling.BILINEAR).tobytes()
 
 
-def _share(name: str) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
-    """Images, shape (N, 28, 28), and their labels. Raises: NotFetched."""
+def _share(name: str) -> list[tuple[int, bytes]]:
+    """Labels and their images, each of 784 greys. Raises: NotFetched."""
     found = find_spec("sklearn")
-    path = Path(*(found.submodule_search_locations or [""])[:1], "datasets/data/digits.csv.gz") if found else Path()
+    package = Path(*(found.submodule_search_locations or [""])[:1]) if found else Path()
     try:
-        with gzip.open(path, "rt", encoding="ascii") as file:
-            table = np.loadtxt(file, delimiter=",")
+        with gzip.open(package / "datasets/data/digits.csv.gz", "rt", encoding="ascii") as file:
+            lines = [[int(float(number)) for number in line.split(",")] for line in file]
     except OSError:
         # Not installed, or laid out in another way.
         raise NotFetched(
             'the digits are those of scikit-learn, which is not installed here (`pip install "luthier[classifiers]"`)'
         ) from None
-    labels = table[:, -1].astype(np.int64)
-    held_out = np.zeros(len(labels), dtype=bool)
-    for label in np.unique(labels):
-        held_out[np.flatnonzero(labels == label)[::_HELD_OUT_OF]] = True
-    chosen = held_out if name == "test.csv" else ~held_out
-    return enlarged(table[chosen, :-1].reshape(-1, _SIDE_THERE, _SIDE_THERE)), labels[chosen]
+    seen: Counter[int] = Counter()
+    chosen: list[tuple[int, bytes]] = []
+    for *pixels, label in lines:
+        held_out = seen[label] % _HELD_OUT_OF == 0
+        seen[label] += 1
+        if held_out == (name == "test.csv"):
+            chosen.append((label, enlarged(bytes(pixel * _WHITE // _WHITE_THERE for pixel in pixels))))
+    return chosen
 
 
-def _csv(images_NYX: NDArray[np.uint8], labels_N: NDArray[np.int64]) -> bytes:
+def _csv(images: list[tuple[int, bytes]]) -> bytes:
     head = ",".join(["label", *(f"pixel{number}" for number in range(SIDE * SIDE))])
-    rows = np.column_stack([labels_N, images_NYX.reshape(len(labels_N), -1)]).tolist()
-    return "".join(f"{line}\n" for line in [head, *(",".join(map(str, row)) for row in rows)]).encode("ascii")
+    rows = (",".join(map(str, [label, *greys])) for label, greys in images)
+    return "".join(f"{line}\n" for line in [head, *rows]).encode("ascii")
