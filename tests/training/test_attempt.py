@@ -188,7 +188,7 @@ def test_a_bug_is_told_by_its_type_and_the_log_says_where(submitted, monkeypatch
     def broken(*arguments, **named):
         raise ZeroDivisionError("division by zero in /srv/secret/place")
 
-    monkeypatch.setattr("luthier.training.attempt.plan_of", broken)
+    monkeypatch.setattr("luthier.training.tuning.plan_of", broken)
     found = failure(submitted(train=SHORT))
     assert (found.code, found.message) == ("crashed", "The trainer ended with ZeroDivisionError.")
     assert "attempt.py:" in capfd.readouterr().err

@@ -16,7 +16,7 @@ def upgrade() -> None:
         "gates",
         sa.Column("tenant_id", sa.String(), nullable=False),
         sa.Column("metric", sa.String(), nullable=True),
-        sa.Column("margin", sa.Float(), nullable=True),
+        sa.Column("margin", sa.Double(), nullable=True),
         sa.Column("second_person", sa.Boolean(), nullable=True),
         sa.PrimaryKeyConstraint("tenant_id"),
     )

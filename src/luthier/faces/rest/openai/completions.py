@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
+from itertools import accumulate
 from typing import Annotated, Any, Literal
 
 from fastapi import Request, Response
@@ -124,7 +125,12 @@ async def create(asked: Asked, actor: CurrentActor, platform: CurrentPlatform, r
         return _streamed(asked, head, answering, request)
     await answers.finish(answering, request)
     choices = [
-        Choice(index=each.index, text=each.text, logprobs=_likely(each.likely, 0), finish_reason=each.finish_reason)
+        Choice(
+            index=each.index,
+            text=each.text,
+            logprobs=None if asked.logprobs is None else _likely(each.likely, 0),
+            finish_reason=each.finish_reason,
+        )
         for each in answering
     ]
     return Completion(**head, choices=choices, usage=answers.usage_of(answering))
@@ -135,7 +141,7 @@ def _streamed(asked: CompletionCreate, head: dict[str, Any], answering: list[Ans
     """Characters of each answer's tokens so far."""
 
     def choice_of(answer: Answer, delta: ChatDelta) -> dict[str, Any]:
-        likely = _likely(delta.likely, told[answer.index])
+        likely = _likely(delta.likely, told[answer.index]) if delta.likely else None
         told[answer.index] += sum(len(each.text) for each in delta.likely)
         return {
             "index": answer.index,
@@ -147,12 +153,9 @@ def _streamed(asked: CompletionCreate, head: dict[str, Any], answering: list[Ans
     return streamed(asked, {**head, "object": "text_completion"}, answering, request, choice_of)
 
 
-def _likely(likely: Sequence[TokenLikelihood], start: int) -> Likelihoods | None:
-    if not likely:
-        return None
-    offsets = [start]
-    for each in likely[:-1]:
-        offsets.append(offsets[-1] + len(each.text))
+def _likely(likely: Sequence[TokenLikelihood], start: int) -> Likelihoods:
+    """Of an answer that ended at once: empty lists."""
+    offsets = list(accumulate((len(each.text) for each in likely), initial=start))[:-1]
     return Likelihoods(
         tokens=[each.text for each in likely],
         token_logprobs=[each.logprob for each in likely],
