@@ -181,17 +181,7 @@ def load(folder: Path) -> str:
     if not list(folder.glob("load-[0-9]*.json")):
         return ""
     record = newest(folder, "load")
-    heads = (
-        "asked",
-        "due",
-        "goal",
-        "answered",
-        "p50",
-        "p95",
-        "p99",
-        "cores: API, its children, client",
-        "disk's fsync, p50 and p95",
-    )
+    heads = (*ARRIVED, "cores: API, its children, client", "disk's fsync, p50 and p95")
     parts = [
         "## One server under load",
         table(heads, [_load_cells(name, record["asked"][name]) for name in record["asked"]]),
@@ -204,6 +194,8 @@ def load(folder: Path) -> str:
     return "\n" + "\n\n".join(parts) + "\n"
 
 
+ARRIVED = ("asked", "due", "goal", "answered", "p50", "p95", "p99")
+"""Of requests that arrive when they are due."""
 LOAD_GOALS = {"submit": "50/s, p95 120 ms", "status": "800/s", "page_1": "p95 50 ms", "page_2000": "p95 50 ms"}
 
 
@@ -226,17 +218,7 @@ def predictions(folder: Path) -> str:
     rows = [_predict_cells(name, found, f"{goal:,.0f}/s, p95 {goals['p95_ms']:g} ms") for name, found, goal in asked]
     if peer is not None:
         rows.append(_predict_cells("`mlflow models serve`, new images", peer, ""))
-    heads = (
-        "asked",
-        "due",
-        "goal",
-        "answered",
-        "p50",
-        "p95",
-        "p99",
-        "processor, ms an answer",
-        "most, 16 clients that never wait",
-    )
+    heads = (*ARRIVED, "processor, ms an answer", "most, 16 clients that never wait")
     parts = [
         "## A classifier that is asked",
         table(heads, rows),

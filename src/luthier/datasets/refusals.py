@@ -10,7 +10,7 @@ from luthier.datasets import rules
 from luthier.datasets.mapping import parse_mapping
 from luthier.datasets.types import Finding, Report, Upload
 from luthier.errors import DatasetNotReady, DatasetRejected, FieldInvalid, LuthierError, TooLarge
-from luthier.values import Name
+from luthier.values import Name, counted
 
 _NAME: TypeAdapter[str] = TypeAdapter(Name)
 _SHA256 = re.compile(r"[0-9a-f]{64}")
@@ -29,8 +29,7 @@ def rejection(report: Report, kept_id: str | None = None) -> LuthierError:
     """The error of a file with errors: the first one leads, the report is in the details, with the id of what is kept of it."""
     first = next(finding for finding in report.findings if finding.severity == "error")
     where = "" if first.line is None else f"Line {first.line}: "
-    others = report.errors - 1
-    more = f" ({others:,} more error{'' if others == 1 else 's'}.)" if others else ""
+    more = f" ({counted(report.errors - 1, 'more error')}.)" if report.errors > 1 else ""
     kind = TooLarge if first.code in {"line_too_long", "too_many_rows", "ratio", "unpacked_size"} else DatasetRejected
     hint, details = first.fix, report.model_dump(mode="json")
     if kept_id is not None:

@@ -13,6 +13,7 @@ from luthier.datasets.mapping import proposed, written
 from luthier.datasets.near_duplicates import NearDuplicates
 from luthier.datasets.plain_chats import Shape
 from luthier.datasets.row_hashes import Overlap, Repeats
+from luthier.values import counted
 
 # Warnings that are an error when every row has them: (code, what is wrong then, what to do).
 _ALL_USELESS = (
@@ -196,7 +197,7 @@ class Tally:
             self.note(None, "dataset_empty", "error", ("No row is left: all of them are bad.", "Mend the file."))
         different = self.usable - self._duplicates
         if self.usable and not self.errors and different < rules.FEW_ROWS:
-            said = f"Only {different} different row{'' if different == 1 else 's'}: a model learns little from so few."
+            said = f"Only {counted(different, 'different row')}: a model learns little from so few."
             self.note(None, "too_few_rows", "warning", (said, "Add examples; a few hundred good ones are a start."))
         for code, said, fix in _ALL_USELESS:
             if self.usable and self._counts[code] == self.usable:

@@ -4,13 +4,37 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, Protocol
 
+from luthier.errors import Invalid
 from luthier.graders.templates import Ungradable, fill
 from luthier.graders.types import Judged, LabelModel
 
 Judge = Callable[[str, Sequence[Mapping[str, str]], Sequence[str]], Sequence[float]]
 """Given the model that a grader names, a conversation and some whole answers: how likely each is, in nats. Raises: Ungradable."""
+
+
+class Words(Protocol):
+    """What a judge needs of a renderer."""
+
+    @property
+    def end_id(self) -> int: ...
+    def prompt(self, messages: Sequence[Mapping[str, str]], /) -> list[int]: ...
+    def plain(self, text: str, /) -> list[int]: ...
+
+
+def asked(
+    words: Words, messages: Sequence[Mapping[str, str]], answers: Sequence[str], context: int
+) -> tuple[list[int], list[list[int]]]:
+    """What a judge reads, as tokens: the conversation, and each answer with its end of turn. Raises: Ungradable."""
+    try:
+        prompt = words.prompt(messages)
+    except Invalid:
+        raise Ungradable("the judge cannot be asked so: its messages are no conversation") from None
+    ids = [[*words.plain(answer), words.end_id] for answer in answers]
+    if len(prompt) + max(map(len, ids)) > context:
+        raise Ungradable(f"what the judge is asked is longer than its context of {context} tokens")
+    return prompt, ids
 
 
 def judged(grader: Judged, sample: str, item: Mapping[str, Any], judge: Judge | None) -> float:

@@ -11,6 +11,7 @@ from luthier.errors import FieldInvalid
 from luthier.jobs import estimation
 from luthier.jobs.spec import RunSpec
 from luthier.jobs.types import Estimate, MemoryEstimate
+from luthier.values import counted
 
 _OPERATIONS_A_ROW = 50e6
 """There and back through a small network, with room."""
@@ -56,7 +57,9 @@ def estimate(spec: RunSpec, dataset: Dataset, price: Price, measured: estimation
     rows = -(-all_rows * plan.steps // plan.steps_per_epoch)
     rate = measured.tokens_per_second if measured else price.assumed_flops / _OPERATIONS_A_ROW
     seconds = max(1, round((measured.overhead_s if measured else _START_S) + rows / rate))
-    note = f"The median speed of {estimation.counted(measured.jobs)} with this model on this hardware." if measured else _ASSUMED
+    note = (
+        f"The median speed of {counted(measured.jobs, 'earlier job')} with this model on this hardware." if measured else _ASSUMED
+    )
     memory = _memory(spec, dataset, price)
     fits = memory.available_bytes is None or memory.total_bytes <= memory.available_bytes
     return Estimate(

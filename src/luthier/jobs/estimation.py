@@ -16,6 +16,7 @@ from luthier.jobs.memory import LOCAL_CPU, Wanted, memory_of
 from luthier.jobs.sizes import DataSize
 from luthier.jobs.spec import RunSpec
 from luthier.jobs.types import Estimate, MemoryEstimate
+from luthier.values import counted
 
 _START_S = 15
 _BUILD_S = 60
@@ -190,14 +191,6 @@ def together_bytes(jobs: Sequence[MemoryEstimate]) -> int:
     return once + sum(job.adapter_bytes + job.optimizer_bytes + job.rows_bytes + job.judge_bytes for job in jobs) + widest
 
 
-def counted(jobs: int) -> str:
-    """
-    >>> counted(1), counted(4)
-    ('1 earlier job', '4 earlier jobs')
-    """
-    return f"{jobs:,} earlier job{'' if jobs == 1 else 's'}"
-
-
 def _time(facts: Facts, plan: Plan, tokens: int) -> tuple[float, int, Literal["measured", "assumed"], str]:
     measured, judging = facts.measured, _judging_tokens(facts, plan)
     until_they_are_here = arrival_s(facts.base, here=facts.base_is_here) + sum(
@@ -206,7 +199,7 @@ def _time(facts: Facts, plan: Plan, tokens: int) -> tuple[float, int, Literal["m
     judged = f" What judges read counts as {judging:,} tokens." if judging else ""
     if measured is not None:
         seconds = measured.overhead_s + until_they_are_here + (tokens + judging) / measured.tokens_per_second
-        earlier = f"The median speed of {counted(measured.jobs)} with this base on this hardware."
+        earlier = f"The median speed of {counted(measured.jobs, 'earlier job')} with this base on this hardware."
         note = "As fast as a fit test of this run went through its longest rows." if measured.fit_test else earlier
         return measured.tokens_per_second, max(1, round(seconds)), "measured", f"{note}{judged}"
     # Forward and backward through a frozen base: 2 + 2 operations a weight and token.

@@ -49,9 +49,7 @@ class LlamaModel:
         adapter: Path | None = None,
         context: int,
         threads: int | None = None,
-        all_logits: bool = True,
     ) -> None:
-        """With `all_logits` it keeps those of each token: `logits` needs them, `answer` does not."""
         lib = library()
         self.context = context
         self._llama: Any = lib.Llama(
@@ -60,7 +58,7 @@ class LlamaModel:
             n_ctx=context,
             n_batch=min(context, 512),
             n_threads=threads,
-            logits_all=all_logits,
+            logits_all=True,
             verbose=False,
         )
 

@@ -58,9 +58,9 @@ class Turns:
         self._active = active
         self._waiting: queue.Queue[Ask | Do | None] = queue.Queue(waiting)
         self._batches: dict[int, Batch[Ask]] = {}
+        """By the identity of their base."""
         self._next: Ask | None = None
         """There was a place for it, and no room: it begins when there is, and all others after it."""
-        """By the identity of their base."""
         self._threads = torch.get_num_threads()
         self._closing = False
         self._thread = threading.Thread(target=self._run, name="computing", daemon=True)

@@ -10,8 +10,6 @@ from luthier.accounts.audit import Audit
 from luthier.server.rounds import rounds
 
 _PAUSE_S = 2.0
-
-
 _AFTER = timedelta(seconds=2.5)
 
 

@@ -103,9 +103,9 @@ class Predictions:
         """
         predicting.check_asked(request)
         ready = self._in_production(actor, request.model_name)
-        self._meter.admit(actor, self._account(actor, ready))
         body = body or predicting.asked_in(request)
         known = self._known(actor, ready, body)
+        self._meter.admit(actor, known.account)
         return self.asking(known, request) if known.kept is None else self.again(known, known.kept, body)
 
     def asking(self, known: Known, request: PredictRequest) -> Asking:
@@ -147,11 +147,9 @@ class Predictions:
         return predicting.prediction_of(model, found)
 
     def _known(self, actor: Actor, ready: _Ready, body: bytes) -> Known:
+        account = self._meter.account(actor, "predict", ready.model.id, ready.model.base_model)
         key = predicting.cache_key(actor.tenant_id, ready.model.id, body)
-        return Known(ready, self._account(actor, ready), key, self._cache.get(key))
-
-    def _account(self, actor: Actor, ready: _Ready) -> Account:
-        return self._meter.account(actor, "predict", ready.model.id, ready.model.base_model)
+        return Known(ready, account, key, self._cache.get(key))
 
     def _in_production(self, actor: Actor, name: str) -> _Ready:
         model_id = self._registry.production_id(actor.tenant_id, name)

@@ -11,8 +11,7 @@ from luthier.bases.service import Bases
 from luthier.billing.token_rules import Served
 from luthier.billing.tokens import TokenMeter
 from luthier.datasets.renderers import Renderers
-from luthier.errors import Invalid
-from luthier.graders.templates import Ungradable
+from luthier.graders.judging import asked
 from luthier.seams import InferenceEngine, ServedModel
 from luthier.serving.here import folder_of
 
@@ -61,13 +60,7 @@ class Judges:
         base = self._bases.get(model)
         folder = folder_of(self._bases, base)
         renderer = self._renderers.of(folder)
-        try:
-            prompt = renderer.prompt([dict(message) for message in messages])
-        except Invalid:
-            raise Ungradable("the judge cannot be asked so: its messages are no conversation") from None
-        ids = [[*renderer.plain(answer), renderer.end_id] for answer in answers]
-        if len(prompt) + max(map(len, ids)) > base.context:
-            raise Ungradable(f"what the judge is asked is longer than its context of {base.context} tokens")
+        prompt, ids = asked(renderer, messages, answers, base.context)
         tokens = sum(len(prompt) + len(answer) for answer in ids)
         account = self._meter.account(actor, "chat", base.id, base.id)
         self._meter.admit(actor, account, tokens)

@@ -127,6 +127,11 @@ def finish_adapter(run: Run, base: Path, data: Data, trained: Trained) -> None:
     export.copy_tokenizer(base, folder)
     if run.spec.evaluate.automatic:
         _evaluate(run, data, trained, checks.forgetting)
+    publish(run, folder, trained, {"rendering_sha256": data.renderer.fingerprint})
+
+
+def publish(run: Run, folder: Path, trained: Trained, more: Mapping[str, Any]) -> None:
+    """The model in `folder`, with the settings and the numbers of its run. more: what else `metrics.json` tells."""
     run.watch.check()
     run.journal.phase("saving", "Publishing the results.")
     export.publish_model(run.attempt, folder)
@@ -134,7 +139,7 @@ def finish_adapter(run: Run, base: Path, data: Data, trained: Trained) -> None:
     peak = machine.peak_bytes(trained.plan.fixed.device)
     run.journal.facts(peak_memory_bytes=peak)
     metrics = export.metrics_of(trained.state, trained.plan.steps_per_epoch, peak)
-    export.publish_json(run.attempt, "metrics.json", {**metrics, "rendering_sha256": data.renderer.fingerprint})
+    export.publish_json(run.attempt, "metrics.json", {**metrics, **more})
 
 
 def take_best(run: Run, data: Data, trained: Trained) -> None:

@@ -1,5 +1,6 @@
 """The commands as processes: pipes that close, Ctrl-C, narrow terminals, poor locales, no home."""
 
+import contextlib
 import fcntl
 import hashlib
 import os
@@ -28,6 +29,16 @@ def environment(fake, **more: str) -> dict[str, str]:
     return {"PATH": os.environ["PATH"], "LUTHIER_API_URL": fake.url, "LUTHIER_API_KEY": "lk_x", **more}
 
 
+@contextlib.contextmanager
+def hearing_ctrl_c():
+    """A shell starts what it puts in the background deaf to Ctrl-C, with all that this starts; a test run may stand there."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
 def many_jobs(fake) -> None:
     jobs = [job(id=f"job_{number:026d}", name="Größe", step=0, total_steps=None) for number in range(2000)]
     fake.say("GET /api/jobs", as_json({"data": jobs, "next_cursor": None}))
@@ -52,11 +63,16 @@ def test_ctrl_c_while_following_leaves_the_job_running_and_says_so(fake):
     # The stream breaks off again and again, and never says that the job has ended.
     fake.say(f"GET /api/jobs/{JOB}/events", sse(("1-0", "state", event(0, "state", message="Attempt 1 starts.")), cut=1))
     line = command("tune", "start", "--model", "m", "--dataset", DATASET, "--follow")
-    with subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment(fake)) as process:
+    with (
+        hearing_ctrl_c(),
+        subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment(fake)) as process,
+    ):
         assert process.stderr is not None
         said = b""
         while b"Attempt 1 starts." not in said:
-            said += process.stderr.readline()
+            more = process.stderr.readline()
+            assert more, said
+            said += more
         process.send_signal(signal.SIGINT)
         said += process.stderr.read()
         assert process.wait(30) == 130

@@ -6,10 +6,10 @@ import contextlib
 import json
 import math
 import threading
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import httpx
 import orjson
@@ -27,6 +27,8 @@ from luthier.errors import (
     TooMany,
 )
 from luthier.seams import Classification, Classified, Generation, Likely, Piece, ServedClassifier, ServedModel
+
+R = TypeVar("R")
 
 _UNLOAD_S = 2.0
 _BY_CODE: dict[str, type[LuthierError]] = {
@@ -91,35 +93,29 @@ class EngineProcess:
 
         Raises: ModelLoading, EngineUnavailable, TooMany; ArtifactCorrupt, BaseUnavailable, ModelNotAllowed; FieldInvalid.
         """
-        for last_try in (False, True):
-            child = self._ready()
-            try:
-                if model.base_folder is not None:
-                    self._load(child, ServedModel(str(model.base_folder), model.base_folder, None))
-                return _classified(child, model, questions)
-            except httpx.TransportError as error:
-                if last_try or not child.ended(wait_s=2):
-                    raise EngineUnavailable(
-                        "The engine process ended while it answered.", hint="Ask again: it is started anew by the next request."
-                    ) from error
-        raise AssertionError("the last try returns or raises")
+
+        def ask(child: Child) -> Sequence[Classified]:
+            if model.base_folder is not None:
+                self._load(child, ServedModel(str(model.base_folder), model.base_folder, None))
+            return _classified(child, model, questions)
+
+        return self._asked_again(ask)
 
     def score(self, model: ServedModel, prompt_ids: Sequence[int], answers: Sequence[Sequence[int]]) -> list[float]:
         """See `seams.InferenceEngine`. Raises: ModelLoading, EngineUnavailable, TooMany, BaseUnavailable, FieldInvalid."""
         body = {"model": model.id, "prompt": list(prompt_ids), "answers": [list(answer) for answer in answers]}
-        for last_try in (False, True):
-            child = self._ready()
+
+        def ask(child: Child) -> list[float]:
+            self._load(child, model)
+            response = child.client.post("/v1/score", json=body)
             try:
-                self._load(child, model)
-                response = child.client.post("/v1/score", json=body)
                 _refuse(response)
-                return response.json()["logprobs"]
             except NotFound:
-                child.loaded.discard(model)  # it gave way to other models between the two requests
-            except httpx.TransportError as error:
-                if last_try or not child.ended(wait_s=2):
-                    raise EngineUnavailable("The engine process ended while it scored.", hint="Ask again.") from error
-        raise EngineUnavailable("Too many models are asked at once for this machine's memory.")
+                child.loaded.discard(model)
+                raise
+            return response.json()["logprobs"]
+
+        return self._asked_again(ask)
 
     def unload(self, folder: Path) -> None:
         """See `seams.InferenceEngine`. A process that is busy does it after the task at hand."""
@@ -129,6 +125,22 @@ class EngineProcess:
         child.loaded -= {model for model in list(child.loaded) if model.adapter_folder == folder}
         with contextlib.suppress(httpx.HTTPError):
             child.client.post("/v1/unload_lora_adapter", json={"lora_path": str(folder)}, timeout=_UNLOAD_S)
+
+    def _asked_again(self, ask: Callable[[Child], R]) -> R:
+        """What changes nothing is asked once more, where the process ended or the model gave way to others meanwhile."""
+        for last_try in (False, True):
+            child = self._ready()
+            try:
+                return ask(child)
+            except NotFound:
+                if last_try:
+                    raise EngineUnavailable("Too many models are asked at once for this machine's memory.") from None
+            except httpx.TransportError as error:
+                if last_try or not child.ended(wait_s=2):
+                    raise EngineUnavailable(
+                        "The engine process ended while it answered.", hint="Ask again: it is started anew by the next request."
+                    ) from error
+        raise AssertionError("the last try returns or raises")
 
     def state(self) -> Mapping[str, Any]:
         """`{"state", "models", "pid"}`; `idle` also after it ended for lack of requests. Never waits for a start."""

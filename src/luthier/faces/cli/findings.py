@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from luthier.faces.cli.shown import clean, pairs, talk
+from luthier.values import counted
 
 if TYPE_CHECKING:
     from luthier.datasets.types import Report
@@ -120,7 +121,5 @@ def _not_read(report: Mapping[str, Any]) -> str | None:
 
 def _verdict(report: Mapping[str, Any]) -> str:
     errors, warnings = report.get("errors", 0), report.get("warnings", 0)
-    counts = [
-        f"{count:,} {noun}{'' if count == 1 else 's'}" for count, noun in ((errors, "error"), (warnings, "warning")) if count
-    ]
+    counts = [counted(count, noun) for count, noun in ((errors, "error"), (warnings, "warning")) if count]
     return ": ".join(part for part in ("refused" if errors else "accepted", ", ".join(counts)) if part)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from luthier.faces.cli.findings import report_text
 from luthier.faces.cli.shown import clean, dollars, duration, moment, pairs, plain, size
+from luthier.values import counted
 
 if TYPE_CHECKING:
     from luthier.faces.sdk.answers import Comparison, Dataset, Estimate, Job, JobCost, Model
@@ -42,12 +43,12 @@ def _learned(estimate: Estimate) -> list[str]:
     if test := estimate.get("fit_test"):
         lines.append(f"Measured by the fit test {test.job_id} of this run: {'it fits' if test.fits else 'it does not fit'}")
     if count := estimate.get("calibrated_by"):
-        lines.append(f"Learned  from what {count} earlier job{'' if count == 1 else 's'} took")
+        lines.append(f"Learned  from what {counted(count, 'earlier job')} took")
     if error := estimate.get("earlier_error"):
         time = f"time by {error.seconds_median:.0%} (at worst {error.seconds_worst:.0%})"
         memory = error.get("memory_median")
         and_memory = "" if memory is None else f", memory by {memory:.0%} (at worst {error.memory_worst:.0%})"
-        lines.append(f"Earlier  estimates ({error.jobs} job{'' if error.jobs == 1 else 's'}) were off: {time}{and_memory}")
+        lines.append(f"Earlier  estimates ({counted(error.jobs, 'job')}) were off: {time}{and_memory}")
     return lines
 
 

@@ -12,7 +12,7 @@ from starlette.requests import HTTPConnection
 from starlette.responses import JSONResponse, Response
 
 from luthier import errors
-from luthier.faces.rest.dialect import retry_headers, told
+from luthier.faces.rest.dialect import Told, retry_headers, told
 
 _LOG = logging.getLogger("luthier.rest")
 
@@ -105,17 +105,22 @@ def problems(*kinds: type[errors.LuthierError], as_told: AsTold = _as_it_is) -> 
 
 def answer(connection: HTTPConnection, error: errors.LuthierError) -> Response:
     """The response to an error that a feature raised."""
-    facts = facts_of(connection, error)
-    status = told(connection.scope["path"], error, status_of(error)[0]).status
-    return JSONResponse({"error": facts, **_budget_keys(error)}, status, headers={**_headers(error), **retry_headers(error)})
+    words, facts = _said(connection, error)
+    body = {"error": facts, **_budget_keys(error)}
+    return JSONResponse(body, words.status, headers={**_headers(error), **retry_headers(error)})
 
 
 def facts_of(connection: HTTPConnection, error: errors.LuthierError) -> dict[str, Any]:
     """What stands under `error` in the body of a refusal."""
+    return _said(connection, error)[1]
+
+
+def _said(connection: HTTPConnection, error: errors.LuthierError) -> tuple[Told, dict[str, Any]]:
+    """An error in the words of the face that was asked, and those that its body has."""
     connection.scope[CODE] = error.error_code
     status, kind = status_of(error)
     words = told(connection.scope["path"], error, status)
-    return {
+    return words, {
         "message": words.message,
         "type": kind,
         "code": words.code,

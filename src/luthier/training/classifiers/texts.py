@@ -27,7 +27,7 @@ from luthier.modeling.classifiers.saving import About, write_about
 from luthier.modeling.engines import Prefer
 from luthier.modeling.load import LoadedBase
 from luthier.modeling.types import TrainingEngine
-from luthier.training import export, machine
+from luthier.training import export
 from luthier.training.checks import Checks
 from luthier.training.classifiers import measuring
 from luthier.training.classifiers.data import Inputs
@@ -35,10 +35,9 @@ from luthier.training.classifiers.scores import Measured
 from luthier.training.fitting import load_once
 from luthier.training.method import Method
 from luthier.training.methods.classification import Classification
-from luthier.training.plan import resolved
 from luthier.training.reading import Data
 from luthier.training.run import Run
-from luthier.training.tuning import Trained, take_best
+from luthier.training.tuning import Trained, publish, take_best
 
 _PROBES = 64
 _LEAST_CHANGE = 1e-6
@@ -107,14 +106,7 @@ def finish(run: Run, base: Path, data: Data, trained: Trained) -> None:
     run.journal.phase("evaluating", "Measuring the model.")
     measured = _measure(run, data, trained, method)
     scores = measuring.publish(run.attempt, run.journal, measured, held_out=data.validation is not None)
-    run.watch.check()
-    run.journal.phase("saving", "Publishing the results.")
-    export.publish_model(run.attempt, folder)
-    export.publish_config(run.attempt, resolved(run.spec, trained.plan))
-    peak = machine.peak_bytes(trained.plan.fixed.device)
-    run.journal.facts(peak_memory_bytes=peak)
-    metrics = export.metrics_of(trained.state, trained.plan.steps_per_epoch, peak)
-    export.publish_json(run.attempt, "metrics.json", {**metrics, **scores})
+    publish(run, folder, trained, scores)
 
 
 def check(classifier: TextClassifier, again: Callable[[], TextClassifier], probes: Sequence[Sequence[int]], seed: int) -> Checks:

@@ -30,14 +30,14 @@ from pydantic import TypeAdapter
 
 from luthier.datasets.packing import PassLimits, grouped
 from luthier.graders import grade
-from luthier.graders.judging import Judge
+from luthier.graders.judging import Judge, Words
 from luthier.jobs.spec import GrpoSpec
 from luthier.modeling.types import Packed, Sampling
 from luthier.training.batches import Row, Rows, pack
 from luthier.training.failures import AttemptFailed
 from luthier.training.method import Batch, Engine, Method, OnPass, Step, Tally
 from luthier.training.methods.groups import row_sums, rows_of_tokens
-from luthier.training.methods.judges import Bench, Words
+from luthier.training.methods.judges import Bench
 from luthier.training.methods.judges import Judge as BaseJudge
 
 if TYPE_CHECKING:

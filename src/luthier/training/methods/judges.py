@@ -4,22 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
 
 from luthier.datasets.packing import PassLimits, grouped
-from luthier.errors import Invalid
-from luthier.graders.templates import Ungradable
+from luthier.graders.judging import Words, asked
 from luthier.modeling.types import TrainingEngine
 from luthier.training.batches import Row, pack
-
-
-class Words(Protocol):
-    """What a judge needs of a renderer."""
-
-    end_id: int
-
-    def prompt(self, messages: Sequence[Mapping[str, str]], /) -> list[int]: ...
-    def plain(self, text: str, /) -> list[int]: ...
 
 
 @dataclass(frozen=True)
@@ -34,13 +23,8 @@ class Judge:
 
     def likely(self, messages: Sequence[Mapping[str, str]], answers: Sequence[str], limits: PassLimits) -> list[float]:
         """Natural-log probability of each whole answer, its end of turn included. Raises: Ungradable."""
-        try:
-            prompt = self.words.prompt(messages)
-        except Invalid:
-            raise Ungradable("the judge cannot be asked so: its messages are no conversation") from None
-        rows = [_row(prompt, [*self.words.plain(answer), self.words.end_id]) for answer in answers]
-        if max(len(row.ids) for row in rows) > self.context:
-            raise Ungradable(f"what the judge is asked is longer than its context of {self.context} tokens")
+        prompt, ids = asked(self.words, messages, answers, self.context)
+        rows = [_row(prompt, answer) for answer in ids]
         fitting = PassLimits(limits.rows, min(limits.tokens, self.most_tokens or limits.tokens))
         found: list[float] = []
         with self.engine.adapter_off():
