@@ -29,6 +29,14 @@ class Load:
         self.enough = threading.Event()
         self.kill_at = 0
 
+    def kill_after(self, acknowledged: int) -> None:
+        """`enough` is set once so many are acknowledged, be it now: the clients may have gone on while the last one was killed."""
+        with self._lock:
+            self.kill_at = acknowledged
+            self.enough.clear()
+            if len(self.acknowledged) >= acknowledged:
+                self.enough.set()
+
     def submit(self, number: int) -> None:
         key = f"key-{number}"
         self._send(key, first=True)

@@ -9,7 +9,7 @@ import pytest
 
 from .submitting import CLIENTS, Load, check_nothing_lost
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(5000)]
+pytestmark = pytest.mark.slow
 
 
 def kill_while_loaded(api, submits: int, lives: tuple[int, int]) -> tuple[Load, int]:
@@ -20,10 +20,9 @@ def kill_while_loaded(api, submits: int, lives: tuple[int, int]) -> tuple[Load, 
     with ThreadPoolExecutor(CLIENTS) as clients:
         sent = [clients.submit(load.submit, number) for number in range(submits)]
         while load.kill_at < submits:
-            load.kill_at = min(submits, len(load.acknowledged) + choice.randint(*lives))
+            load.kill_after(min(submits, len(load.acknowledged) + choice.randint(*lives)))
             while not load.enough.wait(0.5):
                 _raise_first(sent)
-            load.enough.clear()
             if load.kill_at < submits:
                 load.alive.clear()
                 api.kill()
@@ -49,6 +48,7 @@ def test_p1_no_acknowledged_submit_is_lost_and_none_is_there_twice(api):
 
 
 @pytest.mark.prove
+@pytest.mark.timeout(5000)
 def test_p1_ten_thousand_submits(api, record):
     load, kills = kill_while_loaded(api, 10_000, (30, 150))
     litter = check_nothing_lost(api, load, 10_000)

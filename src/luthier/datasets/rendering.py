@@ -21,7 +21,7 @@ from luthier.datasets.chat import Notes, read_messages, read_tools
 from luthier.datasets.decoding import TextStream
 from luthier.datasets.examples import BadRow, Example, Message, Pair, Prompt
 from luthier.datasets.templates import FIXED_DAY, PLAIN, ChatTemplate
-from luthier.datasets.tokens import MARKS, Tokenised, Tokens, read_config
+from luthier.datasets.tokens import MARKS, Placed, Tokens, read_config
 from luthier.datasets.turns import Span, Turns
 from luthier.errors import BaseUnavailable, FieldInvalid, Invalid
 
@@ -98,8 +98,11 @@ class Renderer:
         return self._rendered(examples, texts, self._tokens.encode(_unmarked(texts)), max_len)
 
     def render_groups(self, groups: Iterable[Sequence[Example]], max_len: int | None = None) -> Iterator[list[Rendered]]:
-        """`render_batch` of each group. While one is tokenised, which needs no interpreter, the next is read and put into the
-        template, so what `groups` raises may come a group early. Raises: Invalid `template`."""
+        """`render_batch` of each group. While one is tokenised as a whole, which needs no interpreter, the next is read and put
+        into the template, so what `groups` raises may come a group early. Raises: Invalid `template`."""
+        if self._tokens.word_by_word:
+            yield from (self.render_batch(examples, max_len) for examples in groups)
+            return
         with ThreadPoolExecutor(1, "tokens") as aside:
             waiting: Callable[[], list[Rendered]] | None = None
             for examples in groups:
@@ -112,7 +115,7 @@ class Renderer:
                 yield waiting()
 
     def _when_encoded(
-        self, examples: Sequence[Example], texts: Sequence[_Text | None], encoded: Future[list[Tokenised]], max_len: int | None
+        self, examples: Sequence[Example], texts: Sequence[_Text | None], encoded: Future[list[Placed]], max_len: int | None
     ) -> list[Rendered]:
         return self._rendered(examples, texts, encoded.result(), max_len)
 
@@ -121,13 +124,14 @@ class Renderer:
         return [self._conversation(example) if example.prompt is None else None for example in examples]
 
     def _rendered(
-        self, examples: Sequence[Example], texts: Sequence[_Text | None], encoded: Sequence[Tokenised], max_len: int | None
+        self, examples: Sequence[Example], texts: Sequence[_Text | None], encoded: Sequence[Placed], max_len: int | None
     ) -> list[Rendered]:
         together = iter(encoded)
+        plain = iter(self._plain([example for example, chat in zip(examples, texts, strict=True) if chat is None], max_len))
         found: list[Rendered] = []
         for example, chat in zip(examples, texts, strict=True):
             if chat is None:
-                rendered = self._plain(example, max_len)
+                rendered = next(plain)
             else:
                 tokenised = self._tokens.encode_marked(chat.text, chat.mark) if chat.mark else next(together)
                 rendered = _masked(tokenised, chat, max_len)
@@ -144,7 +148,7 @@ class Renderer:
 
     def plain(self, text: str) -> list[int]:
         """Tokens of a text by itself, nothing before or behind it."""
-        return self._tokens.as_text(text).ids
+        return self._tokens.ids_as_text([text])[0]
 
     def prompt(
         self, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]] | None = None, *, begun: str = ""
@@ -189,7 +193,7 @@ class Renderer:
 
     def lengths(self, texts: Sequence[str]) -> list[int]:
         """Tokens of texts by themselves, without any template."""
-        return [len(self._tokens.as_text(text).ids) for text in texts]
+        return list(map(len, self._tokens.ids_as_text(texts)))
 
     def decode(self, ids: Sequence[int]) -> str:
         """The text of tokens, without the special ones."""
@@ -228,25 +232,40 @@ class Renderer:
         return self._tokens.guard(shown, mark), self._tokens.guard(listed, mark), mark
 
     def _spells_special(self, value: Any) -> bool:
-        if isinstance(value, str):
-            return self._tokens.special.search(value) is not None
-        if isinstance(value, dict):
-            return any(self._spells_special(part) for pair in cast("dict[str, Any]", value).items() for part in pair)
-        return isinstance(value, list) and any(map(self._spells_special, cast("list[Any]", value)))
+        search = self._tokens.special.search
+        left = [value]
+        while left:
+            part = left.pop()
+            if isinstance(part, str):
+                if search(part):
+                    return True
+            elif isinstance(part, dict):
+                left += part
+                left += part.values()
+            elif isinstance(part, list):
+                left += cast("list[Any]", part)
+        return False
 
     def _prompt_ids(self, prompt: str) -> list[int]:
-        return [*self._tokens.bos_ids, *self._tokens.as_text(prompt).ids]
+        return [*self._tokens.bos_ids, *self.plain(prompt)]
 
-    def _plain(self, example: Example, max_len: int | None) -> Rendered:
-        prompt, completion = example.prompt or "", example.completion or ""
-        before = self._prompt_ids(prompt)
-        ids = self._prompt_ids(prompt + completion)
-        if ids[: len(before)] != before:
+    def _plain(self, examples: Sequence[Example], max_len: int | None) -> list[Rendered]:
+        """Rows that go through no template."""
+        both = [text for row in examples for text in (row.prompt or "", (row.prompt or "") + (row.completion or ""))]
+        ids = self._tokens.ids_as_text(both)
+        return [
+            self._completed(row, prompt, whole, max_len) for row, prompt, whole in zip(examples, ids[::2], ids[1::2], strict=True)
+        ]
+
+    def _completed(self, row: Example, prompt: list[int], ids: list[int], max_len: int | None) -> Rendered:
+        """A row of these tokens. ids: of the prompt with its completion."""
+        if ids[: len(prompt)] != prompt:
             # The last token of the prompt would grow into the completion; when served it cannot, so neither here.
-            ids = [*before, *self._tokens.as_text(completion).ids]
-        ids.append(self.eos_id)
-        loss = [False] * len(before) + [True] * (len(ids) - len(before))
-        return _cut(ids, loss, max_len, special_text=self._spells_special([prompt, completion]))
+            ids = [*prompt, *self.plain(row.completion or "")]
+        ids = [*self._tokens.bos_ids, *ids, self.eos_id]
+        before = len(self._tokens.bos_ids) + len(prompt)
+        loss = [False] * before + [True] * (len(ids) - before)
+        return _cut(ids, loss, max_len, special_text=self._spells_special([row.prompt or "", row.completion or ""]))
 
 
 def answers_of(pairs: Iterable[Pair]) -> list[Example]:
@@ -265,7 +284,7 @@ def _unmarked(texts: Iterable[_Text | None]) -> list[str]:
     return [chat.text for chat in texts if chat and not chat.mark]
 
 
-def _masked(tokenised: Tokenised, chat: _Text, max_len: int | None) -> Rendered:
+def _masked(tokenised: Placed, chat: _Text, max_len: int | None) -> Rendered:
     loss = [False] * len(tokenised.ids)
     for start, end in chat.spans:
         # The end-of-turn token is the last of the span; its own first character finds it for certain.

@@ -11,11 +11,13 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import compress
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Protocol, cast
 
 from tokenizers import Encoding, Tokenizer
 
+from luthier.datasets.words import Words, token_of
 from luthier.errors import BaseUnavailable
 
 MARKS = tuple(chr(code) for code in range(0xFDD0, 0xFDF0))
@@ -32,8 +34,18 @@ class _Piece:
     encoding: Encoding | None
 
 
-class Tokenised:
+class Placed(Protocol):
     """Tokens of a rendered text, and which token a character went to."""
+
+    ids: list[int]
+
+    def token_at(self, position: int) -> int:
+        """The first token that holds this character, or the next one that is held."""
+        ...
+
+
+class Tokenised:
+    """`Placed`, of a text in pieces: what is special, and what stands between."""
 
     def __init__(self, ids: list[int], pieces: Sequence[_Piece], mark: str | None) -> None:
         self.ids = ids
@@ -54,19 +66,8 @@ class Tokenised:
         if self._mark:
             position -= text.count(self._mark, 0, position)
             text = text.replace(self._mark, "")
-        for character in range(position, len(text)):
-            token = piece.encoding.char_to_token(character)
-            if token is not None:
-                # A character of several bytes may be several tokens, of which the library names the last.
-                while token and _end(piece.encoding, token - 1) > character:
-                    token -= 1
-                return token
-        return len(piece.encoding.ids)
-
-
-def _end(encoding: Encoding, token: int) -> int:
-    found = encoding.token_to_chars(token)
-    return 0 if found is None else found[1]
+        token = token_of(piece.encoding, position, len(text))
+        return len(piece.encoding.ids) if token is None else token
 
 
 class Tokens:
@@ -114,13 +115,14 @@ class Tokens:
             return [self.guard(item, mark) for item in cast("list[Any]", value)]
         return value
 
-    def encode(self, texts: Sequence[str]) -> list[Tokenised]:
-        """Tokens of rendered texts without marks, all processors at work."""
-        encodings = self._tokenizer.encode_batch(list(texts), add_special_tokens=False)
-        return [
-            Tokenised(encoding.ids, (_Piece(0, text, 0, encoding),), None)
-            for text, encoding in zip(texts, encodings, strict=True)
-        ]
+    def encode(self, texts: Sequence[str]) -> list[Placed]:
+        """Tokens of rendered texts without marks: word by word where that is the same, else of whole texts on all processors."""
+        words = self._words
+        by_words = [words is not None and words.reads(text) for text in texts]
+        whole = [text for text, cut in zip(texts, by_words, strict=True) if not cut]
+        encodings = zip(whole, self._tokenizer.encode_batch(whole, add_special_tokens=False), strict=True)
+        worded = iter(words.tokenise([*compress(texts, by_words)]) if words else ())
+        return [next(worded) if cut else _of_whole(*next(encodings)) for cut in by_words]
 
     def encode_marked(self, text: str, mark: str) -> Tokenised:
         """Tokens of a rendered text with marks: only unmarked special tokens count as such."""
@@ -155,6 +157,16 @@ class Tokens:
         parts = [self._plain.encode(part, add_special_tokens=False) for part in self.guard(text, mark).split(mark)]
         return Encoding.merge(parts, growing_offsets=True)
 
+    def ids_as_text(self, texts: Sequence[str]) -> list[list[int]]:
+        """The numbers of `as_text`, of many texts."""
+        words = self._plain_words
+        if words is None or not all(map(words.reads, texts)):
+            return [self.as_text(text).ids for text in texts]
+        return [
+            worded.ids if self._special_numbers.isdisjoint(worded.ids) else self.as_text(text).ids
+            for text, worded in zip(texts, words.tokenise([text.replace(MARKS[0], "") for text in texts]), strict=True)
+        ]
+
     def decode(self, ids: Sequence[int]) -> str:
         """The text of tokens, without the special ones."""
         return self._tokenizer.decode(list(ids), skip_special_tokens=True)
@@ -168,11 +180,24 @@ class Tokens:
         """Tokens of the vocabulary, added ones too."""
         return self._tokenizer.get_vocab_size(with_added_tokens=True)
 
+    @property
+    def word_by_word(self) -> bool:
+        """Whether texts are tokenised by their words."""
+        return self._words is not None
+
     @cached_property
     def _plain(self) -> Tokenizer:
         tokenizer = Tokenizer.from_str(self._tokenizer.to_str())
         tokenizer.encode_special_tokens = True
         return tokenizer
+
+    @cached_property
+    def _words(self) -> Words | None:
+        return Words.of(self._tokenizer)
+
+    @cached_property
+    def _plain_words(self) -> Words | None:
+        return Words.of(self._plain)
 
     @cached_property
     def _special_numbers(self) -> frozenset[int]:
@@ -189,6 +214,10 @@ class Tokens:
         if adds is None:
             adds = bos in self._tokenizer.encode("a", add_special_tokens=True).ids
         return (bos,) if adds and bos is not None else ()
+
+
+def _of_whole(text: str, encoding: Encoding) -> Tokenised:
+    return Tokenised(encoding.ids, (_Piece(0, text, 0, encoding),), None)
 
 
 def _named(config: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,0 +1,204 @@
+"""Tokens of a text by its words, each of which is tokenised once.
+
+Most tokenizers of today cut a text before they look for tokens, and always cut where a space follows something else. So the
+tokens of a text are those of its parts between such spaces, one after another, and texts repeat their words: looking those up is
+several times as fast as the library on the whole text. `Words.of` says for which tokenizers this holds; what they make of a word
+is always the library's own answer. Equal tokens are held by tests/datasets/test_words.py.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from bisect import bisect_right
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import chain
+from typing import Any, cast
+
+from tokenizers import Encoding, Tokenizer
+
+_WORD = re.compile(r"\s*\S+(?:[^\S ]\s*\S*)*|\s+")
+"""Up to the next space that follows something else. A line break may belong to what it follows: no cut there."""
+_OTHER_SPACES = re.compile("[^\\S \t\r\n]|[\u180e\u200b\u2060\ufeff]")
+"""Of which programs differ whether they are spaces."""
+_CONTRACTED = "(?i:'s|'t|'re|'ve|'m|'ll|'d)"
+_LETTERS = r"[^\r\n\p{L}\p{N}]?\p{L}+"
+_UPPER, _LOWER = r"[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]", r"[\p{Ll}\p{Lm}\p{Lo}\p{M}]"
+_CASED = rf"[^\r\n\p{{L}}\p{{N}}]?{_UPPER}*{_LOWER}+", rf"[^\r\n\p{{L}}\p{{N}}]?{_UPPER}+{_LOWER}*"
+_SPACES = r"\s*[\r\n]+|\s+(?!\S)|\s+"
+_SIGNS, _SIGNS_AND_SLASHES = r" ?[^\s\p{L}\p{N}]+[\r\n]*", r" ?[^\s\p{L}\p{N}]+[\r\n/]*"
+CUTS: Mapping[str, str] = {
+    "gpt2": r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+",
+    "llama3": rf"{_CONTRACTED}|{_LETTERS}|\p{{N}}{{1,3}}|{_SIGNS}|{_SPACES}",
+    "qwen2": rf"{_CONTRACTED}|{_LETTERS}|\p{{N}}|{_SIGNS}|{_SPACES}",
+    "o200k": "|".join([*(f"{cased}{_CONTRACTED}?" for cased in _CASED), r"\p{N}{1,3}", _SIGNS_AND_SLASHES, _SPACES]),
+    "tekken": "|".join([*_CASED, r"\p{N}", _SIGNS_AND_SLASHES, _SPACES]),
+}
+"""Regular expressions of which no match goes on across a space that follows something else, by who brought them."""
+_MOST = 4 * 1024 * 1024
+_ENTRY = 64
+"""What is kept: characters, and what an entry adds to them. All of it takes about 30 MiB."""
+_MOST_ENCODINGS = 1024
+
+
+class Words:
+    """What one tokenizer makes of words. Safe in threads.
+
+    `apart`: texts that are a token each wherever they stand, and its number.
+    """
+
+    def __init__(self, tokenizer: Tokenizer, apart: Mapping[str, int]) -> None:
+        self._tokenizer = tokenizer
+        longest_first = sorted(apart, key=len, reverse=True)
+        self._apart = re.compile(f"({'|'.join(map(re.escape, longest_first)) or '(?!)'})")
+        self._numbers: dict[str, Sequence[int]] = {content: (number,) for content, number in apart.items()}
+        self._known = dict(self._numbers)
+        self._room = _MOST
+        self._encodings: dict[str, Encoding] = {}
+
+    @classmethod
+    def of(cls, tokenizer: Tokenizer) -> Words | None:
+        """None where a token may reach across a space, or where this code cannot tell."""
+        added = tokenizer.get_added_tokens_decoder()
+        if not _cuts_at_spaces(json.loads(tokenizer.to_str())) or any(
+            token.lstrip or token.rstrip or token.single_word or re.search(r"\S ", token.content) for token in added.values()
+        ):
+            return None
+        # Others are looked for later, in normalised text; and a special token that counts as text still hides those inside it.
+        apart = {} if tokenizer.encode_special_tokens else {t.content: n for n, t in added.items() if not t.normalized}
+        return cls(tokenizer, apart)
+
+    @staticmethod
+    def reads(text: str) -> bool:
+        """Whether a text can be cut into words: not where it holds a space of which programs differ."""
+        return _OTHER_SPACES.search(text) is None
+
+    def tokenise(self, texts: Sequence[str]) -> list[Worded]:
+        """Tokens of texts that this reads."""
+        if self._room < 0:
+            # Not emptied: another thread may look something up in it.
+            self._known, self._room = dict(self._numbers), _MOST
+        known = self._known
+        cut = [self._cut(text) for text in texts]
+        words = set(chain.from_iterable(chain.from_iterable(cut)))
+        self._learn(known, [word for word in words if word not in known])
+        return [Worded(self, known, pieces) for pieces in cut]
+
+    def encoding(self, word: str) -> Encoding:
+        """What the library says of a word."""
+        found = self._encodings.get(word)
+        if found is None:
+            if len(self._encodings) >= _MOST_ENCODINGS:
+                self._encodings = {}
+            found = self._encodings[word] = self._tokenizer.encode(word, add_special_tokens=False)
+        return found
+
+    def stands_apart(self, word: str) -> bool:
+        return word in self._numbers
+
+    def _cut(self, text: str) -> list[list[str]]:
+        """Stretches of words, and what stands apart between them, each in a list of its own."""
+        return [
+            [stretch] if number % 2 else _WORD.findall(stretch)
+            for number, stretch in enumerate(self._apart.split(text))
+            if stretch
+        ]
+
+    def _learn(self, known: dict[str, Sequence[int]], words: list[str]) -> None:
+        if not words:
+            return
+        for word, encoding in zip(words, self._tokenizer.encode_batch(words, add_special_tokens=False), strict=True):
+            known[word] = encoding.ids
+        self._room -= sum(map(len, words)) + _ENTRY * len(words)
+
+
+class Worded:
+    """Tokens of a text, and which token a character went to."""
+
+    __slots__ = ("_known", "_offsets", "_pieces", "_starts", "_words", "ids")
+
+    def __init__(self, words: Words, known: Mapping[str, Sequence[int]], pieces: list[list[str]]) -> None:
+        self.ids: list[int] = []
+        self._words = words
+        self._known = known
+        self._pieces = pieces
+        self._starts: list[int] = []
+        self._offsets: list[int] = []
+        start = 0
+        for piece in pieces:
+            self._starts.append(start)
+            self._offsets.append(len(self.ids))
+            self.ids.extend(chain.from_iterable(map(known.__getitem__, piece)))
+            start += len(piece[0]) if len(piece) == 1 else sum(map(len, piece))
+
+    def token_at(self, position: int) -> int:
+        """The first token that holds this character, or the next one that is held."""
+        number = bisect_right(self._starts, position) - 1
+        if number < 0:
+            return 0
+        start, offset = self._starts[number], self._offsets[number]
+        for word in self._pieces[number]:
+            if self._words.stands_apart(word):
+                return offset
+            if position < start + len(word):
+                token = token_of(self._words.encoding(word), max(0, position - start), len(word))
+                if token is not None:
+                    return offset + token
+            start += len(word)
+            offset += len(self._known[word])
+        return offset
+
+
+def token_of(encoding: Encoding, position: int, length: int) -> int | None:
+    """The first token that holds the character at `position` of a text, or the next one that is held, if there is one."""
+    for character in range(position, length):
+        token = encoding.char_to_token(character)
+        if token is not None:
+            # A character of several bytes may be several tokens, of which the library names the last.
+            while token and _end(encoding, token - 1) > character:
+                token -= 1
+            return token
+    return None
+
+
+def _end(encoding: Encoding, token: int) -> int:
+    found = encoding.token_to_chars(token)
+    return 0 if found is None else found[1]
+
+
+def _cuts_at_spaces(told: Mapping[str, Any]) -> bool:
+    """Whether this tokenizer, as its file tells it, never looks across a space that follows something else."""
+    model = told["model"]
+    steps = list(_steps(told["pre_tokenizer"], "pretokenizers"))
+    return (
+        model["type"] == "BPE"
+        and not any(model.get(name) for name in ("dropout", "continuing_subword_prefix", "end_of_word_suffix"))
+        # NFC joins nothing to a space.
+        and all(step["type"] == "NFC" for step in _steps(told["normalizer"], "normalizers"))
+        and all(map(_keeps_words_apart, steps))
+        and any(map(_cuts_words, steps))
+    )
+
+
+def _steps(step: Mapping[str, Any] | None, name: str) -> Iterator[Mapping[str, Any]]:
+    if step is None:
+        return
+    if step["type"] == "Sequence":
+        for each in cast("Iterable[Mapping[str, Any]]", step[name]):
+            yield from _steps(each, name)
+    else:
+        yield step
+
+
+def _keeps_words_apart(step: Mapping[str, Any]) -> bool:
+    return step["type"] == "Digits" or _is_byte_level(step) or _cuts_words(step)
+
+
+def _is_byte_level(step: Mapping[str, Any]) -> bool:
+    return step["type"] == "ByteLevel" and not step["add_prefix_space"]
+
+
+def _cuts_words(step: Mapping[str, Any]) -> bool:
+    if step["type"] == "Split":
+        return step["pattern"].get("Regex") in CUTS.values() and step["behavior"] == "Isolated" and not step["invert"]
+    return _is_byte_level(step) and step["use_regex"]
