@@ -21,8 +21,9 @@ from luthier.datasets.chat import Notes, read_messages, read_tools
 from luthier.datasets.decoding import TextStream
 from luthier.datasets.examples import BadRow, Example, Message, Pair, Prompt
 from luthier.datasets.templates import FIXED_DAY, PLAIN, ChatTemplate
-from luthier.datasets.tokens import MARKS, Placed, Tokens, read_config
+from luthier.datasets.tokens import MARKS, Tokens, read_config
 from luthier.datasets.turns import Span, Turns
+from luthier.datasets.words import Placed
 from luthier.errors import BaseUnavailable, FieldInvalid, Invalid
 
 _RULES = "1: generation prompt to end-of-turn token; prompt/completion as plain text with end token"
@@ -115,7 +116,7 @@ class Renderer:
                 yield waiting()
 
     def _when_encoded(
-        self, examples: Sequence[Example], texts: Sequence[_Text | None], encoded: Future[list[Placed]], max_len: int | None
+        self, examples: Sequence[Example], texts: Sequence[_Text | None], encoded: Future[Iterator[Placed]], max_len: int | None
     ) -> list[Rendered]:
         return self._rendered(examples, texts, encoded.result(), max_len)
 
@@ -124,7 +125,7 @@ class Renderer:
         return [self._conversation(example) if example.prompt is None else None for example in examples]
 
     def _rendered(
-        self, examples: Sequence[Example], texts: Sequence[_Text | None], encoded: Sequence[Placed], max_len: int | None
+        self, examples: Sequence[Example], texts: Sequence[_Text | None], encoded: Iterable[Placed], max_len: int | None
     ) -> list[Rendered]:
         together = iter(encoded)
         plain = iter(self._plain([example for example, chat in zip(examples, texts, strict=True) if chat is None], max_len))
@@ -165,7 +166,7 @@ class Renderer:
             _refuse(bad)
         guarded, listed, mark = self._guarded(read, offered)
         text = self._templates[self._kind(offered)].render(guarded, listed, prompt=True) + begun
-        return (self._tokens.encode_marked(text, mark) if mark else self._tokens.encode([text])[0]).ids
+        return (self._tokens.encode_marked(text, mark) if mark else next(self._tokens.encode([text]))).ids
 
     def target(self, example: Example) -> tuple[list[int], str]:
         """For evaluation: the prompt of the row's last answer, and that answer as text (with its tool calls, as rendered).

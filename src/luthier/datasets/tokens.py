@@ -8,16 +8,15 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import compress
 from pathlib import Path
-from typing import Any, Protocol, cast
+from typing import Any, cast
 
 from tokenizers import Encoding, Tokenizer
 
-from luthier.datasets.words import Words, token_of
+from luthier.datasets.words import Placed, Whole, Words, token_of
 from luthier.errors import BaseUnavailable
 
 MARKS = tuple(chr(code) for code in range(0xFDD0, 0xFDF0))
@@ -32,16 +31,6 @@ class _Piece:
     text: str
     offset: int
     encoding: Encoding | None
-
-
-class Placed(Protocol):
-    """Tokens of a rendered text, and which token a character went to."""
-
-    ids: list[int]
-
-    def token_at(self, position: int) -> int:
-        """The first token that holds this character, or the next one that is held."""
-        ...
 
 
 class Tokenised:
@@ -115,14 +104,11 @@ class Tokens:
             return [self.guard(item, mark) for item in cast("list[Any]", value)]
         return value
 
-    def encode(self, texts: Sequence[str]) -> list[Placed]:
-        """Tokens of rendered texts without marks: word by word where that is the same, else of whole texts on all processors."""
-        words = self._words
-        by_words = [words is not None and words.reads(text) for text in texts]
-        whole = [text for text, cut in zip(texts, by_words, strict=True) if not cut]
-        encodings = zip(whole, self._tokenizer.encode_batch(whole, add_special_tokens=False), strict=True)
-        worded = iter(words.tokenise([*compress(texts, by_words)]) if words else ())
-        return [next(worded) if cut else _of_whole(*next(encodings)) for cut in by_words]
+    def encode(self, texts: Sequence[str]) -> Iterator[Placed]:
+        """Tokens of rendered texts without marks: word by word where that is the same, else on all processors."""
+        if self._words is not None:
+            return self._words.tokenise(texts)
+        return map(Whole, texts, self._tokenizer.encode_batch(list(texts), add_special_tokens=False))
 
     def encode_marked(self, text: str, mark: str) -> Tokenised:
         """Tokens of a rendered text with marks: only unmarked special tokens count as such."""
@@ -160,11 +146,11 @@ class Tokens:
     def ids_as_text(self, texts: Sequence[str]) -> list[list[int]]:
         """The numbers of `as_text`, of many texts."""
         words = self._plain_words
-        if words is None or not all(map(words.reads, texts)):
+        if words is None:
             return [self.as_text(text).ids for text in texts]
         return [
-            worded.ids if self._special_numbers.isdisjoint(worded.ids) else self.as_text(text).ids
-            for text, worded in zip(texts, words.tokenise([text.replace(MARKS[0], "") for text in texts]), strict=True)
+            found.ids if self._special_numbers.isdisjoint(found.ids) else self.as_text(text).ids
+            for text, found in zip(texts, words.tokenise(text.replace(MARKS[0], "") for text in texts), strict=True)
         ]
 
     def decode(self, ids: Sequence[int]) -> str:
@@ -214,10 +200,6 @@ class Tokens:
         if adds is None:
             adds = bos in self._tokenizer.encode("a", add_special_tokens=True).ids
         return (bos,) if adds and bos is not None else ()
-
-
-def _of_whole(text: str, encoding: Encoding) -> Tokenised:
-    return Tokenised(encoding.ids, (_Piece(0, text, 0, encoding),), None)
 
 
 def _named(config: Mapping[str, Any]) -> dict[str, Any]:

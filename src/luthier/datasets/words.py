@@ -10,10 +10,10 @@ from __future__ import annotations
 
 import json
 import re
-from bisect import bisect_right
+from array import array
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from itertools import chain
-from typing import Any, cast
+from itertools import accumulate
+from typing import Any, Protocol, cast
 
 from tokenizers import Encoding, Tokenizer
 
@@ -35,10 +35,11 @@ CUTS: Mapping[str, str] = {
     "tekken": "|".join([*_CASED, r"\p{N}", _SIGNS_AND_SLASHES, _SPACES]),
 }
 """Regular expressions of which no match goes on across a space that follows something else, by who brought them."""
-_MOST = 4 * 1024 * 1024
+_MOST = 12 * 1024 * 1024
 _ENTRY = 64
 """What is kept: characters, and what an entry adds to them. All of it takes about 30 MiB."""
 _MOST_ENCODINGS = 1024
+_ID_BYTES = 4
 
 
 class Words:
@@ -51,9 +52,8 @@ class Words:
         self._tokenizer = tokenizer
         longest_first = sorted(apart, key=len, reverse=True)
         self._apart = re.compile(f"({'|'.join(map(re.escape, longest_first)) or '(?!)'})")
-        self._numbers: dict[str, Sequence[int]] = {content: (number,) for content, number in apart.items()}
-        self._known = dict(self._numbers)
-        self._room = _MOST
+        self._numbers = {content: _packed([number]) for content, number in apart.items()}
+        self._known = _Known(tokenizer, self._numbers)
         self._encodings: dict[str, Encoding] = {}
 
     @classmethod
@@ -68,21 +68,16 @@ class Words:
         apart = {} if tokenizer.encode_special_tokens else {t.content: n for n, t in added.items() if not t.normalized}
         return cls(tokenizer, apart)
 
-    @staticmethod
-    def reads(text: str) -> bool:
-        """Whether a text can be cut into words: not where it holds a space of which programs differ."""
-        return _OTHER_SPACES.search(text) is None
-
-    def tokenise(self, texts: Sequence[str]) -> list[Worded]:
-        """Tokens of texts that this reads."""
-        if self._room < 0:
-            # Not emptied: another thread may look something up in it.
-            self._known, self._room = dict(self._numbers), _MOST
-        known = self._known
-        cut = [self._cut(text) for text in texts]
-        words = set(chain.from_iterable(chain.from_iterable(cut)))
-        self._learn(known, [word for word in words if word not in known])
-        return [Worded(self, known, pieces) for pieces in cut]
+    def tokenise(self, texts: Iterable[str]) -> Iterator[Placed]:
+        """Tokens of texts, one after another."""
+        for text in texts:
+            if self._known.room < 0:
+                # Not emptied: another thread may look something up in it.
+                self._known = _Known(self._tokenizer, self._numbers)
+            try:
+                yield Worded(self, self._known, self._cut(text))
+            except _NotAlone:
+                yield Whole(text, self._tokenizer.encode(text, add_special_tokens=False))
 
     def encoding(self, word: str) -> Encoding:
         """What the library says of a word."""
@@ -96,48 +91,86 @@ class Words:
     def stands_apart(self, word: str) -> bool:
         return word in self._numbers
 
-    def _cut(self, text: str) -> list[list[str]]:
-        """Stretches of words, and what stands apart between them, each in a list of its own."""
+    def _cut(self, text: str) -> list[tuple[int, list[str]]]:
+        """Stretches of words, and what stands apart between them: of each its length and its words."""
         return [
-            [stretch] if number % 2 else _WORD.findall(stretch)
+            (len(stretch), [stretch] if number % 2 else _WORD.findall(stretch))
             for number, stretch in enumerate(self._apart.split(text))
             if stretch
         ]
 
-    def _learn(self, known: dict[str, Sequence[int]], words: list[str]) -> None:
-        if not words:
-            return
-        for word, encoding in zip(words, self._tokenizer.encode_batch(words, add_special_tokens=False), strict=True):
-            known[word] = encoding.ids
-        self._room -= sum(map(len, words)) + _ENTRY * len(words)
+
+class _NotAlone(LookupError):
+    """A word that the library has to see in its text."""
 
 
-class Worded:
-    """Tokens of a text, and which token a character went to."""
+class _Known(dict[str, bytes]):
+    """From a word to its tokens; what is not there yet is asked of the library."""
 
-    __slots__ = ("_known", "_offsets", "_pieces", "_starts", "_words", "ids")
+    def __init__(self, tokenizer: Tokenizer, known: Mapping[str, bytes]) -> None:
+        super().__init__(known)
+        self._tokenizer = tokenizer
+        self.room = _MOST
 
-    def __init__(self, words: Words, known: Mapping[str, Sequence[int]], pieces: list[list[str]]) -> None:
-        self.ids: list[int] = []
-        self._words = words
-        self._known = known
-        self._pieces = pieces
-        self._starts: list[int] = []
-        self._offsets: list[int] = []
-        start = 0
-        for piece in pieces:
-            self._starts.append(start)
-            self._offsets.append(len(self.ids))
-            self.ids.extend(chain.from_iterable(map(known.__getitem__, piece)))
-            start += len(piece[0]) if len(piece) == 1 else sum(map(len, piece))
+    def __missing__(self, word: str) -> bytes:
+        if _OTHER_SPACES.search(word):
+            raise _NotAlone
+        self.room -= len(word) + _ENTRY
+        self[word] = found = _packed(self._tokenizer.encode(word, add_special_tokens=False).ids)
+        return found
+
+
+class Placed(Protocol):
+    """Tokens of a rendered text, and which token a character went to."""
+
+    ids: list[int]
 
     def token_at(self, position: int) -> int:
         """The first token that holds this character, or the next one that is held."""
-        number = bisect_right(self._starts, position) - 1
-        if number < 0:
-            return 0
-        start, offset = self._starts[number], self._offsets[number]
-        for word in self._pieces[number]:
+        ...
+
+
+class Whole:
+    """`Placed`, as the library tokenised the whole text."""
+
+    __slots__ = ("_encoding", "_length", "ids")
+
+    def __init__(self, text: str, encoding: Encoding) -> None:
+        self.ids: list[int] = encoding.ids
+        self._encoding = encoding
+        self._length = len(text)
+
+    def token_at(self, position: int) -> int:
+        """See `Placed`."""
+        token = token_of(self._encoding, position, self._length)
+        return len(self.ids) if token is None else token
+
+
+class Worded:
+    """`Placed`, word by word. Raises: _NotAlone."""
+
+    __slots__ = ("_known", "_offsets", "_pieces", "_words", "ids")
+
+    def __init__(self, words: Words, known: _Known, pieces: list[tuple[int, list[str]]]) -> None:
+        self._words = words
+        self._known = known
+        self._pieces = pieces
+        packed = [b"".join(map(known.__getitem__, piece)) for _, piece in pieces]
+        self._offsets = [0, *accumulate(map(len, packed))]
+        self.ids = memoryview(b"".join(packed)).cast("I").tolist()
+
+    def token_at(self, position: int) -> int:
+        """See `Placed`."""
+        start = 0
+        for (length, piece), offset in zip(self._pieces, self._offsets, strict=False):
+            if position < start + length:
+                return self._within(piece, start, offset // _ID_BYTES, position)
+            start += length
+        return len(self.ids)
+
+    def _within(self, piece: Sequence[str], start: int, offset: int, position: int) -> int:
+        """Of a piece that starts at this character and this token."""
+        for word in piece:
             if self._words.stands_apart(word):
                 return offset
             if position < start + len(word):
@@ -145,8 +178,12 @@ class Worded:
                 if token is not None:
                     return offset + token
             start += len(word)
-            offset += len(self._known[word])
+            offset += len(self._known[word]) // _ID_BYTES
         return offset
+
+
+def _packed(ids: Sequence[int]) -> bytes:
+    return array("I", ids).tobytes()
 
 
 def token_of(encoding: Encoding, position: int, length: int) -> int | None:
