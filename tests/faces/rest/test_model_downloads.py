@@ -53,6 +53,14 @@ def test_a_tar_comes_whole_or_from_any_place_with_the_sha256_of_all_of_it(world)
         assert len(tar.getmembers()) == 3
 
 
+def test_the_path_of_the_first_documents_takes_a_format_too(world, exported):
+    for query in ("?format=gguf", "?format=gguf&precision=q8_0", ""):
+        here, there = (world.ask("GET", f"{path}/models/{exported.id}/download{query}") for path in ("/api", ""))
+        assert (here.status_code, here.headers["etag"]) == (there.status_code, there.headers["etag"])
+        assert here.content == there.content
+    refused(world.ask("GET", f"/models/{exported.id}/download?format=merged"), 409, "not_exported")
+
+
 def test_several_ranges_come_as_parts_and_no_byte_twice(world, exported):
     path = f"/api/models/{exported.id}/download?format=gguf"
     answer = world.ask("GET", path, headers={"range": "bytes=5000-5004, 0-9, 5-19, -3"})

@@ -26,6 +26,8 @@ Precision = Annotated[
     Query(max_length=16, description="Which of its exports of that format, e.g. `q8_0`; left out, the newest."),
     Field(pattern="^[a-z0-9_]+$"),
 ]
+REFUSALS = problems(NotFound, Gone, ModelNotReady, NotExported, ArtifactCorrupt, RangeInvalid)
+"""Of a download."""
 
 
 @routes.get("/{model_id}/exports", responses=problems(NotFound, Gone, ModelNotReady))
@@ -34,11 +36,7 @@ def exports(model_id: ModelRef, actor: CurrentActor, platform: CurrentPlatform) 
     return Page(data=platform.transfers.exports.list(actor, model_id))
 
 
-@routes.get(
-    "/{model_id}/download",
-    response_class=Response,
-    responses=problems(NotFound, Gone, ModelNotReady, NotExported, ArtifactCorrupt, RangeInvalid),
-)
+@routes.get("/{model_id}/download", response_class=Response, responses=REFUSALS)
 def download(
     model_id: ModelRef,
     actor: CurrentActor,

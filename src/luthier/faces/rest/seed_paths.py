@@ -268,10 +268,18 @@ def user_models(
     return platform.registry.list(actor, after=after, limit=limit)
 
 
-@routes.get("/models/{model_id}/download", response_class=Response, responses=_MODEL)
-def download_model(model_id: models.ModelRef, actor: CurrentActor, platform: CurrentPlatform, request: Request) -> Response:
-    """As `GET /api/models/{model_id}/download` without a format."""
-    return model_downloads.download(model_id, actor, platform, request)
+@routes.get("/models/{model_id}/download", response_class=Response, responses=model_downloads.REFUSALS)
+def download_model(
+    model_id: models.ModelRef,
+    actor: CurrentActor,
+    platform: CurrentPlatform,
+    request: Request,
+    *,
+    form: model_downloads.Form = None,
+    precision: model_downloads.Precision = None,
+) -> Response:
+    """As `GET /api/models/{model_id}/download`."""
+    return model_downloads.download(model_id, actor, platform, request, form=form, precision=precision)
 
 
 @routes.delete("/models/{model_id}", status_code=204, responses=problems(NotFound, Gone, InUse))
