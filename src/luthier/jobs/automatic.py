@@ -16,6 +16,7 @@ __all__ = [
     "epochs_of",
     "learning_rate",
     "needs_recompute",
+    "rate_of",
     "steps_of",
     "tokens_per_pass",
 ]
@@ -50,6 +51,12 @@ def learning_rate(hidden: int, method: Method) -> float:
     """
     rate = _RATE * (_RATE_WIDTH / hidden) ** _RATE_SLOPE * _SHARE_OF_RATE[method]
     return float(f"{min(_MOST_RATE, max(_LEAST_RATE, rate)):.2g}")
+
+
+def rate_of(spec: RunSpec, hidden: int) -> float:
+    """Peak learning rate of a run on a base of this hidden width."""
+    asked = spec.train.learning_rate
+    return learning_rate(hidden, spec.method) if asked == "auto" else asked
 
 
 def epochs_of(train: TrainSpec, rows: int) -> int:

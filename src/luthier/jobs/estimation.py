@@ -126,6 +126,7 @@ def estimate(facts: Facts) -> Estimate:
         epochs=round(plan.epochs, 3),
         steps=plan.steps,
         batch_size=plan.batch_size,
+        learning_rate=automatic.rate_of(spec, facts.base.hidden),
         tokens_per_second=round(rate, 1),
         seconds=seconds,
         basis=basis,

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
+import orjson
 from sqlalchemy.orm import Session
 
 from luthier.billing import rules as money
 from luthier.jobs import projection, store
 from luthier.jobs.spec import RunSpec
-from luthier.jobs.types import FINISHED, Estimate, Job, JobError, JobState
+from luthier.jobs.types import FINISHED, Chosen, Estimate, Job, JobError, JobState
 
 
 def spec_of(row: store.JobRow) -> RunSpec:
@@ -38,7 +39,15 @@ def job_of(row: store.JobRow, frozen: RunSpec | None = None) -> Job:
         estimated_cost_usd=money.usd(row.estimated_micro_usd),
         error=error,
         spec=spec.model_copy(update={"sources": None}),
+        chosen=_chosen(row.estimate) if spec.kind == "train" else None,
     )
+
+
+def _chosen(estimate: str) -> Chosen | None:
+    told = orjson.loads(estimate)
+    if not told["rows"]:
+        return None
+    return Chosen(epochs=told["epochs"], batch_size=told["batch_size"], learning_rate=told.get("learning_rate"))
 
 
 def job_behind(session: Session, name_or_id: str) -> Job | None:

@@ -96,6 +96,7 @@ class Estimate(Frozen):
     epochs: float
     steps: int = Field(description="Optimiser steps.")
     batch_size: int = Field(description="Rows of one forward pass.")
+    learning_rate: float | None = Field(default=None, description="At its peak; null where no adapter is trained.")
     tokens_per_second: float
     seconds: int = Field(description="Billed seconds, start and evaluation included.")
     basis: Literal["measured", "assumed"] = Field(
@@ -116,6 +117,14 @@ class Estimate(Frozen):
         default=None, description="What the job took in the end; null before, or where it was not trained alone and in one piece."
     )
     warnings: tuple[str, ...] = Field(default=(), description="What would make the result worth less, e.g. leaked rows.")
+
+
+class Chosen(Frozen):
+    """What a run is trained with, be it asked for or what `auto` has come to."""
+
+    epochs: float
+    batch_size: int = Field(description="Rows of one forward pass.")
+    learning_rate: float | None = Field(description="At its peak; null where no adapter is trained.")
 
 
 class Job(Frozen):
@@ -153,6 +162,9 @@ class Job(Frozen):
     started_at: datetime | None = Field(default=None, description="When the latest attempt was claimed.")
     finished_at: datetime | None = None
     spec: RunSpec = Field(description="The request, as it was frozen at submit.")
+    chosen: Chosen | None = Field(
+        default=None, description="What `auto` in it has come to; null until the data is checked, and where nothing is trained."
+    )
 
     @property
     def finished(self) -> bool:

@@ -53,7 +53,6 @@ def plan_of(spec: RunSpec, fixed: Fixed, rows: int, max_seq_len: int, hidden: in
     train = spec.train
     rows_per_step, steps_per_epoch, total = automatic.steps_of(spec, rows, fixed.batch_size)
     evaluates = spec.validation_dataset is not None
-    rate = automatic.learning_rate(hidden, spec.method) if train.learning_rate == "auto" else train.learning_rate
     return Plan(
         fixed=fixed,
         rows_per_step=rows_per_step,
@@ -62,7 +61,7 @@ def plan_of(spec: RunSpec, fixed: Fixed, rows: int, max_seq_len: int, hidden: in
         total_steps=total,
         eval_steps=(train.eval_steps or steps_per_epoch) if evaluates else None,
         max_seq_len=max_seq_len,
-        learning_rate=rate,
+        learning_rate=automatic.rate_of(spec, hidden),
         epochs=None if train.max_steps else automatic.epochs_of(train, rows),
         updates_per_batch=spec.grpo.updates_per_batch if spec.grpo else 1,
     )

@@ -92,7 +92,7 @@ def test_a_supervised_job_with_the_fields_of_the_sdk(sdk):
     assert (job.status, job.seed, job.training_file, job.validation_file) == ("queued", 7, file.id, held_out.id)
     assert job.hyperparameters.n_epochs == 2
     assert job.hyperparameters.learning_rate_multiplier == 0.5
-    assert job.hyperparameters.batch_size == "auto"
+    assert job.hyperparameters.batch_size == 1  # what `auto` comes to for so few rows
     assert (job.method.type, job.metadata, job.error) == ("supervised", {"team": "mail"}, None)
     assert sdk.fine_tuning.jobs.retrieve(job.id) == job
     assert [each.id for each in sdk.fine_tuning.jobs.list(extra_query={"metadata[team]": "mail"})] == [job.id]
@@ -129,6 +129,15 @@ def test_a_job_waits_in_validating_files_and_fails_with_line_and_field(world, sd
     assert (failed.status, failed.error.code, failed.error.param) == ("failed", "json_syntax", "validation_file")
     assert failed.error.message == "Line 2: This is no JSON. Mend it."
     assert sdk.files.retrieve(bad).status_details == "This is no JSON. Mend it."
+
+
+def test_a_job_says_what_auto_has_come_to(sdk, world):
+    job = sdk.fine_tuning.jobs.create(model="luthier/tiny", training_file=uploaded(sdk).id)
+    chosen = world.ask("GET", f"/api/jobs/{job.id}").json()["chosen"]
+    numbers = job.hyperparameters
+    assert (numbers.n_epochs, numbers.batch_size) == (chosen["epochs"], chosen["batch_size"]) == (10, 1)
+    assert numbers.learning_rate_multiplier == pytest.approx(chosen["learning_rate"] / 2e-4, rel=1e-4)
+    assert job.method.supervised.hyperparameters.model_dump() == numbers.model_dump()
 
 
 def test_hyperparameters_at_their_older_place(sdk):

@@ -10,7 +10,6 @@ from pydantic import BaseModel, Field
 
 from luthier.datasets.types import Dataset
 from luthier.jobs.directory import CheckpointRef, Event
-from luthier.jobs.spec import RunSpec
 from luthier.jobs.types import Job, JobState, Transition
 
 USUAL_LEARNING_RATE = 2e-4
@@ -171,9 +170,9 @@ def job_of(job: Job, tenant_id: str, now: datetime) -> FineTuningJob:
         estimated_finish=seconds(now) + int(job.eta_seconds or 0) if running else None,
         fine_tuned_model=tuned_name(job.base_model, tenant_id, job.name, job.model_id) if job.model_id else None,
         finished_at=seconds(job.finished_at) if job.finished_at and job.state != JobState.PAUSED else None,
-        hyperparameters=_hyperparameters(job.spec),
+        hyperparameters=_hyperparameters(job),
         metadata=job.spec.metadata,
-        method=_method(job.spec),
+        method=_method(job),
         model=job.base_model,
         organization_id=tenant_id,
         result_files=result_files(job),
@@ -256,18 +255,21 @@ def _error(job: Job) -> JobError | None:
     return JobError(code=error.code, message=f"{error.message} {error.hint}".rstrip(), param=param)
 
 
-def _hyperparameters(spec: RunSpec) -> dict[str, Any]:
-    rate = spec.train.learning_rate
-    return {
-        "n_epochs": spec.train.epochs or "auto",
-        "batch_size": spec.train.batch_size,
-        "learning_rate_multiplier": rate if rate == "auto" else round(rate / USUAL_LEARNING_RATE, 6),
-    }
+def _hyperparameters(job: Job) -> dict[str, Any]:
+    train, chosen = job.spec.train, job.chosen
+    if chosen is None:
+        rate = train.learning_rate
+        found: dict[str, Any] = {"n_epochs": train.epochs or "auto", "batch_size": train.batch_size}
+    else:
+        rate = chosen.learning_rate or train.learning_rate
+        found = {"n_epochs": max(1, round(chosen.epochs)), "batch_size": chosen.batch_size}
+    return {**found, "learning_rate_multiplier": rate if rate == "auto" else round(rate / USUAL_LEARNING_RATE, 6)}
 
 
-def _method(spec: RunSpec) -> dict[str, Any]:
+def _method(job: Job) -> dict[str, Any]:
+    spec = job.spec
     kind = _METHODS.get(spec.method, "supervised")
-    section: dict[str, Any] = {"hyperparameters": _hyperparameters(spec)}
+    section: dict[str, Any] = {"hyperparameters": _hyperparameters(job)}
     if spec.dpo:
         section["hyperparameters"]["beta"] = spec.dpo.beta
     if spec.grpo:
