@@ -11,6 +11,8 @@ from typing import Any, cast
 from luthier.errors import FieldInvalid
 
 _CALL = re.compile(r"<tool_call>\s*(\{.*?\})\s*</tool_call>", re.DOTALL)
+_CUT = re.compile(r'<tool_call>\s*\{\s*"name"\s*:\s*"(?P<name>[^"\\]+)"\s*,\s*"arguments"\s*:\s*(?P<arguments>.*)', re.DOTALL)
+"""A call that the answer's length has ended."""
 OPENS, CLOSES = "<tool_call>", "</tool_call>"
 _COMPACT = {"whitespace_pattern": " ?"}
 """As models write calls: on one line. A model that never saw one would fill its answer with indents."""
@@ -25,17 +27,22 @@ class ToolCall:
     arguments: str
 
 
-def calls_in(text: str) -> tuple[str, tuple[ToolCall, ...]]:
-    """The text around the calls, and the calls. What is no whole call stays text.
+def calls_in(text: str, *, cut: bool = False) -> tuple[str, tuple[ToolCall, ...]]:
+    """The text around the calls, and the calls. What is no whole call stays text; of an answer that its length has `cut`, the
+    last call may lack the end of its arguments.
 
     >>> calls_in('Wait.<tool_call>{"name": "now", "arguments": {"zone": "UTC"}}</tool_call>')
     ('Wait.', (ToolCall(name='now', arguments='{"zone": "UTC"}'),))
+    >>> calls_in('<tool_call>{"name": "now", "arguments": {"zone": "U', cut=True)
+    ('', (ToolCall(name='now', arguments='{"zone": "U'),))
+    >>> calls_in('<tool_call>{"name": "now", "arguments": {}}', cut=True)
+    ('', (ToolCall(name='now', arguments='{}'),))
     """
-    rest, found = taken_out(text)
+    rest, found = taken_out(text, cut=cut)
     return rest.strip() if found else text, found
 
 
-def taken_out(text: str) -> tuple[str, tuple[ToolCall, ...]]:
+def taken_out(text: str, *, cut: bool = False) -> tuple[str, tuple[ToolCall, ...]]:
     """The same, with the blanks around the calls: what comes before the first stands at its place."""
     found: list[ToolCall] = []
 
@@ -46,18 +53,31 @@ def taken_out(text: str) -> tuple[str, tuple[ToolCall, ...]]:
         found.append(call)
         return ""
 
-    return _CALL.sub(taken, text), tuple(found)
+    rest = _CALL.sub(taken, text)
+    last = _CUT.search(rest) if cut else None
+    if last is not None:
+        found.append(ToolCall(last["name"], _begun(last["arguments"])))
+        rest = rest[: last.start()]
+    return rest, tuple(found)
 
 
 def _call(text: str) -> ToolCall | None:
     try:
         called = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     name, arguments = called.get("name"), called.get("arguments", {})
     if not isinstance(name, str):
         return None
     return ToolCall(name, arguments if isinstance(arguments, str) else json.dumps(arguments, ensure_ascii=False))
+
+
+def _begun(arguments: str) -> str:
+    """Arguments up to their end, if they have come to it."""
+    try:
+        return arguments[: json.JSONDecoder().raw_decode(arguments)[1]]
+    except (ValueError, RecursionError):
+        return arguments
 
 
 def schema_of_a_call(tools: Sequence[Mapping[str, Any]], names: Sequence[str]) -> str:

@@ -10,6 +10,8 @@ import openai
 import pytest
 from tests.faces.rest.official import Scripted, client_of, served
 
+from luthier.seams import Piece
+
 
 @pytest.fixture
 def sdk(world):
@@ -126,6 +128,41 @@ def test_a_tool_that_must_be_called_is_called(tmp_path):
         assert chunks[-1].choices[0].delta.tool_calls[0].function.name == "now"
         assert not any(chunk.choices[0].delta.content for chunk in chunks)
         assert len(json.loads(engine.asked[-1].json_schema)["anyOf"]) == 2
+
+
+class Cut(Scripted):
+    """Comes to its longest length."""
+
+    def generate(self, model, request):
+        yield from list(super().generate(model, request))[:-1]
+        yield Piece((), "length")
+
+
+@pytest.mark.parametrize(
+    ("text", "arguments"),
+    [
+        ('{"name": "now", "arguments": {"zone": "U', '{"zone": "U'),
+        ('{"name": "now", "arguments": {"zone": "UTC"}', '{"zone": "UTC"}'),
+        ('{"name": "now", "arguments": {"zone": "UTC"}}', '{"zone": "UTC"}'),
+        ('{"name": "now", "arguments": ', ""),
+        ('{"name": "no', None),
+    ],
+)
+def test_a_call_that_meets_the_longest_length_comes_as_far_as_it_is(tmp_path, text, arguments):
+    with served(tmp_path, Cut(text)) as (_, sdk):
+        choice = asked(sdk, tools=[tool_of("now")], tool_choice="required").choices[0]
+        assert choice.finish_reason == "length"
+        chunks = list(asked(sdk, tools=[tool_of("now")], tool_choice="required", stream=True))
+        assert chunks[-1].choices[0].finish_reason == "length"
+        told = "".join(chunk.choices[0].delta.content or "" for chunk in chunks)
+        if arguments is None:
+            assert (choice.message.content, choice.message.tool_calls) == (f"<tool_call>{text}", None)
+            assert told == f"<tool_call>{text}"
+        else:
+            assert (choice.message.content, told) == (None, "")
+            (call,) = choice.message.tool_calls
+            assert (call.function.name, call.function.arguments) == ("now", arguments)
+            assert chunks[-1].choices[0].delta.tool_calls[0].function.arguments == arguments
 
 
 @pytest.mark.parametrize(

@@ -92,7 +92,7 @@ def _streamed(asked: ChatCreate, head: dict[str, Any], answering: list[Answer], 
         finish: str | None = delta.finish_reason
         text = telling[answer.index].next(delta) if asked.tools else delta.text
         if asked.tools and finish is not None:
-            choice, text = _choice(asked, answer, head), text + telling[answer.index].rest(answer.text)
+            choice, text = _choice(asked, answer, head), text + telling[answer.index].rest(answer)
             finish = choice.finish_reason
             calls = choice.message.tool_calls or []
             change |= {"tool_calls": [{"index": n, **call.model_dump()} for n, call in enumerate(calls)]} if calls else {}
@@ -117,14 +117,14 @@ class _Telling:
         self.shown += len(text)
         return text
 
-    def rest(self, whole: str) -> str:
+    def rest(self, answer: Answer) -> str:
         """What was held back, and turned out to be no call."""
-        text, calls = taken_out(whole)
+        text, calls = taken_out(answer.text, cut=_is_cut(answer))
         return text[self.shown :].rstrip() if calls else text[self.shown :]
 
 
 def _choice(asked: ChatCreate, answer: Answer, head: dict[str, Any]) -> Choice:
-    rest, found = calls_in(answer.text) if asked.tools else (answer.text, ())
+    rest, found = calls_in(answer.text, cut=_is_cut(answer)) if asked.tools else (answer.text, ())
     calls = [
         Call(id=f"call_{head['id'][-12:]}{answer.index}{n}", function=Function(name=call.name, arguments=call.arguments))
         for n, call in enumerate(found)
@@ -133,8 +133,13 @@ def _choice(asked: ChatCreate, answer: Answer, head: dict[str, Any]) -> Choice:
         index=answer.index,
         message=Said(content=rest or None if calls else rest, tool_calls=calls or None),
         logprobs=_likely(answer.likely),
-        finish_reason="tool_calls" if calls else answer.finish_reason,
+        finish_reason="tool_calls" if calls and not _is_cut(answer) else answer.finish_reason,
     )
+
+
+def _is_cut(answer: Answer) -> bool:
+    """Whether its length has ended it; then a call may lack its end, as it does with OpenAI."""
+    return answer.finish_reason == "length"
 
 
 def _likely(likely: list[TokenLikelihood] | tuple[TokenLikelihood, ...]) -> dict[str, Any] | None:
