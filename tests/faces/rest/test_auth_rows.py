@@ -7,10 +7,10 @@ import hashlib
 import hmac
 import json
 import threading
-import time
 from datetime import UTC, datetime, timedelta
 
 import pytest
+from tests.at_once import at_once
 
 from luthier import ids
 from luthier.accounts import access_tokens
@@ -230,10 +230,9 @@ def test_a08_a_newline_behind_a_token(town):
 
 
 def test_a09_a_huge_token_is_not_parsed(town):
-    began = time.perf_counter()
-    assert is_401(town.as_("a." * 50_000))
-    assert is_401(town.client.get("/api/me", headers={"x-api-key": "lk_" + "a" * 100_000}))
-    assert time.perf_counter() - began < 1
+    with at_once():
+        assert is_401(town.as_("a." * 50_000))
+        assert is_401(town.client.get("/api/me", headers={"x-api-key": "lk_" + "a" * 100_000}))
 
 
 def test_a10_a_logout_holds_on_the_next_request(town):
