@@ -149,7 +149,7 @@ class Renderer:
 
     def plain(self, text: str) -> list[int]:
         """Tokens of a text by itself, nothing before or behind it."""
-        return self._tokens.ids_as_text([text])[0]
+        return self._tokens.as_text(text).ids
 
     def prompt(
         self, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]] | None = None, *, begun: str = ""
@@ -166,7 +166,7 @@ class Renderer:
             _refuse(bad)
         guarded, listed, mark = self._guarded(read, offered)
         text = self._templates[self._kind(offered)].render(guarded, listed, prompt=True) + begun
-        return (self._tokens.encode_marked(text, mark) if mark else next(self._tokens.encode([text]))).ids
+        return self._tokens.encode_marked(text, mark).ids if mark else self._tokens.ids(text)
 
     def target(self, example: Example) -> tuple[list[int], str]:
         """For evaluation: the prompt of the row's last answer, and that answer as text (with its tool calls, as rendered).

@@ -110,6 +110,10 @@ class Tokens:
             return self._words.tokenise(texts)
         return map(Whole, texts, self._tokenizer.encode_batch(list(texts), add_special_tokens=False))
 
+    def ids(self, text: str) -> list[int]:
+        """Tokens of one rendered text without marks; nothing of it is kept."""
+        return self._tokenizer.encode(text, add_special_tokens=False).ids
+
     def encode_marked(self, text: str, mark: str) -> Tokenised:
         """Tokens of a rendered text with marks: only unmarked special tokens count as such."""
         pieces: list[_Piece] = []

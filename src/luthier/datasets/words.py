@@ -35,9 +35,9 @@ CUTS: Mapping[str, str] = {
     "tekken": "|".join([*_CASED, r"\p{N}", _SIGNS_AND_SLASHES, _SPACES]),
 }
 """Regular expressions of which no match goes on across a space that follows something else, by who brought them."""
-_MOST = 12 * 1024 * 1024
+_MOST = 6 * 1024 * 1024
 _ENTRY = 64
-"""What is kept: characters, and what an entry adds to them. All of it takes about 30 MiB."""
+"""What is kept: characters, and what an entry adds to them. All of it takes about 16 MiB."""
 _MOST_ENCODINGS = 1024
 _ID_BYTES = 4
 
