@@ -56,6 +56,9 @@ def test_start_prints_the_id_on_stdout_and_the_estimate_on_stderr(world, termina
     assert "about $0.00" in ended.err
     shown = terminal("tune", "status", "--job-id", ended.out.strip(), "--json").json
     assert (shown["state"], shown["spec"]["train"]["epochs"], shown["spec"]["lora"]["rank"]) == ("queued", 1, 4)
+    rate = shown["chosen"]["learning_rate"]
+    with_numbers = terminal("tune", "status", ended.out.strip()).out
+    assert f"1 epoch, 1 row a pass, learning rate {rate:g}\n" in with_numbers
 
 
 def test_a_config_says_how_and_flags_say_on_what(world, terminal, dataset, tmp_path):

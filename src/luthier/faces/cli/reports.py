@@ -30,6 +30,8 @@ def estimate_text(estimate: Estimate) -> str:
         f"Time     about {duration(estimate.seconds)}{_amount(estimate)}",
         f"Cost     about {dollars(estimate.cost_usd)} ({estimate.hardware}, {dollars(estimate.hourly_usd)} an hour)",
     ]
+    if estimate.get("epochs"):
+        lines.append(f"Trains   {_chosen(estimate)}")
     if note := estimate.get("basis_note"):
         lines.append(f"Basis    {note}")
     lines += _learned(estimate)
@@ -86,6 +88,7 @@ def job_text(job: Job) -> str:
             ("of model", job.get("model")),
             ("base model", job.base_model),
             ("dataset", job.dataset),
+            ("trains with", _chosen(job.get("chosen"))),
             ("hardware", job.hardware),
             ("attempt", job.get("attempt") or None),
             ("step", step),
@@ -100,6 +103,16 @@ def job_text(job: Job) -> str:
         ]
     )
     return f"{text}\n\n{failure_text(job)}" if job.get("error") else text
+
+
+def _chosen(chosen: Mapping[str, Any] | None) -> str | None:
+    """What a run is trained with, once that is known."""
+    if not chosen:
+        return None
+    rate = chosen.get("learning_rate")
+    epochs = f"{chosen['epochs']:g} epoch{'' if chosen['epochs'] == 1 else 's'}"
+    said = [epochs, counted(chosen["batch_size"], "row") + " a pass"]
+    return ", ".join([*said, f"learning rate {rate:g}"] if rate else said)
 
 
 def failure_text(job: Job) -> str:
