@@ -25,7 +25,7 @@ GROWTH_BYTES = 32 * 2**20
 
 def fuzz(folder: Path, count: int, shards: int) -> list[dict]:
     """What came of so many inputs, read by processes side by side."""
-    share = count // shards
+    share = -(-count // shards)
     running = []
     for shard in range(shards):
         (folder / str(shard)).mkdir()

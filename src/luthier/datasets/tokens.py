@@ -77,6 +77,7 @@ class Tokens:
         self.special = re.compile("|".join(map(re.escape, longest_first)) or r"(?!)")
         self.eos_id = self._id_of("eos_token")
         self.bos_ids = self._bos(config)
+        self._words = Words.of(tokenizer)
 
     @classmethod
     def load(cls, folder: Path, config: Mapping[str, Any]) -> Tokens:
@@ -180,10 +181,6 @@ class Tokens:
         tokenizer = Tokenizer.from_str(self._tokenizer.to_str())
         tokenizer.encode_special_tokens = True
         return tokenizer
-
-    @cached_property
-    def _words(self) -> Words | None:
-        return Words.of(self._tokenizer)
 
     @cached_property
     def _plain_words(self) -> Words | None:

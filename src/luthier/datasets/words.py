@@ -16,6 +16,7 @@ from itertools import accumulate
 from typing import Any, Protocol, cast
 
 from tokenizers import Encoding, Tokenizer
+from tokenizers.models import BPE
 
 _WORD = re.compile(r"\s*\S+(?:[^\S ]\s*\S*)*|\s+")
 """Up to the next space that follows something else. A line break may belong to what it follows: no cut there."""
@@ -60,7 +61,7 @@ class Words:
     def of(cls, tokenizer: Tokenizer) -> Words | None:
         """None where a token may reach across a space, or where this code cannot tell."""
         added = tokenizer.get_added_tokens_decoder()
-        if not _cuts_at_spaces(json.loads(tokenizer.to_str())) or any(
+        if not _cuts_at_spaces(tokenizer) or any(
             token.lstrip or token.rstrip or token.single_word or re.search(r"\S ", token.content) for token in added.values()
         ):
             return None
@@ -203,26 +204,29 @@ def _end(encoding: Encoding, token: int) -> int:
     return 0 if found is None else found[1]
 
 
-def _cuts_at_spaces(told: Mapping[str, Any]) -> bool:
-    """Whether this tokenizer, as its file tells it, never looks across a space that follows something else."""
-    model = told["model"]
-    steps = list(_steps(told["pre_tokenizer"], "pretokenizers"))
+def _cuts_at_spaces(tokenizer: Tokenizer) -> bool:
+    """Whether this tokenizer never looks across a space that follows something else."""
+    model, steps = tokenizer.model, _steps(tokenizer.pre_tokenizer, "pretokenizers")
     return (
-        model["type"] == "BPE"
-        and not any(model.get(name) for name in ("dropout", "continuing_subword_prefix", "end_of_word_suffix"))
+        isinstance(model, BPE)
+        and not (model.dropout or model.continuing_subword_prefix or model.end_of_word_suffix)
         # NFC joins nothing to a space.
-        and all(step["type"] == "NFC" for step in _steps(told["normalizer"], "normalizers"))
+        and all(step["type"] == "NFC" for step in _steps(tokenizer.normalizer, "normalizers"))
         and all(map(_keeps_words_apart, steps))
         and any(map(_cuts_words, steps))
     )
 
 
-def _steps(step: Mapping[str, Any] | None, name: str) -> Iterator[Mapping[str, Any]]:
-    if step is None:
-        return
+def _steps(component: Any, inner: str) -> list[Mapping[str, Any]]:
+    """What a normalizer or pre-tokenizer does, step by step, as the tokenizer's file tells it."""
+    # The file as a whole has the vocabulary, too: half a second of a large one.
+    return [] if component is None else list(_flat(json.loads(component.__getstate__()), inner))
+
+
+def _flat(step: Mapping[str, Any], inner: str) -> Iterator[Mapping[str, Any]]:
     if step["type"] == "Sequence":
-        for each in cast("Iterable[Mapping[str, Any]]", step[name]):
-            yield from _steps(each, name)
+        for each in cast("Iterable[Mapping[str, Any]]", step[inner]):
+            yield from _flat(each, inner)
     else:
         yield step
 
