@@ -85,6 +85,26 @@ def test_an_estimate_reserves_nothing(world, terminal, dataset):
     assert terminal("tune", "list", "--json").json == {"data": [], "next_cursor": None}
 
 
+def test_a_dataset_may_be_named_by_its_name_or_version(world, terminal, rows, dataset, tmp_path):
+    newer = terminal("dataset", "upload", str(rows), "--name", "named").out.strip()
+    newest = terminal("dataset", "upload", str(rows), "--name", "named").out.strip()
+    assert terminal("dataset", "show", "named", "--json").json["id"] == newest
+    assert terminal("dataset", "show", "named@1", "--json").json["id"] == newer
+    started = terminal("tune", "start", "--model", "luthier/tiny", "--dataset", "named@1", "--validation", dataset, "--json")
+    spec = started.json["job"]["spec"]
+    assert (spec["dataset"], spec["validation_dataset"]) == (newer, dataset)
+    assert terminal("tune", "estimate", "--model", "luthier/tiny", "--dataset", "named", "--json").json["fits"] is True
+    assert terminal("dataset", "preview", "named", "--json").json["data"]
+    assert terminal("dataset", "samples", "named@2", "--json").json["data"]
+    terminal("dataset", "download", "named@2", "-o", str(tmp_path / "again.jsonl"))
+    assert (tmp_path / "again.jsonl").read_bytes() == rows.read_bytes()
+    assert terminal("dataset", "show", "named@3").code == 4
+    assert terminal("tune", "start", "--model", "luthier/tiny", "--dataset", "nothing").code == 4
+    vague = terminal("dataset", "delete", "named", "--yes")
+    assert (vague.code, "named@1" in vague.err) == (2, True)
+    assert terminal("dataset", "delete", "named@2", "--yes", "--json").json["id"] == newest
+
+
 @pytest.mark.parametrize("named", [["{job}"], ["--job-id", "{job}"], ["{job}", "--job-id", "{job}"]])
 def test_an_id_stands_by_itself_or_behind_its_flag(world, terminal, job, named):
     ended = terminal("tune", "status", *[word.format(job=job) for word in named])

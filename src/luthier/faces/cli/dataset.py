@@ -129,7 +129,7 @@ def list_datasets(limit: Limit = 50, after: After = None, as_json: AsJson = Fals
 def show(dataset: DatasetArgument = None, dataset_id: DatasetOption = None, as_json: AsJson = False) -> None:
     """One dataset with its report, and how things spread over its rows."""
     with connect() as client:
-        found = client.datasets.get(the_dataset(dataset, dataset_id))
+        found = client.datasets.get(client.datasets.id_of(the_dataset(dataset, dataset_id)))
         spread = client.datasets.distributions(found.id) if found.state == "ready" and not as_json else None
     if as_json:
         out_json(found)
@@ -153,7 +153,8 @@ def samples(
 ) -> None:
     """Some rows as they are stored for training."""
     with connect() as client:
-        found = client.datasets.samples(the_dataset(dataset, dataset_id), by=by, n=count, seed=seed)
+        named = client.datasets.id_of(the_dataset(dataset, dataset_id))
+        found = client.datasets.samples(named, by=by, n=count, seed=seed)
     if as_json:
         out_json(found)
         return
@@ -164,7 +165,12 @@ def samples(
 
 @app.command()
 def preview(
-    source: Annotated[str, typer.Argument(metavar="DATASET_OR_FILE", help="A dataset's id, or a file here.", show_default=False)],
+    source: Annotated[
+        str,
+        typer.Argument(
+            metavar="DATASET_OR_FILE", help="A dataset (id, name@version or name), or a file here.", show_default=False
+        ),
+    ],
     base_model: Annotated[
         str, typer.Option("--base-model", help="Whose template and tokenizer render; of a file also a folder.")
     ] = "luthier/tiny",
@@ -178,11 +184,12 @@ def preview(
 ) -> None:
     """What will be learned: the rendered rows, which tokens carry loss, which are cut, what is packed together."""
     wish: dict[str, int | None] = {"rows": rows, "line": line, "max_seq_len": max_seq_len}
-    if ids.is_id(source, ids.DATASET):
+    if not _is_here(source):
         if mapping is not None:
             raise usage("--map is for a file here: the rows of a dataset are stored mapped.")
         with connect() as client:
-            found = client.datasets.preview(source, base_model=base_model, method=method, **wish).raw
+            named = client.datasets.id_of(the_dataset(source, None))
+            found = client.datasets.preview(named, base_model=base_model, method=method, **wish).raw
     else:
         from luthier.faces.cli import checking
 
@@ -193,6 +200,12 @@ def preview(
     from luthier.faces.cli.previews import preview_text
 
     out(preview_text(found, tokens=tokens))
+
+
+def _is_here(source: str) -> bool:
+    """Whether this is meant to be a file, and not a dataset."""
+    path = Path(source)
+    return not ids.is_id(source, ids.DATASET) and (path.exists() or len(path.parts) > 1 or path.suffix != "")
 
 
 @app.command()
@@ -225,7 +238,12 @@ def validate(file: FilePath, against: Against = None, mapping: Map = None, as_js
 
 @app.command()
 def fix(
-    source: Annotated[str, typer.Argument(metavar="DATASET_OR_FILE", help="A dataset's id, or a file here.", show_default=False)],
+    source: Annotated[
+        str,
+        typer.Argument(
+            metavar="DATASET_OR_FILE", help="A dataset (id, name@version or name), or a file here.", show_default=False
+        ),
+    ],
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Of a file: where the good rows go.")] = None,
     mapping: Map = None,
     force: Force = False,
@@ -237,7 +255,7 @@ def fix(
 
     if output is None:
         with connect() as client:
-            fixed = client.datasets.fix(the_dataset(source, None)).raw
+            fixed = client.datasets.fix(client.datasets.id_of(the_dataset(source, None))).raw
         name = fixed["dataset"]["id"]
     else:
         may_replace([output], force=force)
@@ -252,9 +270,12 @@ def fix(
 @app.command()
 def delete(dataset: DatasetArgument = None, dataset_id: DatasetOption = None, yes: Yes = False, as_json: AsJson = False) -> None:
     """Remove a dataset that no job needs."""
-    found = the_dataset(dataset, dataset_id)
+    ref = the_dataset(dataset, dataset_id)
+    if not ids.is_id(ref, ids.DATASET) and "@" not in ref:
+        raise usage(f"Which version of {ref}? Name it by its id, or as {ref}@1.")
     sure("Delete the dataset?", yes=yes)
     with connect() as client:
+        found = client.datasets.id_of(ref)
         client.datasets.delete(found)
     if as_json:
         out_json({"id": found, "deleted": True})
@@ -273,12 +294,14 @@ def download(
     as_json: AsJson = False,
 ) -> None:
     """Write the file as it was uploaded, or the rows that were understood; checked, and taken up where it broke off."""
-    found = the_dataset(dataset, dataset_id)
-    # Named by its id: what the server calls it is no path of ours.
-    path = output or Path(f"{found}.jsonl")
-    may_replace([path], force=force)
-    with connect() as client, transfer(path.name) as report, parts_removed_when_full([path]):
-        client.datasets.download(found, path, form=form.value, on_progress=lambda done, total: report("", done, total))
+    ref = the_dataset(dataset, dataset_id)
+    with connect() as client:
+        found = client.datasets.id_of(ref)
+        # Named by its id: what the server calls it is no path of ours.
+        path = output or Path(f"{found}.jsonl")
+        may_replace([path], force=force)
+        with transfer(path.name) as report, parts_removed_when_full([path]):
+            client.datasets.download(found, path, form=form.value, on_progress=lambda done, total: report("", done, total))
     if as_json:
         out_json({"id": found, "path": str(path), "bytes": path.stat().st_size})
     else:

@@ -8,7 +8,7 @@ import typer
 
 from luthier import ids
 from luthier.faces.cli.edge import connect, new_app, usage
-from luthier.faces.cli.options import AsJson, Yes, sure
+from luthier.faces.cli.options import AsJson, Yes, sure, with_ids
 from luthier.faces.cli.runs import RunFlags, described, takes_run
 from luthier.faces.cli.shown import dollars, moment, out, out_json, table, talk
 
@@ -30,8 +30,9 @@ def add(
     as_json: AsJson = False,
 ) -> None:
     """Let others start a run, and print the hook's id and the secret that they sign with."""
+    spec = run.spec()
     with connect() as client:
-        made = client.hooks.add(hook_name, run.spec(), overrides=allow or ("dataset",), spend_cap_usd=spend_cap_usd)
+        made = client.hooks.add(hook_name, with_ids(client, spec), overrides=allow or ("dataset",), spend_cap_usd=spend_cap_usd)
     if as_json:
         out_json(made)
         return

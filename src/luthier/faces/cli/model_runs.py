@@ -10,7 +10,7 @@ import typer
 
 from luthier.faces.cli import watching
 from luthier.faces.cli.edge import connect, usage
-from luthier.faces.cli.options import AsJson, Follow, Force, ModelArgument, ModelOption, Yes, sure, the_job, the_model
+from luthier.faces.cli.options import AsJson, Follow, Force, ModelArgument, ModelOption, Yes, sure, the_job, the_model, with_ids
 from luthier.faces.cli.runs import described
 from luthier.faces.cli.saving import is_the_same, may_replace, parts_removed_when_full, transfer
 from luthier.faces.cli.shown import dollars, out, out_json, plain, talk
@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 FORMATS = ("merged", "adapter", "gguf", "gguf-adapter")
 PRECISIONS = ("base", "bf16", "fp32", "f32", "f16", "q8_0", "q6_k", "q5_k_m", "q4_k_m")
 Dataset = Annotated[
-    str | None, typer.Option("--dataset", help="Id of the rows to measure on; by default those that training measured on.")
+    str | None,
+    typer.Option("--dataset", help="Rows to measure on (id, name@version or name); by default those that training measured on."),
 ]
 Against = Annotated[str | None, typer.Option("--against", help="Another model on the same base, on the same rows.")]
 Rows = Annotated[int | None, typer.Option("--rows", min=0, help="Rows that are answered, for exact match; 200 by default.")]
@@ -115,8 +116,9 @@ def _spec(kind: str, model: str, **given: str | None) -> dict[str, Any]:
     return {"kind": kind, "model": model, **{name: value for name, value in given.items() if value is not None}}
 
 
-def _submitted(client: Client, spec: Mapping[str, Any], *, yes: bool) -> Submitted:
+def _submitted(client: Client, asked: Mapping[str, Any], *, yes: bool) -> Submitted:
     """Say what it takes, ask where it costs something, and queue it."""
+    spec = with_ids(client, asked)
     estimate = client.jobs.estimate(spec)
     from luthier.faces.cli.reports import estimate_text
 

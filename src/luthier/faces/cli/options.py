@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import sys
-from typing import Annotated
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from luthier import ids
 from luthier.faces.cli.edge import usage
 from luthier.faces.cli.shown import clean
+
+if TYPE_CHECKING:
+    from luthier.faces.sdk.client import Client
 
 AsJson = Annotated[bool, typer.Option("--json", help="JSON on stdout.")]
 Limit = Annotated[int, typer.Option(min=1, max=200, help="Most entries to show.")]
@@ -25,7 +29,10 @@ ModelArgument = Annotated[
     str | None, typer.Argument(metavar="[MODEL]", help="An id, a name, or name@version.", show_default=False)
 ]
 ModelOption = Annotated[str | None, typer.Option("--model-id", "--model", help="The same, as a flag.")]
-DatasetArgument = Annotated[str | None, typer.Argument(metavar="[DATASET]", help="The dataset's id.", show_default=False)]
+DatasetArgument = Annotated[
+    str | None,
+    typer.Argument(metavar="[DATASET]", help="An id, name@version, or a name: its newest version.", show_default=False),
+]
 DatasetOption = Annotated[str | None, typer.Option("--dataset-id", help="The same, as a flag.")]
 
 
@@ -35,16 +42,21 @@ def the_job(argument: str | None, option: str | None) -> str:
 
 
 def the_dataset(argument: str | None, option: str | None) -> str:
-    """The one dataset that was named. Raises: usage."""
-    return _an_id(_one(argument, option, "--dataset-id"), ids.DATASET, "dataset")
+    """The one dataset that was named: an id, or what `client.datasets.id_of` understands. Raises: usage."""
+    ref = _one(argument, option, "--dataset-id")
+    is_id = ref.startswith(f"{ids.DATASET}_") or any(ids.is_id(ref, kind) for kind in (ids.JOB, ids.MODEL))
+    return _an_id(ref, ids.DATASET, "dataset") if is_id else _a_name(ref, ids.DATASET, "dataset")
 
 
 def the_model(argument: str | None, option: str | None) -> str:
     """The one model that was named, in any way that the server understands. Raises: usage."""
-    ref = _one(argument, option, "--model-id")
-    if not ref or ref != ref.strip() or ref.startswith("-") or ".." in ref or not ref.isprintable():
-        raise usage("A model is named by its id (model_...), its name, or name@version; `model list` shows them.")
-    return ref
+    return _a_name(_one(argument, option, "--model-id"), ids.MODEL, "model")
+
+
+def with_ids(client: Client, spec: Mapping[str, Any]) -> dict[str, Any]:
+    """A run whose datasets are named by their ids, as the server wants it. Raises: NotFound."""
+    named = {field: spec[field] for field in ("dataset", "validation_dataset") if isinstance(spec.get(field), str)}
+    return {**spec, **{field: client.datasets.id_of(ref) for field, ref in named.items()}}
 
 
 def _one(argument: str | None, option: str | None, flag: str) -> str:
@@ -56,13 +68,19 @@ def _one(argument: str | None, option: str | None, flag: str) -> str:
     return found
 
 
+def _a_name(ref: str, prefix: str, noun: str) -> str:
+    if not ref or ref != ref.strip() or ref.startswith("-") or ".." in ref or not ref.isprintable():
+        raise usage(f"A {noun} is named by its id ({prefix}_...), its name, or name@version; `{_LISTS[noun]}` shows them.")
+    return ref
+
+
 def _an_id(text: str, prefix: str, noun: str) -> str:
     if not ids.is_id(text, prefix):
         raise usage(f"This is not the id of a {noun}: that is {prefix}_ and 26 letters and digits, as `{_LISTS[noun]}` shows it.")
     return text
 
 
-_LISTS = {"job": "tune list", "dataset": "dataset list"}
+_LISTS = {"job": "tune list", "dataset": "dataset list", "model": "model list"}
 
 
 def sure(question: str, *, yes: bool) -> None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from luthier.faces.cli.edge import connect, new_app, run, usage
-from luthier.faces.cli.options import AsJson
+from luthier.faces.cli.options import AsJson, with_ids
 from luthier.faces.cli.shown import out, out_json, plain, table, talk
 
 if TYPE_CHECKING:
@@ -75,7 +75,9 @@ def best_of(tried: Sequence[Tried]) -> Tried | None:
 @app.command()
 def search(
     num_runs: Annotated[int, typer.Option(min=1, max=100, help="How many settings are tried.")] = 10,
-    dataset: Annotated[str | None, typer.Option(help="Id of the images to learn from; the newest by default.")] = None,
+    dataset: Annotated[
+        str | None, typer.Option(help="Images to learn from (id, name@version or name); the newest by default.")
+    ] = None,
     validation: Annotated[str | None, typer.Option(help="Id of held-out images; the newest that are named so.")] = None,
     register_best: Annotated[bool, typer.Option("--register-best", help="Put the best version into --stage.")] = False,
     stage: Annotated[str, typer.Option(help=f"One of {', '.join(STAGES)}.")] = "Staging",
@@ -88,8 +90,9 @@ def search(
     """
     if stage not in STAGES:
         raise usage(f"--stage is one of {', '.join(STAGES)}, not {stage}.")
+    common = {"dataset": dataset, "validation_dataset": validation, "seed": seed}
     with connect() as client:
-        tried = _tried(client, draws(num_runs, seed), {"dataset": dataset, "validation_dataset": validation, "seed": seed})
+        tried = _tried(client, draws(num_runs, seed), with_ids(client, common))
         best = best_of(tried)
         if register_best and best is not None and best.model is not None:
             client.models.transition(best.model.id, stage)

@@ -32,9 +32,10 @@ class RunFlags:
 
     config: Annotated[Path | None, typer.Option("--config", help="A run as YAML, like configs/ and examples/ have them.")] = None
     model: Annotated[str | None, typer.Option("--model", help="Base model, e.g. luthier/tiny.")] = None
-    dataset: Annotated[str | None, typer.Option("--dataset", help="Id of the dataset to train on.")] = None
+    dataset: Annotated[str | None, typer.Option("--dataset", help="What to train on: an id, name@version, or a name.")] = None
     validation: Annotated[
-        str | None, typer.Option("--validation", "--validation-dataset", help="Id of held-out rows: measured before and after.")
+        str | None,
+        typer.Option("--validation", "--validation-dataset", help="Held-out rows, named as well: measured before and after."),
     ] = None
     name: Annotated[str | None, typer.Option("--name", help="Name of the model that comes out.")] = None
     hardware: Annotated[str | None, typer.Option("--hardware", help="Where to train; `tune pricing` lists it.")] = None

@@ -8,7 +8,7 @@ import typer
 
 from luthier.faces.cli import audit, drift, hooks, keys, logins, model, money, quotas, teams, watching, webhooks
 from luthier.faces.cli.edge import connect, new_app, run
-from luthier.faces.cli.options import After, AsJson, Follow, JobArgument, JobOption, Limit, Yes, sure, the_job
+from luthier.faces.cli.options import After, AsJson, Follow, JobArgument, JobOption, Limit, Yes, sure, the_job, with_ids
 from luthier.faces.cli.runs import RunFlags, described, takes_run
 from luthier.faces.cli.shown import dollars, moment, out, out_json, plain, table, talk
 
@@ -30,8 +30,9 @@ def start(
     yes: Yes = False,
 ) -> None:
     """Queue a training job and print its id."""
-    spec = run.spec()
+    asked = run.spec()
     with connect() as client:
+        spec = with_ids(client, asked)
         estimate = client.jobs.estimate(spec)
         from luthier.faces.cli.reports import estimate_text
 
@@ -65,8 +66,9 @@ def estimate(
     """What a run would take: memory, minutes, dollars. Trains nothing, and reserves nothing."""
     from luthier.faces.cli.reports import estimate_text, fit_text
 
-    spec = run.spec()
+    asked = run.spec()
     with connect() as client:
+        spec = with_ids(client, asked)
         found = client.jobs.estimate(spec)
         if not as_json:
             out(estimate_text(found))
