@@ -487,3 +487,11 @@ class ClientError(LuthierError):
     """The server could not be reached, or what answered does not speak Luthier's protocol."""
 
     code = "connection"
+
+
+def counted(number: int, noun: str) -> str:
+    """
+    >>> counted(1, "error"), counted(2000, "error")
+    ('1 error', '2,000 errors')
+    """
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"

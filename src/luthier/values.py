@@ -24,14 +24,6 @@ def plain_text(text: str) -> str:
     return text
 
 
-def counted(number: int, noun: str) -> str:
-    """
-    >>> counted(1, "error"), counted(2000, "error")
-    ('1 error', '2,000 errors')
-    """
-    return f"{number:,} {noun}{'' if number == 1 else 's'}"
-
-
 def one_line(text: str) -> str:
     """`text`, if it is one line with no blanks around it. Raises: ValueError."""
     if "\n" in text or "\t" in text or text != text.strip():

@@ -9,8 +9,8 @@ from pydantic import TypeAdapter, ValidationError
 from luthier.datasets import rules
 from luthier.datasets.mapping import parse_mapping
 from luthier.datasets.types import Finding, Report, Upload
-from luthier.errors import DatasetNotReady, DatasetRejected, FieldInvalid, LuthierError, TooLarge
-from luthier.values import Name, counted
+from luthier.errors import DatasetNotReady, DatasetRejected, FieldInvalid, LuthierError, TooLarge, counted
+from luthier.values import Name
 
 _NAME: TypeAdapter[str] = TypeAdapter(Name)
 _SHA256 = re.compile(r"[0-9a-f]{64}")

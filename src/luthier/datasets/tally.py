@@ -13,7 +13,7 @@ from luthier.datasets.mapping import proposed, written
 from luthier.datasets.near_duplicates import NearDuplicates
 from luthier.datasets.plain_chats import Shape
 from luthier.datasets.row_hashes import Overlap, Repeats
-from luthier.values import counted
+from luthier.errors import counted
 
 # Warnings that are an error when every row has them: (code, what is wrong then, what to do).
 _ALL_USELESS = (

@@ -7,11 +7,10 @@ from luthier.bases import classifiers
 from luthier.billing import rules as money
 from luthier.billing.types import Price
 from luthier.datasets.types import Dataset
-from luthier.errors import FieldInvalid
+from luthier.errors import FieldInvalid, counted
 from luthier.jobs import estimation
 from luthier.jobs.spec import RunSpec
 from luthier.jobs.types import Estimate, MemoryEstimate
-from luthier.values import counted
 
 _OPERATIONS_A_ROW = 50e6
 """There and back through a small network, with room."""

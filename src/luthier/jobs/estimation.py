@@ -9,14 +9,13 @@ from typing import Any, Literal
 from luthier.bases.types import TINY, Base
 from luthier.billing import rules as money
 from luthier.billing.types import Price
-from luthier.errors import FieldInvalid
+from luthier.errors import FieldInvalid, counted
 from luthier.jobs import automatic, quantization
 from luthier.jobs.judges import answers_graded, readings
 from luthier.jobs.memory import LOCAL_CPU, Wanted, memory_of
 from luthier.jobs.sizes import DataSize
 from luthier.jobs.spec import RunSpec
 from luthier.jobs.types import Estimate, MemoryEstimate
-from luthier.values import counted
 
 _START_S = 15
 _BUILD_S = 60

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from luthier.errors import counted
 from luthier.faces.cli.shown import clean, pairs, talk
-from luthier.values import counted
 
 if TYPE_CHECKING:
     from luthier.datasets.types import Report

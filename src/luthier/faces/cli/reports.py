@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from luthier.errors import counted
 from luthier.faces.cli.findings import report_text
 from luthier.faces.cli.shown import clean, dollars, duration, moment, pairs, plain, size
-from luthier.values import counted
 
 if TYPE_CHECKING:
     from luthier.faces.sdk.answers import Comparison, Dataset, Estimate, Job, JobCost, Model
