@@ -6,7 +6,7 @@ import threading
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
-from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 
 from luthier.datasets import words as words_module
 from luthier.datasets.words import CUTS, Whole, Worded, Words, token_of
@@ -59,7 +59,11 @@ def made(cutter, normalizer=None) -> Tokenizer:
 def tokenizers():
     plain = {name: made(cutter) for name, cutter in CUTTERS.items()}
     composed = {f"{name}, composed": made(cutter, normalizers.NFC()) for name, cutter in CUTTERS.items() if name != "digits"}
-    told = {**plain, **composed}
+    trimmed = {}
+    for spaced in (True, False):
+        trimmed[f"offsets trimmed, {spaced}"] = made(CUTTERS["byte level"])
+        trimmed[f"offsets trimmed, {spaced}"].post_processor = processors.ByteLevel(add_prefix_space=spaced, trim_offsets=True)
+    told = {**plain, **composed, **trimmed}
     for name in ("byte level", "qwen2, composed"):
         told[f"{name}, specials as text"] = Tokenizer.from_str(told[name].to_str())
         told[f"{name}, specials as text"].encode_special_tokens = True
