@@ -36,13 +36,13 @@ class _Piece:
 class Tokenised:
     """`Placed`, of a text in pieces: what is special, and what stands between."""
 
-    def __init__(self, ids: list[int], pieces: Sequence[_Piece], mark: str | None) -> None:
+    def __init__(self, ids: list[int], pieces: Sequence[_Piece], mark: str) -> None:
         self.ids = ids
         self._pieces = pieces
         self._mark = mark
 
     def token_at(self, position: int) -> int:
-        """The first token that holds this character, or the next one that is held."""
+        """See `Placed`."""
         for piece in reversed(self._pieces):
             if piece.start <= position:
                 return piece.offset + self._within(piece, position - piece.start)
@@ -51,11 +51,8 @@ class Tokenised:
     def _within(self, piece: _Piece, position: int) -> int:
         if piece.encoding is None:
             return 0
-        text = piece.text
-        if self._mark:
-            position -= text.count(self._mark, 0, position)
-            text = text.replace(self._mark, "")
-        token = token_of(piece.encoding, position, len(text))
+        position -= piece.text.count(self._mark, 0, position)
+        token = token_of(piece.encoding, position, len(piece.text.replace(self._mark, "")))
         return len(piece.encoding.ids) if token is None else token
 
 

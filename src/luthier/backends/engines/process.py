@@ -94,28 +94,20 @@ class EngineProcess:
         Raises: ModelLoading, EngineUnavailable, TooMany; ArtifactCorrupt, BaseUnavailable, ModelNotAllowed; FieldInvalid.
         """
 
-        def ask(child: Child) -> Sequence[Classified]:
-            if model.base_folder is not None:
-                self._load(child, ServedModel(str(model.base_folder), model.base_folder, None))
-            return _classified(child, model, questions)
-
-        return self._asked_again(ask)
+        folder = model.base_folder
+        base = None if folder is None else ServedModel(str(folder), folder, None)
+        return self._asked_again(base, lambda child: _classified(child, model, questions))
 
     def score(self, model: ServedModel, prompt_ids: Sequence[int], answers: Sequence[Sequence[int]]) -> list[float]:
         """See `seams.InferenceEngine`. Raises: ModelLoading, EngineUnavailable, TooMany, BaseUnavailable, FieldInvalid."""
         body = {"model": model.id, "prompt": list(prompt_ids), "answers": [list(answer) for answer in answers]}
 
         def ask(child: Child) -> list[float]:
-            self._load(child, model)
             response = child.client.post("/v1/score", json=body)
-            try:
-                _refuse(response)
-            except NotFound:
-                child.loaded.discard(model)
-                raise
+            _refuse(response)
             return response.json()["logprobs"]
 
-        return self._asked_again(ask)
+        return self._asked_again(model, ask)
 
     def unload(self, folder: Path) -> None:
         """See `seams.InferenceEngine`. A process that is busy does it after the task at hand."""
@@ -126,13 +118,18 @@ class EngineProcess:
         with contextlib.suppress(httpx.HTTPError):
             child.client.post("/v1/unload_lora_adapter", json={"lora_path": str(folder)}, timeout=_UNLOAD_S)
 
-    def _asked_again(self, ask: Callable[[Child], R]) -> R:
-        """What changes nothing is asked once more, where the process ended or the model gave way to others meanwhile."""
+    def _asked_again(self, loaded: ServedModel | None, ask: Callable[[Child], R]) -> R:
+        """What changes nothing, and needs this loaded, is asked once more where the process ended or that gave way meanwhile."""
         for last_try in (False, True):
             child = self._ready()
             try:
+                if loaded is not None:
+                    self._load(child, loaded)
                 return ask(child)
             except NotFound:
+                if loaded is None:
+                    raise
+                child.loaded.discard(loaded)
                 if last_try:
                     raise EngineUnavailable("Too many models are asked at once for this machine's memory.") from None
             except httpx.TransportError as error:

@@ -48,6 +48,10 @@ class DownloadFormat(enum.StrEnum):
 
 Output = Annotated[Path | None, typer.Option("--output", "-o", help="Where to write; <id>.jsonl here by default.")]
 
+DatasetOrFile = Annotated[
+    str,
+    typer.Argument(metavar="DATASET_OR_FILE", help="A dataset (id, name@version or name), or a file here.", show_default=False),
+]
 Version = Annotated[str, typer.Argument(help="A dataset's id, or name@version.", show_default=False)]
 FilePath = Annotated[Path, typer.Argument(metavar="FILE", help="A file here.", show_default=False)]
 
@@ -165,12 +169,7 @@ def samples(
 
 @app.command()
 def preview(
-    source: Annotated[
-        str,
-        typer.Argument(
-            metavar="DATASET_OR_FILE", help="A dataset (id, name@version or name), or a file here.", show_default=False
-        ),
-    ],
+    source: DatasetOrFile,
     base_model: Annotated[
         str, typer.Option("--base-model", help="Whose template and tokenizer render; of a file also a folder.")
     ] = "luthier/tiny",
@@ -238,12 +237,7 @@ def validate(file: FilePath, against: Against = None, mapping: Map = None, as_js
 
 @app.command()
 def fix(
-    source: Annotated[
-        str,
-        typer.Argument(
-            metavar="DATASET_OR_FILE", help="A dataset (id, name@version or name), or a file here.", show_default=False
-        ),
-    ],
+    source: DatasetOrFile,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Of a file: where the good rows go.")] = None,
     mapping: Map = None,
     force: Force = False,
