@@ -7,14 +7,16 @@ import sys
 import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import psutil
 import pytest
 
+from luthier.backends.engines import process as process_module
 from luthier.backends.engines.echo import EchoEngine
 from luthier.backends.engines.process import EngineProcess
 from luthier.backends.engines.vllm import Upstream, VllmEngine
-from luthier.errors import ArtifactCorrupt, BaseUnavailable, EngineUnavailable, FieldInvalid, TooMany
+from luthier.errors import ArtifactCorrupt, BaseUnavailable, EngineUnavailable, FieldInvalid, NotFound, TooMany
 from luthier.seams import Classification, Generation, ServedClassifier, ServedModel
 from luthier.settings import child_environment
 
@@ -357,6 +359,32 @@ def test_the_socket_is_its_owners_alone(shared_process, bare):
     ask(shared_process, bare)
     socket = next(shared_process._folder.glob("*.sock"))
     assert socket.stat().st_mode & 0o777 == 0o600
+
+
+def test_a_base_that_gave_way_meanwhile_is_loaded_again(tmp_path, monkeypatch):
+    """Another model took its place between the loading and the question."""
+    engine, told, left = EngineProcess(tmp_path, {}), [], [True]
+    child = SimpleNamespace(loaded=set(), ended=lambda wait_s=0: False)
+    monkeypatch.setattr(engine, "_ready", lambda: child)
+
+    def load(child, model):
+        told.append(model)
+        child.loaded.add(model)
+
+    def classified(child, model, questions):
+        if left.pop():
+            raise NotFound("model")
+        return ["an answer"]
+
+    monkeypatch.setattr(process_module, "_load", load)
+    monkeypatch.setattr(process_module, "_classified", classified)
+    model = ServedClassifier("a", tmp_path, base_folder=tmp_path / "base")
+    left[:] = [False, True]
+    assert engine.classify(model, [Classification(text="x")]) == ["an answer"]
+    assert [each.base_folder for each in told] == [tmp_path / "base"] * 2
+    left[:] = [True, True]
+    with pytest.raises(EngineUnavailable, match="Too many models"):
+        engine.classify(model, [Classification(text="x")])
 
 
 def test_a_closed_engine_classifies_nothing(process):
