@@ -95,6 +95,8 @@ class Keys:
             made = self.add(session, old.tenant_id, old.user_id, _wish(old))
             row = session.get_one(store.KeyRow, made.key.id)
             row.expires_at = old.expires_at
+            # What the old one has spent is spent: a key could lift its own cap otherwise, by a rotation.
+            row.spends_as = old.spends_as or old.id
             until = now + timedelta(hours=keep_old_hours)
             old.expires_at = until if old.expires_at is None else min(old.expires_at, until)
             return NewKey(secret=made.secret, key=_key(row))
@@ -139,6 +141,7 @@ class Keys:
             key_id=row.id,
             scopes=_scopes(row),
             spend_cap_micro_usd=row.spend_cap_micro_usd,
+            spends_as=row.spends_as,
         )
 
     def close(self) -> None:

@@ -56,6 +56,7 @@ class KeyRow(TenantOwned, Row):
     scopes: Mapped[str | None]  # separated by blanks; none: all that the role may do
     audience: Mapped[str] = mapped_column(default="api", server_default="api")
     spend_cap_micro_usd: Mapped[int | None] = mapped_column(BigInteger)
+    spends_as: Mapped[str | None]  # the first of those that replaced each other: their cap is one; none: this is it
     last_used_at: Mapped[datetime | None] = mapped_column(UtcTime)
 
 

@@ -77,8 +77,15 @@ class Actor:
     """Where the request came from."""
     spend_cap_micro_usd: int | None = None
     """What all jobs that were started with this key may cost together; None: no limit of its own."""
+    spends_as: str | None = None
+    """The key that these jobs count for: the first one, where this one replaced it; None: the key itself."""
     login_id: str | None = None
     """The login that this came of, where it is no key."""
+
+    @property
+    def paying_key_id(self) -> str | None:
+        """The key whose spend cap binds what is started now."""
+        return self.spends_as or self.key_id
 
 
 @dataclass(frozen=True)

@@ -48,7 +48,6 @@ class Spender:
 
     tenant_id: str
     user_id: str
-    key_id: str | None = None
 
 
 class Budgets:
@@ -89,7 +88,7 @@ class Budgets:
 
         Raises: BudgetExceeded. Exact only inside the transaction that holds the money: SQLite has one writer at a time.
         """
-        spender = Spender(actor.tenant_id, actor.user_id, actor.key_id)
+        spender = Spender(actor.tenant_id, actor.user_id)
         caps = [*self._caps(session, spender), *self._of_key(session, actor)]
         for cap in caps:
             if not budget_rules.admits(cap.standing, requested):
@@ -138,10 +137,11 @@ class Budgets:
         return _Cap(PLATFORM, "the budget of this platform", standing)
 
     def _of_key(self, session: Session, actor: Actor) -> Iterator[_Cap]:
-        if actor.key_id is not None and actor.spend_cap_micro_usd is not None:
-            spent = store.charged(session, actor.key_id)
-            held = store.held(session, key_id=actor.key_id)
-            yield _Cap(actor.key_id, "the spend cap of this key", Standing(actor.spend_cap_micro_usd, spent, held))
+        key_id = actor.paying_key_id
+        if key_id is not None and actor.spend_cap_micro_usd is not None:
+            spent = store.charged(session, key_id)
+            held = store.held(session, key_id=key_id)
+            yield _Cap(key_id, "the spend cap of this key", Standing(actor.spend_cap_micro_usd, spent, held))
 
     def _tell(self, session: Session, tenant_id: str, cap: _Cap) -> None:
         tenant = self._platform.home(session) if cap.subject == PLATFORM else tenant_id

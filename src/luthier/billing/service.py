@@ -190,7 +190,7 @@ class Billing:
             job_id=hold.job_id,
             tenant_id=actor.tenant_id,
             user_id=earlier.user_id if earlier else actor.user_id,
-            key_id=actor.key_id,
+            key_id=actor.paying_key_id,
             hardware=hold.hardware,
             micro_usd=charged + hold.micro_usd,
             charged_micro_usd=charged,

@@ -49,6 +49,22 @@ def test_j27_a_job_that_the_budget_does_not_hold_is_refused_and_nothing_is_reser
     assert not list((world.platform.settings.data / "users").glob("*/jobs/*"))
 
 
+def test_a_key_that_replaces_itself_spends_from_the_same_cap(world):
+    job = costs(world)
+    wish = {"name": "capped", "spend_cap_usd": rules.usd(2 * job - 1)}
+    key = world.ask("POST", "/api/keys", json=wish).json()
+
+    def with_it(path, body):
+        return world.ask("POST", path, json=body, headers={"x-api-key": key["secret"]})
+
+    assert with_it("/api/jobs", world.spec()).status_code == 201
+    for _ in range(2):  # twice: the third key stands for the second one, which has spent nothing itself
+        key = with_it(f"/api/keys/{key['key']['id']}/rotate", {}).json()
+        answer = with_it("/api/jobs", world.spec())
+        assert (answer.status_code, answer.json()["error"]["code"]) == (402, "budget_exceeded")
+        assert "the spend cap of this key" in answer.json()["error"]["message"]
+
+
 def test_j28_a_hundred_at_once_cannot_share_the_last_dollar(world):
     job = costs(world)
     assert budget(world, 3 * job).status_code == 200
