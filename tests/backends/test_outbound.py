@@ -29,7 +29,7 @@ REFUSED = {
         for host in (
             *("169.254.169.254", "metadata.google.internal", "metadata.google.internal.", "[fd00:ec2::254]"),
             *("[::ffff:169.254.169.254]", "[64:ff9b::a9fe:a9fe]", "[2002:a9fe:a9fe::1]", "[::127.0.0.1]", "[fe80::1]"),
-            *("[ff02::1]", "[fe80::1%25eth0]"),
+            *("[ff02::1]", "[fe80::1%25eth0]", "[fec0::1]", "[64:ff9b:1::a9fe:a9fe]", "[::ffff:0:169.254.169.254]"),
         )
     ],
     "W04": [f"https://{host}/" for host in ("2130706433", "0x7f.1", "0177.0.0.1", "127.1", "①②⑦.0.0.1", "0x7f000001", "a.0x")],
@@ -162,6 +162,12 @@ def test_public_addresses_are_public(address):
     assert is_public(address)
 
 
-@pytest.mark.parametrize("address", ["a.example", "", "224.0.0.1", "255.255.255.255", "192.0.2.1", "2001:db8::1", "::"])
+@pytest.mark.parametrize(
+    "address",
+    [
+        *("a.example", "", "224.0.0.1", "255.255.255.255", "192.0.2.1", "192.0.0.8", "192.88.99.1", "198.18.0.1", "240.0.0.1"),
+        *("2001:db8::1", "3fff::1", "5f00::1", "4000::1", "::"),
+    ],
+)
 def test_what_is_not_of_the_open_internet_is_not_public(address):
     assert not is_public(address)

@@ -27,7 +27,10 @@ _MOST_URL = 4096
 _MOST_ADDRESSES = 3
 _NAMES_OF_NO_PUBLIC_HOST = (".localhost", ".local", ".internal", ".home.arpa", ".lan")
 _NAT64 = ipaddress.ip_network("64:ff9b::/96")
-_IPV4_COMPATIBLE = ipaddress.ip_network("::/96")
+# `is_global` of Python 3.11 says yes to all of IPv6 outside of this (site-local addresses and NAT64 prefixes of one's own
+# network among it), and to these blocks for protocols and documentation.
+_GLOBAL_UNICAST = ipaddress.ip_network("2000::/3")
+_NOT_SERVERS = tuple(map(ipaddress.ip_network, ("192.0.0.0/24", "192.88.99.0/24", "3fff::/20")))
 _NUMBER = re.compile(r"[0-9]+|0x[0-9a-f]*", re.ASCII | re.IGNORECASE)
 
 Resolve = Callable[[str, int], list[str]]
@@ -245,6 +248,6 @@ def is_public(address: str) -> bool:
             return is_public(str(inner))
         if found in _NAT64:
             return is_public(str(ipaddress.IPv4Address(int(found) & 0xFFFFFFFF)))
-        if found in _IPV4_COMPATIBLE:
+        if found not in _GLOBAL_UNICAST:
             return False
-    return found.is_global and not found.is_multicast
+    return found.is_global and not found.is_multicast and not any(found in network for network in _NOT_SERVERS)
