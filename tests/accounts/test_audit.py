@@ -3,6 +3,7 @@
 import sqlite3
 import threading
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import pytest
 from sqlalchemy.exc import IntegrityError
@@ -10,7 +11,7 @@ from sqlalchemy.exc import IntegrityError
 from luthier import ids, wiring
 from luthier.accounts import deeds
 from luthier.accounts.audit import Audit
-from luthier.accounts.audit_types import Head, Outcome, Wanted
+from luthier.accounts.audit_types import Head, Outcome, Unreadable, Wanted
 from luthier.accounts.deeds import Act, Deed
 from luthier.accounts.refusals import Refusal, Refusals
 from luthier.accounts.store import TenantRow, UserRow
@@ -31,8 +32,11 @@ def platform(tmp_path):
     platform.close()
 
 
+UNREADABLE = "was changed: it does not read like a row of this log"
+
+
 def deed(action="things.make", tenant_id=TEAM):
-    return Deed(lambda: Act(action, ALICE.user_id, tenant_id))
+    return Deed(lambda: Act(action, ALICE.user_id, tenant_id, on=(TEAM,)))
 
 
 def answer(platform, *deeds_and_statuses):
@@ -70,7 +74,7 @@ def test_a_change_and_its_row_are_one_transaction(platform):
     platform.audit.keep(everything=True)
     (row,) = platform.audit.list(ALICE, Wanted()).data
     assert (row.outcome, row.actor, row.status) == (Outcome.CHANGED, ALICE.user_id, None)
-    assert len(row.resources) == 1
+    assert len(row.resources) == 2  # the one in its path, and the team that was made first
 
 
 def tenant():
@@ -105,6 +109,16 @@ def test_what_the_platform_does_by_itself_stands_in_the_chain_of_whom_it_concern
         ("DELETE FROM audit WHERE tenant_id = 'platform' AND seq = 3", "platform: its end was cut off: 2 rows of at least 3"),
         ("DELETE FROM audit", "platform: its end was cut off"),
         ("UPDATE audit SET seq = CASE seq WHEN 2 THEN 99 ELSE seq END WHERE tenant_id = :team", "row 2 is missing"),
+        ("UPDATE audit SET seq = -2 WHERE tenant_id = :team AND seq = 2", "row -2 (aud_"),
+        ("UPDATE audit SET outcome = 'fine' WHERE tenant_id = :team AND seq = 2", UNREADABLE),
+        ("UPDATE audit SET data = 'null' WHERE tenant_id = :team AND seq = 2", UNREADABLE),
+        ("UPDATE audit SET data = '{' WHERE tenant_id = :team AND seq = 2", UNREADABLE),
+        ("UPDATE audit SET at = 'yesterday' WHERE tenant_id = :team AND seq = 2", UNREADABLE),
+        ("UPDATE audit SET at = 9e18 WHERE tenant_id = :team AND seq = 2", UNREADABLE),
+        ("UPDATE audit SET actor = x'ff' WHERE tenant_id = :team AND seq = 2", UNREADABLE),
+        ("UPDATE audit SET actor = CAST(x'ff' AS TEXT) WHERE tenant_id = :team AND seq = 2", UNREADABLE),
+        # A search by id would find it no longer, and its ids are what they were.
+        ("UPDATE audit SET resources = trim(resources) WHERE tenant_id = :team AND seq = 2", UNREADABLE),
     ],
 )
 def test_whatever_is_done_to_a_sealed_row_shows(platform, statement, found):
@@ -140,6 +154,63 @@ def test_a_chain_that_was_written_anew_is_not_the_one_that_was_pinned(platform):
     (fault,) = platform.audit.verify().faults
     assert fault.startswith(f"{TEAM}: row 2 (aud_")
     assert fault.endswith("is not the one that was pinned: the chain was written anew")
+
+
+def test_the_other_chains_are_walked_and_exported_whatever_stands_in_one_row(platform):
+    sealed(platform)
+    with raw(platform) as connection:
+        connection.execute("UPDATE audit SET at = 'x' WHERE tenant_id = ? AND seq = 2", [TEAM])
+        connection.execute("UPDATE audit SET actor = 'mallory' WHERE tenant_id = ? AND seq = 4", [OTHER])
+    assert len(platform.audit.verify().faults) == 2
+    with platform.audit.export() as entries:
+        told = list(entries)
+    (bad,) = [row for row in told if isinstance(row, Unreadable)]
+    assert ((bad.tenant_id, bad.seq), len(told)) == ((TEAM, 2), 15)
+
+
+def test_a_row_that_cannot_be_sealed_is_named_and_stops_no_other(platform):
+    sealed(platform)
+    answer(platform, (deed(), 200))
+    with raw(platform) as connection:
+        connection.execute("UPDATE audit SET outcome = 'fine' WHERE seq IS NULL")
+    answer(platform, (deed(), 200))
+    assert platform.audit.keep() == 1
+    (fault,) = platform.audit.verify().faults
+    assert fault.startswith(f"{TEAM}: row aud_")
+    assert "which is not sealed yet" in fault
+
+
+@pytest.mark.parametrize("written", ["none", None])
+def test_a_hash_that_somebody_wrote_over_stops_nobodys_sealing(platform, written):
+    sealed(platform)
+    with raw(platform) as connection:
+        connection.execute("UPDATE audit SET sha256 = ? WHERE tenant_id = ? AND seq = 6", [written, TEAM])
+    answer(platform, (deed(), 200), (deed(tenant_id=OTHER), 200))
+    assert platform.audit.keep() == 2
+    (fault,) = platform.audit.verify().faults
+    assert fault.startswith(f"{TEAM}: row 6 (aud_")
+
+
+@pytest.mark.parametrize(("change", "says"), [(Path.unlink, "is missing"), (lambda path: path.write_text("{}"), "was changed")])
+def test_a_head_that_does_not_lie_beside_the_database_shows(platform, change, says):
+    sealed(platform)
+    change(platform.settings.data / "audit.head")
+    (fault,) = platform.audit.verify().faults
+    assert fault.startswith("platform: audit.head ")
+    assert says in fault
+    answer(platform, (deed(), 200))
+    platform.audit.keep()
+    assert platform.audit.verify().faults == []
+
+
+def test_a_head_that_cannot_be_written_stops_no_sealing(platform):
+    sealed(platform)
+    head = platform.settings.data / "audit.head"
+    head.unlink()
+    head.mkdir()
+    answer(platform, (deed(), 200))
+    assert platform.audit.keep() == 1
+    head.rmdir()
 
 
 def test_a_head_that_was_noted_elsewhere_finds_what_the_file_beside_the_database_cannot(platform):

@@ -63,8 +63,21 @@ def test_an_export_is_read_back_and_runs_nothing_in_a_spreadsheet(data):
     assert run("export", "--data", str(data), "--from", "2099-01-01").stdout == ""
 
 
+def test_an_export_names_the_row_that_it_cannot_read_and_has_all_others(data):
+    import sqlite3
+
+    with sqlite3.connect(data / "luthier.db") as connection:
+        connection.execute("DROP TRIGGER audit_as_written")
+        connection.execute("UPDATE audit SET at = 'x' WHERE actor = 'bob'")
+    done = run("export", "--data", str(data))
+    assert done.exit_code == 1
+    assert re.fullmatch(rf"BAD  {TEAM}: row aud_\w+ is left out: it was changed, and cannot be read\n", done.stderr)
+    assert {json.loads(line)["actor"] for line in done.stdout.splitlines()} == {"=HYPERLINK(1)", "alice", "system"}
+
+
 def test_what_cannot_be_is_refused_and_nothing_is_made(tmp_path, data):
     assert "no database" in str(run("verify", "--data", str(tmp_path / "none")).exception)
     assert not (tmp_path / "none").exists()
-    assert "number:sha256" in str(run("verify", "--data", str(data), "--head", "12").exception)
+    for head in ("12", "0:" + "a" * 64, "1:" + "x" * 64, "9" * 5000 + ":" + "a" * 64):
+        assert "number:sha256" in str(run("verify", "--data", str(data), "--head", head).exception)
     assert run("export", "--data", str(data), "--format", "xml").exit_code == 2

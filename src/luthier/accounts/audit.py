@@ -7,12 +7,13 @@ what commits nothing is told by the door when it is answered. `keep` seals the r
 from __future__ import annotations
 
 import dataclasses
-import json
+import logging
 import os
 from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from itertools import islice
 from pathlib import Path
 from typing import Any, Self
 
@@ -21,15 +22,18 @@ from sqlalchemy.orm import Session
 from luthier import ids
 from luthier.accounts import audit_store as store
 from luthier.accounts import deeds
-from luthier.accounts.audit_types import AuditEntry, Head, Outcome, Verdict, Wanted
+from luthier.accounts.audit_rows import data_text, entries, entry_of, resources_text
+from luthier.accounts.audit_types import AuditEntry, Head, Outcome, Unreadable, Verdict, Wanted
 from luthier.accounts.refusals import Refusal, Refusals
-from luthier.accounts.sealing import ANCHOR, sealed, walk
+from luthier.accounts.sealing import ANCHOR, sealed
 from luthier.accounts.types import Actor
+from luthier.accounts.verifying import verify
 from luthier.database import EVERY_TENANT, Changes, Database, from_ms, insert, page, to_ms
 from luthier.errors import DatabaseBusy, StorageFull
 from luthier.seams import Clock
 from luthier.values import Page
 
+_LOG = logging.getLogger("luthier.accounts")
 _ROUND = 250
 """What one transaction seals: others wait for it."""
 _MOST_IDS = 20
@@ -116,7 +120,7 @@ class Audit:
 
     def _any_unsealed(self, patience: timedelta) -> bool:
         with self._database.read(EVERY_TENANT) as session:
-            oldest = store.unsealed(session, 1)
+            oldest = _unsealed(session, 1)
         return bool(oldest) and not timedelta(0) <= self._now() - oldest[0].at < patience
 
     def _seal(self) -> int:
@@ -131,7 +135,7 @@ class Audit:
             if plan.ends:
                 anchor = self._anchor(plan.ends)
                 insert(session, anchor)
-                ours = [*ours, anchor]
+                ours = [*ours, entry_of(anchor)]
             ends, seals = _extended(session, ours)
             store.seal(session, plan.seals + seals)
         self._note(ends[deeds.PLATFORM])
@@ -140,14 +144,17 @@ class Audit:
     def _anchor(self, ends: dict[str, Head]) -> store.AuditRow:
         facts = {tenant_id: end.model_dump() for tenant_id, end in ends.items()}
         row = _row(deeds.Act(ANCHOR, deeds.SYSTEM, deeds.PLATFORM), Outcome.CHANGED, self._now())
-        row.data = json.dumps(facts, sort_keys=True)
+        row.data = data_text(facts)
         return row
 
     def _note(self, head: Head) -> None:
         """Write the head beside the database: whoever cuts the end off must change a file of another kind too."""
         arriving = self._head_path.with_name(f".{self._head_path.name}.{os.getpid()}")
-        arriving.write_text(head.model_dump_json() + "\n", "utf-8")
-        arriving.replace(self._head_path)
+        try:
+            arriving.write_text(head.model_dump_json() + "\n", "utf-8")
+            arriving.replace(self._head_path)
+        except OSError as error:  # the rows are sealed, and the next round notes a later head
+            _LOG.warning("%s could not be written: %s", self._head_path.name, error.strerror)
 
     # -- reading -----------------------------------------------------------------------------------------------------
 
@@ -165,40 +172,18 @@ class Audit:
             return store.tenants_since(session, since)
 
     @contextmanager
-    def export(self, since: datetime | None = None, until: datetime | None = None) -> Generator[Iterator[AuditEntry]]:
+    def export(
+        self, since: datetime | None = None, until: datetime | None = None
+    ) -> Generator[Iterator[AuditEntry | Unreadable]]:
         """The rows of all chains from that time on, oldest first, inside the block."""
         with self._database.read(EVERY_TENANT) as session:
-            yield map(entry_of, store.between(session, since, until))
+            yield entries(session, store.matching(since=since, until=until), store.AuditRow.id)
 
     def verify(self, noted: Head | None = None) -> Verdict:
-        """Walk all chains: the platform's against the head beside the database and the one that was `noted`, then each
-        tenant's against what the platform's pins of it."""
+        """Walk all chains, against the head beside the database and the one that was `noted`. Holds whatever somebody wrote
+        into the table."""
         with self._database.read(EVERY_TENANT) as session:
-            rows, faults, pins = 0, list[str](), dict[str, dict[int, str]]()
-            last: AuditEntry | None = None
-            for found in walk(deeds.PLATFORM, _chain(session, deeds.PLATFORM), _pins(self._noted(), noted)):
-                if isinstance(found, str):
-                    faults.append(found)
-                    break
-                rows, last = rows + 1, found
-                if found.action == ANCHOR and found.data is not None:
-                    for tenant_id, end in found.data.items():
-                        # The first pin of a number stays: a chain that was written and sealed anew is pinned again, differently.
-                        pins.setdefault(tenant_id, {}).setdefault(end["seq"], end["sha256"])
-            names = sorted(({*store.tenants(session), *pins}) - {deeds.PLATFORM})
-            for name in names:
-                for found in walk(name, _chain(session, name), pins.get(name, {})):
-                    rows += isinstance(found, AuditEntry)
-                    faults += [found] if isinstance(found, str) else []
-            late = store.count_unsealed(session, self._now() - _LATE)
-        head = Head(seq=last.seq or 0, sha256=last.sha256 or "") if last is not None else None
-        return Verdict(rows=rows, chains=len(names) + 1, unsealed=late, head=head, faults=faults)
-
-    def _noted(self) -> Head | None:
-        try:
-            return Head.model_validate_json(self._head_path.read_bytes())
-        except FileNotFoundError:
-            return None
+            return verify(session, self._head_path, noted, self._now() - _LATE)
 
     def close(self) -> None:
         """Write and seal what is left, where the database still takes it."""
@@ -208,36 +193,12 @@ class Audit:
             return
 
 
-def entry_of(row: store.AuditRow) -> AuditEntry:
-    """The row as a value; what is hashed is made of it."""
-    return AuditEntry(
-        id=row.id,
-        at=row.at,
-        until=row.until,
-        tenant_id=row.tenant_id,
-        actor=row.actor,
-        key_id=row.key_id,
-        address=row.address,
-        request_id=row.request_id,
-        action=row.action,
-        route=row.route,
-        resources=row.resources.split(),
-        outcome=Outcome(row.outcome),
-        status=row.status,
-        code=row.code,
-        count=row.count,
-        data=None if row.data is None else json.loads(row.data),
-        seq=row.seq,
-        sha256=row.sha256,
-    )
-
-
 @dataclass(frozen=True)
 class _Plan:
     """What is to be sealed, as long as the chains end where they did `before`."""
 
     rows: int
-    ours: list[store.AuditRow]
+    ours: list[AuditEntry]
     """Rows of the platform's own chain: they follow those that it pins."""
     before: dict[str, Head | None]
     ends: dict[str, Head]
@@ -245,35 +206,33 @@ class _Plan:
 
 
 def _planned(session: Session) -> _Plan:
-    rows = store.unsealed(session, _ROUND)
+    rows = _unsealed(session, _ROUND)
     ours = [row for row in rows if row.tenant_id == deeds.PLATFORM]
     ends, seals = _extended(session, [row for row in rows if row.tenant_id != deeds.PLATFORM])
     return _Plan(len(rows), ours, {tenant_id: _end(session, tenant_id) for tenant_id in (*ends, deeds.PLATFORM)}, ends, seals)
 
 
-def _extended(session: Session, rows: list[store.AuditRow]) -> tuple[dict[str, Head], list[dict[str, Any]]]:
+def _unsealed(session: Session, most: int) -> list[AuditEntry]:
+    """The oldest rows that are to be sealed. Those that somebody made unreadable stop no other: `verify` names them."""
+    found = entries(session, store.not_sealed(), store.AuditRow.id, at_once=most)
+    return list(islice((row for row in found if isinstance(row, AuditEntry)), most))
+
+
+def _extended(session: Session, rows: list[AuditEntry]) -> tuple[dict[str, Head], list[dict[str, Any]]]:
     """These rows, each at the end of its tenant's chain: the new ends, and what is to be written for it."""
     ends: dict[str, Head] = {}
     seals: list[dict[str, Any]] = []
     for row in rows:
         end = ends.get(row.tenant_id) or _end(session, row.tenant_id)
-        entry = sealed(entry_of(row), end)
+        entry = sealed(row, end)
         ends[row.tenant_id] = Head(seq=entry.seq or 0, sha256=entry.sha256 or "")
         seals.append({"row": entry.id, "number": entry.seq, "hash": entry.sha256})
     return ends, seals
 
 
-def _pins(*heads: Head | None) -> dict[int, str]:
-    return {head.seq: head.sha256 for head in heads if head is not None}
-
-
 def _end(session: Session, tenant_id: str) -> Head | None:
     seq, sha256 = store.head(session, tenant_id)
-    return None if sha256 is None else Head(seq=seq, sha256=sha256)
-
-
-def _chain(session: Session, tenant_id: str) -> Iterator[AuditEntry]:
-    return map(entry_of, store.chain(session, tenant_id))
+    return Head(seq=seq, sha256=sha256 or "") if seq else None
 
 
 def _owner(session: Session, changes: Changes) -> str:
@@ -292,7 +251,7 @@ def _row(act: deeds.Act, outcome: Outcome, at: datetime, **facts: Any) -> store.
         request_id=act.request_id,
         action=act.action,
         route=act.route,
-        resources="".join(f" {each} " for each in list(dict.fromkeys(act.on))[:_MOST_IDS]),
+        resources=resources_text(list(dict.fromkeys(act.on))[:_MOST_IDS]),
         outcome=outcome,
         **{"count": 1, **facts},
     )

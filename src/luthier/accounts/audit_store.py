@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from datetime import datetime
 from typing import Any
 
@@ -45,10 +44,6 @@ class AuditRow(TenantOwned, Row):
     sha256: Mapped[str | None]
 
 
-def unsealed(session: Session, limit: int) -> list[AuditRow]:
-    return list(session.scalars(select(AuditRow).where(AuditRow.seq.is_(None)).order_by(AuditRow.id).limit(limit)))
-
-
 _HEAD = (
     select(*AuditRow.__table__.c["seq", "sha256"])
     .where(AuditRow.tenant_id == bindparam("chain"), AuditRow.seq.is_not(None))
@@ -79,27 +74,23 @@ def tenants_since(session: Session, since: datetime) -> set[str]:
     return set(session.scalars(select(AuditRow.tenant_id).where(AuditRow.id >= first).distinct()))
 
 
-def chain(session: Session, tenant_id: str) -> Iterator[AuditRow]:
-    """The sealed rows of a chain in their order, a few at a time."""
-    query = select(AuditRow).where(AuditRow.tenant_id == tenant_id, AuditRow.seq.is_not(None)).order_by(AuditRow.seq)
-    return iter(session.scalars(query.execution_options(yield_per=500)))
+def chain(tenant_id: str) -> Select[AuditRow]:
+    """The query of the sealed rows of a chain."""
+    return select(AuditRow).where(AuditRow.tenant_id == tenant_id, AuditRow.seq.is_not(None))  # pyright: ignore[reportReturnType]
 
 
 def count_unsealed(session: Session, before: datetime) -> int:
     return session.scalar(select(func.count()).where(AuditRow.seq.is_(None), AuditRow.at < before)) or 0
 
 
-def between(session: Session, since: datetime | None, until: datetime | None) -> Iterator[AuditRow]:
-    """The rows of a time, oldest first, a few at a time."""
-    query = select(AuditRow).order_by(AuditRow.id)
-    if since is not None:
-        query = query.where(AuditRow.at >= since)
-    if until is not None:
-        query = query.where(AuditRow.at < until)
-    return iter(session.scalars(query.execution_options(yield_per=500)))
+def not_sealed() -> Select[AuditRow]:
+    """The query of the rows that stand in no chain yet."""
+    return select(AuditRow).where(AuditRow.seq.is_(None))  # pyright: ignore[reportReturnType]
 
 
-def matching(*, since: datetime | None, until: datetime | None, on: str | None, **equal: str | None) -> Select[AuditRow]:
+def matching(
+    *, since: datetime | None = None, until: datetime | None = None, on: str | None = None, **equal: str | None
+) -> Select[AuditRow]:
     """The query of a search: `equal` columns, rows that name the id `on`, a time from `since` to before `until`."""
     conditions: list[ColumnElement[bool]] = [
         getattr(AuditRow, name) == value for name, value in equal.items() if value is not None

@@ -44,6 +44,15 @@ class AuditEntry(Frozen):
     sha256: str | None = Field(default=None, description="Of the row and of the hash before it.")
 
 
+@dataclass(frozen=True)
+class Unreadable:
+    """A row that cannot be read, or does not stand there as it is written: somebody changed it behind the platform's back."""
+
+    id: str
+    tenant_id: str
+    seq: int | None
+
+
 class Head(Frozen):
     """Where a chain ends: noted elsewhere, it proves later that nothing before it was changed or removed."""
 

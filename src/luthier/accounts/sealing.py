@@ -6,7 +6,7 @@ import hashlib
 import json
 from collections.abc import Iterable, Iterator, Mapping
 
-from luthier.accounts.audit_types import AuditEntry, Head
+from luthier.accounts.audit_types import AuditEntry, Head, Unreadable
 
 ANCHOR = "audit.anchor"
 """The action of the platform's rows that pin the heads of the tenants' chains."""
@@ -25,29 +25,40 @@ def sealed(entry: AuditEntry, after: Head | None) -> AuditEntry:
     """The row with its number and its hash, as the one that follows `after`."""
     numbered = entry.model_copy(update={"seq": 1 if after is None else after.seq + 1})
     previous = GENESIS if after is None else after.sha256
-    digest = hashlib.sha256(bytes.fromhex(previous) + canonical(numbered)).hexdigest()
+    digest = hashlib.sha256(_bytes(previous) + canonical(numbered)).hexdigest()
     return numbered.model_copy(update={"sha256": digest})
 
 
-def walk(name: str, chain: Iterable[AuditEntry], pins: Mapping[int, str]) -> Iterator[AuditEntry | str]:
+def _bytes(digest: str) -> bytes:
+    try:
+        return bytes.fromhex(digest)
+    except ValueError:  # somebody wrote over it: `walk` says so, and the rows of others are sealed as ever
+        return digest.encode()
+
+
+def walk(name: str, chain: Iterable[AuditEntry | Unreadable], pins: Mapping[int, str]) -> Iterator[AuditEntry | str]:
     """The rows of a chain in turn, then the first fault, if there is one.
 
     `pins` are hashes by their number that were noted elsewhere: the chain must contain them.
     """
     last: Head | None = None
     for entry in chain:
-        expected = sealed(entry, last)
-        if entry.seq != expected.seq:
-            missing = "is missing" if entry.seq == (expected.seq or 0) + 1 else f"to {(entry.seq or 0) - 1} are missing"
-            yield f"{name}: row {expected.seq} {missing}; the next is {entry.id}"
+        if isinstance(entry, Unreadable):
+            yield f"{name}: row {entry.seq} ({entry.id}) was changed: it does not read like a row of this log"
             return
-        if entry.sha256 != expected.sha256:
+        expected = sealed(entry, last)
+        seq, due = entry.seq or 0, expected.seq or 0
+        if seq > due:
+            missing = "is missing" if seq == due + 1 else f"to {seq - 1} are missing"
+            yield f"{name}: row {due} {missing}; the next is {entry.id}"
+            return
+        if seq < due or entry.sha256 != expected.sha256:
             yield f"{name}: row {entry.seq} ({entry.id}) was changed, moved or inserted: it does not follow from the one before"
             return
-        if pins.get(expected.seq or 0, entry.sha256) != entry.sha256:
+        if pins.get(due, entry.sha256) != entry.sha256:
             yield f"{name}: row {entry.seq} ({entry.id}) is not the one that was pinned: the chain was written anew"
             return
-        last = Head(seq=expected.seq or 0, sha256=expected.sha256 or "")
+        last = Head(seq=due, sha256=expected.sha256 or "")
         yield entry
     left = 0 if last is None else last.seq
     if left < max(pins, default=0):

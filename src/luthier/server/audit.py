@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Generator
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -18,6 +19,9 @@ if TYPE_CHECKING:
     from luthier.accounts.audit import Audit
     from luthier.accounts.audit_types import AuditEntry, Head
     from luthier.settings import Settings
+
+_NUMBER = re.compile(r"[1-9][0-9]{0,17}", re.ASCII)
+_SHA256 = re.compile(r"[0-9a-f]{64}", re.ASCII)
 
 app = typer.Typer(no_args_is_help=True, help="The audit log: check it, and take it out.")
 Noted = Annotated[
@@ -61,16 +65,22 @@ def export(
     until: To = None,
     form: Annotated[Format, typer.Option("--format", help="JSON lines, or CSV for a spreadsheet.")] = Format.JSONL,
 ) -> None:
-    """Write the rows of all chains to stdout, oldest first."""
-    from luthier.accounts.audit_types import AuditEntry
+    """Write the rows of all chains to stdout, oldest first. Exit status 1, and a line each, where rows cannot be read."""
+    from luthier.accounts.audit_types import AuditEntry, Unreadable
     from luthier.csv_lines import csv_line
     from luthier.settings import Settings
 
     with _audit(Settings.load(data=data)) as audit, audit.export(_utc(since), _utc(until)) as entries:
+        unreadable = 0
         if form is Format.CSV:
             typer.echo(csv_line(AuditEntry.model_fields), nl=False)
         for entry in entries:
-            typer.echo(csv_line(_cells(entry)) if form is Format.CSV else entry.model_dump_json() + "\n", nl=False)
+            if isinstance(entry, Unreadable):
+                unreadable += 1
+                typer.echo(f"BAD  {entry.tenant_id}: row {entry.id} is left out: it was changed, and cannot be read", err=True)
+            else:
+                typer.echo(csv_line(_cells(entry)) if form is Format.CSV else entry.model_dump_json() + "\n", nl=False)
+    raise typer.Exit(1 if unreadable else 0)
 
 
 def _cells(entry: AuditEntry) -> list[object]:
@@ -102,7 +112,7 @@ def _head(text: str | None) -> Head | None:
     if text is None:
         return None
     number, _, sha256 = text.partition(":")
-    if not number.isascii() or not number.isdigit() or len(sha256) != 64:
+    if not _NUMBER.fullmatch(number) or not _SHA256.fullmatch(sha256.lower()):
         raise FieldInvalid("A head is `number:sha256`, as `luthier audit verify` prints it.", param="head")
     return Head(seq=int(number), sha256=sha256.lower())
 
