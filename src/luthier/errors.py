@@ -38,6 +38,8 @@ from collections.abc import Mapping, Sequence
 from decimal import Decimal
 from typing import Any, ClassVar
 
+from luthier.amounts import Budget, over
+
 
 class LuthierError(Exception):
     """The root. `message` says what happened, `hint` what to do next; both are safe to show to the caller."""
@@ -120,21 +122,15 @@ class PaymentRequired(LuthierError):
 
 
 class BudgetExceeded(PaymentRequired):
-    """The job would cost more than its own limit, or than its owner has left."""
+    """The job would cost more than its own limit, or than its owner has left; or nothing is left for an answer of a model."""
 
     code = "budget_exceeded"
 
     def __init__(
-        self, needed_usd: Decimal, limit_usd: Decimal, spent_usd: Decimal = Decimal(0), *, budget: str | None = None
+        self, needed_usd: Decimal, limit_usd: Decimal, spent_usd: Decimal = Decimal(0), budget: Budget | None = None
     ) -> None:
         amounts = {"current_usd": spent_usd, "limit_usd": limit_usd, "requested_usd": needed_usd}
-        if budget is None:
-            message = f"This job needs about ${needed_usd:.2f}, but its limit is ${limit_usd:.2f}."
-            hint = "Lower `epochs`, pick cheaper hardware (`tune pricing`), or raise `limits.max_cost_usd`."
-        else:
-            left = max(Decimal(0), limit_usd - spent_usd)
-            message = f"This job needs about ${needed_usd:.2f}; {budget} has ${left:.2f} left of ${limit_usd:.2f}."
-            hint = "Wait for running jobs or the next month, make the job smaller, or ask an admin for more: `tune budget`."
+        message, hint = over(needed_usd, limit_usd, limit_usd - spent_usd, budget)
         super().__init__(
             message,
             hint=hint,

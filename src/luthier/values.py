@@ -46,6 +46,9 @@ Option = bool | int | float | Annotated[str, Field(max_length=200), AfterValidat
 USD_FORM = r"^(0|[1-9][0-9]{0,8})(\.[0-9]{1,6})?$"
 MONTH_FORM = r"^20[0-9]{2}-(0[1-9]|1[0-2])$"
 Usd = Annotated[str, Field(pattern=USD_FORM, description="Dollars as a decimal string.")]
+"""An amount that somebody gives: below a billion."""
+UsdSum = Annotated[str, Field(pattern=r"^-?(0|[1-9][0-9]*)(\.[0-9]{1,6})?$", description="Dollars as a decimal string.")]
+"""An amount that was computed: as large as it comes out, and below 0 where more came back."""
 
 
 def usd(micro_usd: int) -> str:

@@ -12,6 +12,7 @@ from typing import Any
 from sqlalchemy.orm import Session
 
 from luthier.accounts.types import Actor
+from luthier.amounts import Budget as Named
 from luthier.billing import budget_rules, budget_store, rules, store
 from luthier.billing.budget_rules import HISTORY_DAYS, Standing
 from luthier.billing.types import Budget
@@ -83,8 +84,9 @@ class Budgets:
                 self._tell(session, actor.tenant_id, cap)
         return self.list(actor)
 
-    def check(self, session: Session, actor: Actor, requested: int) -> bool:
-        """Whether a job that may cost this much fits into each budget that binds it. Returns whether there is any.
+    def check(self, session: Session, actor: Actor, requested: int, *, job: bool = True) -> bool:
+        """Whether a job, or an answer of a model, that may cost this much fits into each budget that binds it. Returns whether
+        there is any.
 
         Raises: BudgetExceeded. Exact only inside the transaction that holds the money: SQLite has one writer at a time.
         """
@@ -93,7 +95,7 @@ class Budgets:
         for cap in caps:
             if not budget_rules.admits(cap.standing, requested):
                 amounts = (requested, cap.standing.limit, cap.standing.committed)
-                raise BudgetExceeded(*(amount / _MICRO for amount in amounts), budget=cap.name)
+                raise BudgetExceeded(*(amount / _MICRO for amount in amounts), budget=Named(cap.name, job=job))
         return bool(caps)
 
     def spend(self, session: Session, spender: Spender, by_day: dict[str, int]) -> None:

@@ -14,6 +14,7 @@ MS_PER_HOUR = 3_600_000
 SEGMENT_MS = MS_PER_HOUR
 """A segment that has grown this long is closed; the next one begins with the price of that moment."""
 MOST_MICRO_USD = 10**15
+"""The most that is held for one job, a billion dollars: thousands of such holds still add up in the database's integers."""
 
 
 @dataclass(frozen=True)
@@ -131,6 +132,15 @@ def expected_micro_usd(micro_usd_per_hour: int, seconds: int) -> int:
     (10000000, 1)
     """
     return -(-micro_usd_per_hour * seconds * 1000 // MS_PER_HOUR)
+
+
+def seconds_left(seconds: int, step: int, steps: int | None) -> int:
+    """What is left of an estimate after `step` of its steps, rounded up; all of it where nobody knows how many there are.
+
+    >>> seconds_left(100, 1, 3), seconds_left(100, 0, None), seconds_left(100, 7, 5)
+    (67, 100, 0)
+    """
+    return -(-seconds * max(0, steps - step) // steps) if steps else seconds
 
 
 def shares(total: int, weights: list[int]) -> list[int]:

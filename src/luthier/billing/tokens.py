@@ -213,7 +213,7 @@ class TokenMeter:
             used = 0 if limit is None else self._used(session, actor.tenant_id)
             try:
                 if not account.price.free:
-                    self._budgets.check(session, actor, 1)
+                    self._budgets.check(session, actor, 1, job=False)
             except LuthierError as error:
                 refusal = error
         return _Verdict(self._seconds() + ROUND_S, limit, used, refusal)

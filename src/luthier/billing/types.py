@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime
-from decimal import Decimal
 from typing import Literal
 
 from pydantic import Field
 
-from luthier.values import Frozen, Usd
+from luthier.values import Frozen, Usd, UsdSum, micro_usd
 
 
 class Price(Frozen):
@@ -26,7 +25,7 @@ class Price(Frozen):
     @property
     def micro_usd_per_hour(self) -> int:
         """The same price in integer micro-dollars."""
-        return int(Decimal(self.hourly_usd) * 1_000_000)
+        return micro_usd(self.hourly_usd)
 
 
 class JobCost(Frozen):
@@ -37,8 +36,8 @@ class JobCost(Frozen):
     hourly_usd: Usd = Field(description="The price of the latest usage; earlier usage keeps the price it began with.")
     elapsed_seconds: float = Field(description="Billed time of all attempts together.")
     elapsed_hours: float
-    cost_usd: Usd
-    held_usd: Usd = Field(description="Set aside for what the job may still cost; 0.00 once it is settled.")
+    cost_usd: UsdSum
+    held_usd: UsdSum = Field(description="Set aside for what the job may still cost; 0.00 once it is settled.")
     settled: bool = Field(description="Whether the cost is final and stands in the ledger.")
 
 
@@ -46,7 +45,7 @@ class HardwareUsage(Frozen):
     """Time and money of one kind of hardware in a period."""
 
     seconds: float
-    cost_usd: Usd
+    cost_usd: UsdSum
 
 
 class TokenUsage(Frozen):
@@ -58,16 +57,16 @@ class TokenUsage(Frozen):
     requests: int
     prompt_tokens: int
     completion_tokens: int = Field(description="As sent: of an answer that nobody waited for, those that had been.")
-    cost_usd: Usd
+    cost_usd: UsdSum
 
 
 class UsageReport(Frozen):
     """What the caller's tenant used in the current month (UTC)."""
 
     period: str = Field(description="`YYYY-MM`.")
-    cost_usd: Usd = Field(description="All usage, settled or not: hardware and served tokens.")
-    refunded_usd: Usd = Field(default="0.00", description="Given back in this month; not taken off `cost_usd`.")
-    held_usd: Usd = Field(description="Set aside for jobs that are not settled yet.")
+    cost_usd: UsdSum = Field(description="All usage, settled or not: hardware and served tokens.")
+    refunded_usd: UsdSum = Field(default="0.00", description="Given back in this month; not taken off `cost_usd`.")
+    held_usd: UsdSum = Field(description="Set aside for jobs that are not settled yet.")
     by_hardware: dict[str, HardwareUsage]
     tokens: tuple[TokenUsage, ...] = Field(default=(), description="What models answered, by model, kind and user.")
 
@@ -81,7 +80,7 @@ class Charge(Frozen):
     period: str = Field(description="The month that it counts for, `YYYY-MM`.")
     hardware: str
     seconds: float
-    amount_usd: str = Field(description="Dollars; negative in a refund.")
+    amount_usd: UsdSum = Field(description="Dollars; negative in a refund.")
     at: datetime
     reason: str | None = Field(default=None, description="Why it was refunded.")
 
@@ -93,9 +92,9 @@ class Budget(Frozen):
     user_id: str | None = Field(default=None, description="Whose it is, where it is one user's.")
     period: str = Field(description="`YYYY-MM`.")
     limit_usd: Usd = Field(description="0.00 stops everything.")
-    spent_usd: str
-    held_usd: Usd = Field(description="Set aside for jobs that are not settled yet.")
-    left_usd: Usd
+    spent_usd: UsdSum
+    held_usd: UsdSum = Field(description="Set aside for jobs that are not settled yet.")
+    left_usd: UsdSum
     alerts: tuple[int, ...] = Field(description="Percent of it that were told of in this month.")
 
 
@@ -103,8 +102,8 @@ class ReportTotal(Frozen):
     """Time and money of one month."""
 
     seconds: float
-    amount_usd: Usd = Field(description="What was charged.")
-    refunded_usd: Usd
+    amount_usd: UsdSum = Field(description="What was charged.")
+    refunded_usd: UsdSum
 
 
 class ReportLine(ReportTotal):
@@ -120,9 +119,9 @@ class MonthlyReport(Frozen):
     """A month of the ledger of one team."""
 
     period: str = Field(description="`YYYY-MM` (UTC).")
-    charged_usd: Usd
-    refunded_usd: Usd
-    total_usd: str = Field(description="Charged less refunded; below 0 where more came back than was charged in this month.")
+    charged_usd: UsdSum
+    refunded_usd: UsdSum
+    total_usd: UsdSum = Field(description="Charged less refunded; below 0 where more came back than was charged in this month.")
     jobs: tuple[ReportLine, ...]
     by_user: dict[str, ReportTotal]
     by_hardware: dict[str, ReportTotal]

@@ -145,9 +145,16 @@ class Examiner:
             message = f"This job needs about {needed:.1f} GB, but {estimate.hardware} has {there:.1f} GB."
             details = estimate.memory.model_dump()
             raise WillNotFit(message, hint=" ".join(estimate.advice), param="hardware", details=details)
-        limit = spec.max_cost_micro_usd
-        if limit is not None and money.micro_usd(estimate.cost_usd) > limit:
+        limit, cost = spec.max_cost_micro_usd, money.micro_usd(estimate.cost_usd)
+        if limit is not None and cost > limit:
             raise BudgetExceeded(Decimal(estimate.cost_usd), Decimal(limit) / 1_000_000)
+        if cost > money.MOST_MICRO_USD:
+            most = money.MOST_MICRO_USD // 1_000_000
+            raise FieldInvalid(
+                f"This job would cost about ${Decimal(estimate.cost_usd):,.2f}; no more than ${most:,} can be held for one.",
+                hint="Train for fewer steps, or look at the price of this hardware: `tune pricing`.",
+                param="hardware",
+            )
         self._check_served(spec)
 
     def _judges(self, spec: RunSpec) -> dict[str, Base]:

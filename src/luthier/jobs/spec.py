@@ -6,7 +6,6 @@ Imports only values, because a trainer on another machine reads it too.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from decimal import Decimal
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
@@ -22,7 +21,7 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 
 from luthier.graders import Grader
-from luthier.values import BaseSource, Frozen, ModelSource, Name, Option, Source, Text, Usd, Whole, plain_text
+from luthier.values import BaseSource, Frozen, ModelSource, Name, Option, Source, Text, Usd, Whole, micro_usd, plain_text
 
 
 class TrainSpec(Frozen):
@@ -424,4 +423,4 @@ class RunSpec(Frozen):
     def max_cost_micro_usd(self) -> int | None:
         """The job's own limit in integer micro-dollars."""
         usd = self.limits.max_cost_usd
-        return None if usd is None else int(Decimal(usd) * 1_000_000)
+        return None if usd is None else micro_usd(usd)

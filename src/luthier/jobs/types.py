@@ -11,7 +11,7 @@ from typing import Literal, NamedTuple
 from pydantic import Field
 
 from luthier.jobs.spec import RunSpec
-from luthier.values import BaseSource, Frozen, ModelFile, Usd
+from luthier.values import BaseSource, Frozen, ModelFile, Usd, UsdSum
 
 
 class JobState(StrEnum):
@@ -105,7 +105,7 @@ class Estimate(Frozen):
     basis_note: str = Field(description="Where the speed comes from, for people.")
     hardware: str
     hourly_usd: Usd
-    cost_usd: Usd = Field(description="Set aside at submit, replaced by the exact cost at the end.")
+    cost_usd: UsdSum = Field(description="Set aside at submit, replaced by the exact cost at the end.")
     memory: MemoryEstimate
     fits: bool
     advice: tuple[str, ...] = Field(default=(), description="Where it does not fit: what to change, most effective first.")
@@ -152,8 +152,8 @@ class Job(Frozen):
     eta_seconds: float | None = None
     peak_memory_bytes: int | None = None
     tokens_seen: int | None = Field(default=None, description="Tokens that were trained on so far.")
-    cost_usd: Usd = Field(description="So far; final once the job has ended.")
-    estimated_cost_usd: Usd
+    cost_usd: UsdSum = Field(description="So far; final once the job has ended.")
+    estimated_cost_usd: UsdSum
     model_id: str | None = None
     error: JobError | None = None
     created_by: str

@@ -65,6 +65,24 @@ def test_a_key_that_replaces_itself_spends_from_the_same_cap(world):
         assert "the spend cap of this key" in answer.json()["error"]["message"]
 
 
+def test_a_refusal_over_less_than_a_cent_tells_both_amounts(world):
+    job = costs(world, "0.01")
+    budget(world, job - 1)
+    message = world.submit().json()["error"]["message"]
+    assert f"needs about ${rules.usd(job)}; the budget of your team has ${rules.usd(job - 1)} left" in message
+
+
+def test_what_would_cost_more_than_a_billion_is_estimated_and_not_taken_in(world):
+    costs(world, "999999999")
+    spec = world.spec(train={"max_steps": 10_000_000})
+    answer = world.ask("POST", "/api/jobs/estimate", json=spec)
+    assert (answer.status_code, rules.micro_usd(answer.json()["cost_usd"]) > 10**15) == (200, True)
+    refused = world.submit(train=spec["train"])
+    assert (refused.status_code, refused.json()["error"]["param"]) == (422, "hardware")
+    assert "$1,000,000,000 can be held" in refused.json()["error"]["message"]
+    assert rows(world, JobRow) == []
+
+
 def test_j28_a_hundred_at_once_cannot_share_the_last_dollar(world):
     job = costs(world)
     assert budget(world, 3 * job).status_code == 200

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from luthier.registry.types import Stage
-from luthier.values import Frozen, Usd
+from luthier.values import Frozen, UsdSum
 
 Share = Annotated[float, Field(ge=0, le=1)]
 
@@ -65,7 +65,7 @@ class Retrain(Frozen):
     """What a new training would take: the job that made the version, on the newest rows of the same name."""
 
     run: dict[str, Any] | None = Field(default=None, description="Give it to `POST /api/jobs`.")
-    cost_usd: Usd | None = None
+    cost_usd: UsdSum | None = None
     seconds: int | None = None
     why_not: str | None = Field(default=None, description="Where no such run can be estimated.")
 
