@@ -80,6 +80,19 @@ def test_a_file_changes_adds_and_says_nothing_twice(billing):
     assert billing.prices() == before
 
 
+def test_a_file_says_more_than_the_price_and_what_it_leaves_out_stays(billing):
+    book = [{"hardware": each["hardware"], "hourly_usd": each["hourly_usd"]} for each in json.loads(BOOK)]
+    billing.adopt(price_book.parsed(json.dumps(book).encode()))
+    assert billing.price("A100").memory_bytes == 80_000_000_000
+    for each in book:
+        if each["hardware"] == "A100":
+            each |= {"memory_bytes": 40_000_000_000, "description": "The small one."}
+    billing.adopt(price_book.parsed(json.dumps(book).encode()))
+    found = billing.price("A100")
+    assert (found.memory_bytes, found.description, found.hourly_usd) == (40_000_000_000, "The small one.", "10.00")
+    assert billing.price("local-cpu").memory_bytes == 8_000_000_000
+
+
 def test_the_setting_is_read_at_the_start(tmp_path):
     file = tmp_path / "prices.json"
     file.write_bytes(changed(A100="9.50"))

@@ -5,10 +5,12 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+from sqlalchemy import select
 
 from luthier.accounts.types import Actor, Role
 from luthier.billing.machine import Machine
 from luthier.billing.service import Billing
+from luthier.billing.store import PriceRow
 from luthier.billing.types import Hold, Segment
 from luthier.database import EVERY_TENANT, Database, Row
 from luthier.errors import FieldInvalid, NotFound
@@ -127,6 +129,20 @@ def test_a_price_that_changes_during_a_job_counts_from_its_next_segment_on(datab
     beat(database, billing, segment(clock, 3_600_000, seq=1))
     settle(database, billing)
     assert [charge.amount_usd for charge in billing.history(ALICE).data] == ["20.00", "10.00"]
+
+
+def test_there_is_no_moment_without_a_price_or_with_two(database, clock):
+    def ticking():
+        clock.now += timedelta(milliseconds=1)
+        return clock.now
+
+    billing = Billing(database, ticking, Machine(memory_bytes=8_000_000_000, cores=4))
+    billing.first_start()
+    for price in ("11.00", "12.00"):
+        billing.set_price("A100", price)
+    with database.read(EVERY_TENANT) as session:
+        rows = session.scalars(select(PriceRow).where(PriceRow.hardware == "A100").order_by(PriceRow.valid_from)).all()
+    assert [row.valid_until for row in rows] == [*(row.valid_from for row in rows[1:]), None]
 
 
 def test_a_job_that_was_cancelled_in_the_queue_costs_nothing(database, billing):

@@ -6,6 +6,7 @@ import difflib
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import timedelta
+from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 from sqlalchemy import select
@@ -26,6 +27,7 @@ from luthier.seams import Clock
 from luthier.values import Page, Usd
 
 _DOLLARS = TypeAdapter[str](Usd)
+_IN_A_PRICE = ("description", "micro_usd_per_hour", "machine", "memory_bytes", "assumed_flops")
 
 
 class Billing:
@@ -55,23 +57,24 @@ class Billing:
                 self._recount(session)
 
     def adopt(self, book: Sequence[price_book.Entry]) -> None:
-        """Let the prices be those of this book; usage that has begun keeps its own. Safe to repeat.
+        """Let prices, and what else the book says of hardware, be those of this book; usage that has begun keeps its own price.
+        Safe to repeat.
 
         Raises: SetupError where hardware that is known has no price in it.
         """
         with self._database.read(EVERY_TENANT) as session:
-            old = {row.hardware: row.micro_usd_per_hour for row in store.prices(session)}
+            old = {row.hardware: _price_facts(row) for row in store.prices(session)}
         price_book.complete(book, old)
-        new = {entry.hardware: entry for entry in book if old.get(entry.hardware) != rules.micro_usd(entry.hourly_usd)}
+        new = [entry for entry in book if not _said(entry).items() <= old.get(entry.hardware, {}).items()]
         if not new:
             return
         with self._database.write(EVERY_TENANT) as session:
-            for hardware, entry in new.items():
-                row = store.price(session, hardware)
+            for entry in new:
+                row = store.price(session, entry.hardware)
                 if row is None:
                     session.add(self._row(entry))
                 else:
-                    self._replace(session, row, rules.micro_usd(entry.hourly_usd))
+                    self._replace(session, row, **_said(entry))
 
     def prices(self) -> list[Price]:
         """All prices that are valid now, cheapest first."""
@@ -100,7 +103,7 @@ class Billing:
             old = store.price(session, hardware)
             if old is None:
                 raise self._unknown(hardware)
-            new = self._replace(session, old, micro_usd)
+            new = self._replace(session, old, micro_usd_per_hour=micro_usd)
         return self._price(new)
 
     def job_cost(self, actor: Actor, job_id: str) -> JobCost:
@@ -270,19 +273,13 @@ class Billing:
             **facts, id=ids.new(ids.PRICE), micro_usd_per_hour=rules.micro_usd(entry.hourly_usd), valid_from=self._now()
         )
 
-    def _replace(self, session: Session, old: store.PriceRow, micro_usd: int) -> store.PriceRow:
-        old.valid_until = self._now()
+    def _replace(self, session: Session, old: store.PriceRow, **changed: Any) -> store.PriceRow:
+        """End a price and begin the next at the same moment: there is none at which hardware has no price, or two."""
+        now = self._now()
+        old.valid_until = now
         session.flush()  # the index allows one open price a hardware: the old one ends first
-        new = store.PriceRow(
-            id=ids.new(ids.PRICE),
-            hardware=old.hardware,
-            description=old.description,
-            micro_usd_per_hour=micro_usd,
-            machine=old.machine,
-            memory_bytes=old.memory_bytes,
-            assumed_flops=old.assumed_flops,
-            valid_from=self._now(),
-        )
+        facts = {**_price_facts(old), **changed}
+        new = store.PriceRow(**facts, id=ids.new(ids.PRICE), hardware=old.hardware, valid_from=now)
         session.add(new)
         return new
 
@@ -306,6 +303,16 @@ class Billing:
         near = difflib.get_close_matches(hardware[:64], names, n=1)
         hint = f"Did you mean {near[0]}?" if near else "`tune pricing` lists all of them."
         return FieldInvalid(f"This hardware is not one of the {len(names)} in the price book.", hint=hint, param="hardware")
+
+
+def _price_facts(row: store.PriceRow) -> dict[str, Any]:
+    return {name: getattr(row, name) for name in _IN_A_PRICE}
+
+
+def _said(entry: price_book.Entry) -> dict[str, Any]:
+    """What a book says of hardware; what it leaves out stays as it was."""
+    given = entry.model_dump(include=entry.model_fields_set & {*_IN_A_PRICE})
+    return {**given, "micro_usd_per_hour": rules.micro_usd(entry.hourly_usd)}
 
 
 def _stretches(rows: Iterable[store.SegmentRow]) -> list[rules.Stretch]:
