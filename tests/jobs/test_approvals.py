@@ -70,3 +70,22 @@ def test_p9_a_running_job_whose_budget_is_used_up_saves_and_stops(bench, fake):
     assert (ended.state, ended.error.code) == (JobState.STOPPED, "budget")
     assert limit <= money.micro_usd(ended.cost_usd) <= limit + 40 * 100
     assert [each.step for each in bench.jobs.checkpoints(ALICE, job.id)]
+
+
+def test_a_resumed_job_is_held_for_what_is_left_of_it_at_the_price_of_now(bench, fake):
+    bench.trainer.attempts = [fake.runs()]
+    bench.billing.set_price("local-cpu", "0.36")
+    job = bench.submit()
+    estimate = bench.jobs.submitted_estimate(ALICE, job.id)
+    bench.supervisor.tick()
+    bench.until_started(job)
+    bench.jobs.pause(ALICE, job.id)
+    while not bench.get(job).finished:
+        bench.times.pass_s(10)
+        bench.supervisor.tick()
+    bench.billing.set_price("local-cpu", "3600.00")  # a dollar a second
+    bench.jobs.resume(ALICE, job.id)
+    paused = bench.get(job)
+    left = -(-estimate.seconds * (paused.total_steps - paused.step) // paused.total_steps)
+    assert 0 < paused.step < paused.total_steps
+    assert bench.billing.job_cost(ALICE, job.id).held_usd == f"{left}.00"

@@ -229,9 +229,7 @@ class Jobs:
             if self._quotas is not None:
                 measures.check_again(self._quotas, session, row, self._now())
             self._use(session, actor, row)
-            left = 1 - row.step / row.total_steps if row.total_steps else 1.0
-            hold = Hold(job_id=row.id, hardware=row.hardware, micro_usd=int(row.estimated_micro_usd * max(0.0, left)))
-            self._billing.hold(session, actor, hold)
+            self._billing.hold(session, actor, Hold(row.id, row.hardware, self._rest_micro_usd(row)))
             fresh = {"wish": None, "crashes": 0, "owner": None, "not_before": None, "queued_at": self._now()}
             fresh |= {"error_code": None, "error_message": None, "error_hint": None, "error_param": None}
             # One that was refused before it was ever frozen is looked at anew.
@@ -359,6 +357,11 @@ class Jobs:
             used = self._billing.used_ms(session, row.id)
         self._project(row, used)
         return job_of(row)
+
+    def _rest_micro_usd(self, row: store.JobRow) -> int:
+        """What the rest of a job is expected to cost, at the price of now."""
+        seconds = money.seconds_left(Estimate.model_validate_json(row.estimate).seconds, row.step, row.total_steps)
+        return money.expected_micro_usd(self._billing.price(row.hardware).micro_usd_per_hour, seconds)
 
     def _within_limits(self, session: Session, row: store.JobRow) -> None:
         spec = spec_of(row)
