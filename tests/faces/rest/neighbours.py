@@ -5,13 +5,20 @@ from __future__ import annotations
 import base64
 import hashlib
 from dataclasses import dataclass, field
+from datetime import timedelta
+
+from sqlalchemy import update
 
 from luthier import ids
-from luthier.accounts.store import MembershipRow, UserRow
-from luthier.accounts.types import KeyWish, Role, Scope
+from luthier.accounts import access_tokens
+from luthier.accounts.store import KeyRow, MembershipRow, UserRow
+from luthier.accounts.types import Audience, KeyWish, Role, Scope
+from luthier.billing.types import Segment
 from luthier.database import EVERY_TENANT
 
 from .conftest import GOOD
+
+PASSWORD = "correct horse battery"
 
 PREFIXES = {
     "dataset": ids.DATASET,
@@ -26,6 +33,7 @@ PREFIXES = {
     "audit": ids.AUDIT,
     "charge": ids.CHARGE,
     "delivery": ids.DELIVERY,
+    "me": ids.TENANT,
 }
 
 
@@ -37,24 +45,32 @@ class Team:
     keys: dict[str, str]
     own: dict[str, str] = field(default_factory=dict)
     deleted: dict[str, str] = field(default_factory=dict)
+    refused: dict[str, dict[str, str]] = field(default_factory=dict)
+    """Headers of callers who are nobody, by what is wrong with them."""
 
 
 def settle(world, name: str) -> Team:
     """A team with a viewer, a member and an admin, and everything that can be owned, once standing and once deleted."""
     tenant_id, admin = (world.actor.tenant_id, world.actor.user_id) if name == "a" else _founded(world, name)
-    keys = {"admin": _key(world, tenant_id, admin), "read-only key": _key(world, tenant_id, admin, scopes=(Scope.READ,))}
+    keys = {"admin": _key(world, tenant_id, admin)}
+    keys |= {f"{scope}-only key": _key(world, tenant_id, admin, scopes=(scope,)) for scope in Scope}
     team = Team(tenant_id, keys)
     for role in (Role.VIEWER, Role.MEMBER):
         keys[role.value] = _key(world, tenant_id, _joined(world, tenant_id, f"{role}@{name}.example", role))
     ask = _asking(world, keys["admin"])
     team.own, team.deleted = _things(world, team, ask, name), _things(world, team, ask, f"{name}-gone")
+    _billed(world, tenant_id, team.own["job"])
     assert ask("POST", f"/api/jobs/{team.deleted['job']}/cancel").status_code == 200
     for kind in ("job", "dataset", "model", "upload", "webhook", "hook", "key", "user", "invitation"):
         assert ask("DELETE", f"/api/{kind}s/{team.deleted[kind]}").status_code == 204, kind
-    keys["revoked key"] = team.deleted.pop("secret")
+    keys["login"] = _login(world, ask, f"login@{name}.example")["access_token"]
+    revoked = team.deleted.pop("secret")
     team.own.pop("secret")
+    team.refused = _nobodies(world, team, ask, admin, revoked)
     world.platform.audit.keep(everything=True)
     team.own["audit"] = ask("GET", "/api/audit?limit=1").json()["data"][0]["id"]
+    team.own["charge"] = ask("GET", "/api/billing/history?limit=1").json()["data"][0]["id"]
+    team.own["me"] = tenant_id
     return team
 
 
@@ -95,9 +111,55 @@ def _things(world, team: Team, ask, name: str) -> dict[str, str]:
     made["invitation"] = ask("POST", "/api/invitations", json={"email": f"{name}@new.example"}).json()["invitation"]["id"]
     hook = ask("POST", "/api/webhooks", json={"url": f"https://{name}.example/x", "channel": "webhook"})
     made["webhook"] = hook.json()["id"]
+    assert ask("POST", f"/api/webhooks/{made['webhook']}/test").status_code == 202
+    made["delivery"] = ask("GET", f"/api/webhooks/{made['webhook']}/deliveries").json()["data"][0]["id"]
     run = {"base_model": "luthier/tiny", "dataset": made["dataset"]}
     made["hook"] = ask("POST", "/api/hooks", json={"name": name, "run": run}).json()["id"]
     return made
+
+
+def _billed(world, tenant_id: str, job_id: str) -> None:
+    """A line of the ledger, which is for ever."""
+    segment = Segment(tenant_id, job_id, 1, 0, "A100", world.platform.now(), 3_600_000)
+    with world.platform.database.write(EVERY_TENANT) as session:
+        world.platform.billing.beat(session, segment)
+        world.platform.billing.settle(session, tenant_id, job_id)
+
+
+def _login(world, ask, email: str) -> dict[str, str]:
+    """One more admin of the team, who has a password: the tokens of a login."""
+    invited = ask("POST", "/api/invitations", json={"email": email, "role": "admin"}).json()["token"]
+    signed_up = world.client.post("/auth/signup", json={"email": email, "password": PASSWORD, "invitation": invited})
+    assert signed_up.status_code == 201
+    return world.client.post("/auth/login", json={"email": email, "password": PASSWORD}).json()
+
+
+def _nobodies(world, team: Team, ask, admin: str, revoked: str) -> dict[str, dict[str, str]]:
+    good, accounts, now = team.keys["admin"], world.platform.accounts, world.platform.now()
+    late = _key(world, team.tenant_id, admin, expires_in_days=1)
+    with world.platform.database.write(EVERY_TENANT) as session:
+        session.execute(update(KeyRow).where(KeyRow.expires_at.is_not(None)).values(expires_at=now - timedelta(seconds=1)))
+    over, ended = (_login(world, ask, f"{word}@{team.own['name']}.example") for word in ("over", "ended"))
+    said = access_tokens.read(over["access_token"], accounts.signing.valid(), now)
+    before = said.model_copy(update={"iat": said.iat - 3600, "exp": said.iat - 3000})
+    ended_by = {"authorization": f"Bearer {ended['access_token']}"}
+    assert world.client.post("/auth/logout", headers=ended_by).status_code == 204
+    secrets = {
+        "revoked key": revoked,
+        "expired key": late,
+        "cut key": good[:-1],
+        "key of the MCP server": _key(world, team.tenant_id, admin, audience=Audience.MCP),
+        "key of a webhook": _key(world, team.tenant_id, admin, audience=Audience.WEBHOOK),
+        "expired token": access_tokens.signed(before, accounts.signing.current()),
+        "refresh token": over["refresh_token"],
+    }
+    cookies = {"cookie": f"x-api-key={good}; session={good}; authorization=Bearer {over['access_token']}"}
+    return {
+        "nobody": {},
+        "cookie": cookies,
+        "ended login": ended_by,
+        **{what: {"x-api-key": key} for what, key in secrets.items()},
+    }
 
 
 def _asking(world, key: str):
