@@ -115,6 +115,22 @@ def test_a_key_has_what_was_asked_for(console, accounts):
         console("keys", "create", "admin@localhost", "--name", "x", "--scope", "all")
 
 
+def test_the_list_of_keys_says_whose_each_is_and_which_have_ended(console, accounts):
+    console("users", "add", "ada@example.org", "--generate")
+    made = [console("keys", "create", "ada@example.org", "--name", name)["key"] for name in ("first", "second", "third")]
+    console("keys", "revoke", made[0]["id"], flags=())
+    console("keys", "rotate", made[1]["id"], "--keep-old-hours", "0")
+    lines = console("keys", "list", flags=()).splitlines()[1:]
+    assert [line.split()[2:] for line in lines] == [
+        [made[0]["user_id"], "first", "revoked"],
+        [made[0]["user_id"], "second", "expired"],
+        [made[0]["user_id"], "third"],
+        [made[0]["user_id"], "second"],
+    ]
+    with pytest.raises(NotFound, match="luthier teams list"):
+        console("keys", "create", "ada@example.org", "--name", "x", "--team", "team_x")
+
+
 def test_the_admins_key_is_rotated_in_its_file(console, accounts):
     path = console.data / "admin.key"
     old = path.read_text().strip()

@@ -88,7 +88,7 @@ class Users:
             row = _named(session, email)
             place = store.membership(session, row.id, team)
             if place is None:
-                raise NotFound("team")
+                raise NotFound("team", hint="They are in no such team, or it is suspended: `luthier teams list`.")
             return Actor(tenant_id=place.tenant_id, user_id=row.id, role=Role(place.role))
 
     def known(self, session: Session, issuer: str, subject: str, verified_email: str | None) -> store.UserRow:

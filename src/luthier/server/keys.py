@@ -12,7 +12,9 @@ from luthier.server.folder import checked, email_of, platform_of, shown
 from luthier.server.options import AsJson, Data
 
 if TYPE_CHECKING:
-    from luthier.accounts.types import NewKey
+    from datetime import datetime
+
+    from luthier.accounts.types import Key, NewKey
     from luthier.wiring import Platform
 
 app = typer.Typer(no_args_is_help=True, help="API keys, and the keys that logins are signed with.")
@@ -51,8 +53,8 @@ def create(  # noqa: PLR0913, PLR0917  # a command's options are its parameters
 def list_keys(data: Data = None, as_json: AsJson = False) -> None:
     """All keys of all teams, oldest first."""
     with platform_of(data) as platform:
-        keys = platform.accounts.keys.every()
-    lines = (f"{key.id}  {key.prefix or '-':12}  {key.name}{'  revoked' if key.revoked_at else ''}" for key in keys)
+        keys, now = platform.accounts.keys.every(), platform.now()
+    lines = (f"{key.id}  {key.prefix or '-':12}  {key.user_id}  {key.name}{_ended(key, now)}" for key in keys)
     shown(keys, lines, as_json=as_json)
 
 
@@ -96,6 +98,12 @@ def _key_of_file(platform: Platform) -> str | None:
         return platform.accounts.keys.holder(platform.settings.key_path.read_text("utf-8").strip()).key_id
     except (OSError, Unauthenticated):
         return None
+
+
+def _ended(key: Key, now: datetime) -> str:
+    if key.revoked_at is not None:
+        return "  revoked"
+    return "  expired" if key.expires_at is not None and key.expires_at <= now else ""
 
 
 def _told(made: NewKey, *, as_json: bool) -> None:

@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from luthier.errors import counted
 from luthier.server.folder import checked, email_of, platform_of, shown
 from luthier.server.options import AsJson, Data
 
@@ -18,7 +19,9 @@ def list_teams(data: Data = None, as_json: AsJson = False) -> None:
     """All teams, oldest first."""
     with platform_of(data) as platform:
         teams = platform.accounts.teams.every()
-    lines = (f"{team.id}  {team.name}  {team.members} members{'  suspended' if team.suspended_at else ''}" for team in teams)
+    lines = (
+        f"{team.id}  {team.name}  {counted(team.members, 'member')}{'  suspended' if team.suspended_at else ''}" for team in teams
+    )
     shown(teams, lines, as_json=as_json)
 
 

@@ -121,6 +121,7 @@ def test_of_a_team_at_its_quota_no_more_jobs_start(world):
         (["set", "TEAM", "gold", "1"], "no quota of this name"),
         (["set", "TEAM", "storage_bytes", "-1"], ""),
         (["set", "TEAM", "storage_bytes", "1e3"], "whole number"),
+        (["set", "TEAM", "storage_bytes", "9" * 17], "at most 16 digits"),
         (["set", "team_x", "storage_bytes", "1"], "No such team"),
         (["show", "team_x"], "No such team"),
     ],
