@@ -98,11 +98,11 @@ class Unauthenticated(LuthierError):
 
     code = "unauthenticated"
 
-    def __init__(self, message: str = "This needs an API key, and none that is valid was sent.") -> None:
-        super().__init__(
-            message,
-            hint="Send `Authorization: Bearer <key>` or `X-API-Key: <key>`. A local start writes one to <data>/admin.key.",
-        )
+    def __init__(
+        self, message: str = "This needs an API key or a login, and none that is valid was sent.", *, hint: str | None = None
+    ) -> None:
+        key = "Send `Authorization: Bearer <key>` or `X-API-Key: <key>`. A local start writes one to <data>/admin.key."
+        super().__init__(message, hint=hint or f"{key} Logins end: `tune login`, or `POST /auth/login`.")
 
 
 class LoginRefused(Unauthenticated):
@@ -111,8 +111,10 @@ class LoginRefused(Unauthenticated):
     code = "login_refused"
 
     def __init__(self) -> None:
-        super().__init__("E-mail and password do not belong together, or this account may not log in.")
-        self.hint = "Check both. Those who run the server can set a new password: `luthier users password`."
+        super().__init__(
+            "E-mail and password do not belong together, or this account may not log in.",
+            hint="Check both. Those who run the server can set a new password: `luthier users password`.",
+        )
 
 
 class PaymentRequired(LuthierError):
@@ -295,10 +297,10 @@ class Gone(LuthierError):
 
     code = "deleted"
 
-    def __init__(self, noun: str) -> None:
-        super().__init__(f"This {noun} was deleted.", hint=f"List what is there with `GET /api/{noun}s`.")
+    def __init__(self, noun: str, *, why: str = "was deleted", hint: str | None = None) -> None:
+        super().__init__(f"This {noun} {why}.", hint=hint or f"List what is there with `GET /api/{noun}s`.")
         self.noun = noun
-        self.usual_hint = True
+        self.usual_hint = hint is None
 
 
 class TooSlow(LuthierError):
@@ -394,9 +396,9 @@ class RateLimited(TooMany):
 
     code = "rate_limited"
 
-    def __init__(self, limit: int, *, retry_after_s: int) -> None:
+    def __init__(self, limit: int, *, within_s: int, retry_after_s: int) -> None:
         super().__init__(
-            f"More requests came than are allowed: {limit:,} in the time of the rule.",
+            f"More than the {limit:,} requests came that are allowed within {within_s:,} s.",
             retry_after_s=retry_after_s,
             hint=f"Try again in {retry_after_s} s. To follow a job, read its event stream instead of asking again and again.",
         )

@@ -81,7 +81,9 @@ class Logins:
         with self._database.write(EVERY_TENANT) as session:
             tokens = self._exchanged(session, refresh_token, team)
         if tokens is None:  # raised out here, so that the end of a stolen login is kept
-            raise Unauthenticated("This refresh token is not valid, or no longer.")
+            raise Unauthenticated(
+                "This refresh token is not valid, or no longer.", hint="Log in again: `tune login`, or `POST /auth/login`."
+            )
         return tokens
 
     def log_out(self, actor: Actor) -> None:
@@ -176,7 +178,10 @@ class _Tries:
         refused = [standing for standing in standings if not standing.allowed]
         if refused:
             wait_s = max(standing.reset_s for standing in refused)
-            raise TooMany("Too many wrong passwords in a minute.", retry_after_s=wait_s)
+            raise TooMany(
+                f"{_TRIES.amount} wrong passwords came within {_TRIES.get_expiry()} s, for this account or from this address.",
+                retry_after_s=wait_s,
+            )
 
     def failed(self, address: str | None) -> None:
         if address is not None:

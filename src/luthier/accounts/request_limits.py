@@ -43,12 +43,12 @@ class RequestLimits:
         return self._admitted([(self._address, "address", address)])
 
     def _admitted(self, rules: Iterable[tuple[RateLimitItem, str, str]]) -> Standing | None:
-        standings = [self._limiter.hit(*rule) for rule in rules]
-        refused = [standing for standing in standings if not standing.allowed]
+        standings = [(item, self._limiter.hit(item, name, who)) for item, name, who in rules]
+        refused = [(item, standing) for item, standing in standings if not standing.allowed]
         if refused:
-            worst = max(refused, key=lambda standing: standing.reset_s)
-            raise RateLimited(worst.limit, retry_after_s=worst.reset_s)
-        return min(standings, key=lambda standing: standing.remaining, default=None)
+            item, worst = max(refused, key=lambda each: each[1].reset_s)
+            raise RateLimited(worst.limit, within_s=item.get_expiry(), retry_after_s=worst.reset_s)
+        return min((standing for _, standing in standings), key=lambda standing: standing.remaining, default=None)
 
 
 def _rule(text: str) -> RateLimitItem | None:

@@ -253,10 +253,11 @@ def teams_of(session: Session, user_id: str) -> list[tuple[TenantRow, Membership
     return [(row[0], row[1]) for row in session.execute(query)]
 
 
-def admins(session: Session) -> int:
-    """How many of the session's team can still log in and are its admins."""
+def admins_beside(session: Session, user_id: str) -> int:
+    """How many others of the session's team can still log in and are its admins."""
     query = select(func.count()).select_from(MembershipRow).join(UserRow, UserRow.id == MembershipRow.user_id)
-    return session.scalar(query.where(MembershipRow.role == "admin", UserRow.disabled_at.is_(None))) or 0
+    others = query.where(MembershipRow.role == "admin", MembershipRow.user_id != user_id, UserRow.disabled_at.is_(None))
+    return session.scalar(others) or 0
 
 
 def users(session: Session) -> list[UserRow]:
@@ -276,10 +277,15 @@ def teams(session: Session) -> list[tuple[TenantRow, int]]:
     return [(row[0], row[1]) for row in session.execute(query.group_by(TenantRow.id).order_by(TenantRow.id))]
 
 
-def open_invitations(session: Session, now: datetime) -> list[InvitationRow]:
-    """Of the session's team, newest first."""
+def open_invitations(session: Session, now: datetime, *, wrong_tries: int) -> list[InvitationRow]:
+    """Of the session's team, newest first; those that were guessed at so often are open no more."""
     query = select(InvitationRow).where(InvitationRow.accepted_at.is_(None), InvitationRow.expires_at > now)
-    return list(session.scalars(query.order_by(InvitationRow.id.desc())))
+    return list(session.scalars(query.where(InvitationRow.wrong_tries < wrong_tries).order_by(InvitationRow.id.desc())))
+
+
+def withdraw_invitations(session: Session, email: str) -> None:
+    """All that this address was given by the session's team, and has not used."""
+    session.execute(delete(InvitationRow).where(InvitationRow.email == email, InvitationRow.accepted_at.is_(None)))
 
 
 def identity(session: Session, issuer: str, subject: str) -> UserRow | None:

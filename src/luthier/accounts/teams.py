@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 from sqlalchemy.orm import Session
 
@@ -20,6 +20,7 @@ _INVITED_FOR = timedelta(days=7)
 _WRONG_TRIES = 5
 _MOST_OPEN = 200
 _MOST_TEAMS = 50
+_ASK_AGAIN = "Give the whole token, for the e-mail address that was invited; or ask an admin of the team for a new one."
 
 
 class Teams:
@@ -65,7 +66,7 @@ class Teams:
             return _member(place, session.get_one(store.UserRow, user_id))
 
     def remove(self, actor: Actor, user_id: str) -> None:
-        """Their keys and logins for this team end; the account stays, and so does what they made here.
+        """Their keys, logins and invitations for this team end; the account stays, and so does what they made here.
 
         Raises: NotFound; LastAdmin.
         """
@@ -73,9 +74,11 @@ class Teams:
         with self._database.write(actor.tenant_id) as session:
             place = _place(session, user_id)
             _keep_an_admin(session, place, None)
-            # Revoked, not only left without a member: a second invitation must not bring an old key back to life.
+            # Revoked, not only left without a member: a later invitation must not bring an old key back to life. An earlier
+            # one that was not needed any more must not bring them back by themselves.
             store.revoke_keys(session, user_id, now)
             store.end_logins(session, user_id, now, tenant_id=actor.tenant_id)
+            store.withdraw_invitations(session, session.get_one(store.UserRow, user_id).email)
             session.delete(place)
 
     def invite(self, actor: Actor, email: str, role: Role) -> NewInvitation:
@@ -84,7 +87,7 @@ class Teams:
         invitation_id = ids.new(ids.INVITATION)
         token = fresh(invitation_id)
         with self._database.write(actor.tenant_id) as session:
-            if len(store.open_invitations(session, now)) >= _MOST_OPEN:
+            if len(_open(session, now)) >= _MOST_OPEN:
                 raise Conflict(f"Your team has {_MOST_OPEN} open invitations.", hint="Withdraw those that nobody needs.")
             if any(user.email == email for _, user in store.members(session)):
                 raise Conflict("They are in your team already.", hint="See `GET /api/users`.")
@@ -102,9 +105,9 @@ class Teams:
             return NewInvitation(token=token, invitation=_invitation(row))
 
     def invitations(self, actor: Actor) -> tuple[Invitation, ...]:
-        """Those that nobody has accepted yet, newest first."""
+        """Those that open the team to somebody, newest first."""
         with self._database.read(actor.tenant_id) as session:
-            return tuple(_invitation(row) for row in store.open_invitations(session, self._now()))
+            return tuple(_invitation(row) for row in _open(session, self._now()))
 
     def withdraw(self, actor: Actor, invitation_id: str) -> None:
         """Its token opens nothing any more. Raises: NotFound."""
@@ -147,22 +150,22 @@ class Teams:
         """Count a wrong secret of an invitation that exists; in a transaction of its own, since what follows is refused."""
         invitation_id = token[:30]
         if not ids.is_id(invitation_id, ids.INVITATION):
-            raise NotFound("invitation")
+            raise NotFound("invitation", hint=_ASK_AGAIN)
         with self._database.write(EVERY_TENANT) as session:
             row = session.get(store.InvitationRow, invitation_id)
             right = row is not None and row.sha256 == digest(token)
             if row is not None and not right:
                 row.wrong_tries += 1
         if not right:
-            raise NotFound("invitation")
+            raise NotFound("invitation", hint=_ASK_AGAIN)
 
     def _joined(self, session: Session, user: store.UserRow, token: str) -> store.MembershipRow:
         now = self._now()
         row = session.get(store.InvitationRow, token[:30])
         if row is None or row.email != user.email:
-            raise NotFound("invitation")
+            raise NotFound("invitation", hint=_ASK_AGAIN)
         if row.accepted_at is not None or row.expires_at <= now or row.wrong_tries >= _WRONG_TRIES:
-            raise Gone("invitation")
+            raise Gone("invitation", why="was used, has expired, or was guessed at too often", hint=_ASK_AGAIN)
         if store.membership(session, user.id, row.tenant_id) is not None:
             raise Conflict("You are in this team already.")
         row.accepted_at = now
@@ -214,8 +217,12 @@ def _place(session: Session, user_id: str) -> store.MembershipRow:
 
 
 def _keep_an_admin(session: Session, place: store.MembershipRow, role: Role | None) -> None:
-    if place.role == Role.ADMIN and role is not Role.ADMIN and store.admins(session) <= 1:
+    if place.role == Role.ADMIN and role is not Role.ADMIN and store.admins_beside(session, place.user_id) == 0:
         raise LastAdmin
+
+
+def _open(session: Session, now: datetime) -> list[store.InvitationRow]:
+    return store.open_invitations(session, now, wrong_tries=_WRONG_TRIES)
 
 
 def _team(row: store.TenantRow, role: Role) -> Team:

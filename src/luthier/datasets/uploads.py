@@ -44,6 +44,7 @@ KEPT = timedelta(hours=24)
 """How long an upload waits for its next byte."""
 MOST_UNFINISHED = 16
 """Of one team."""
+_BEGIN_AGAIN = "Begin it anew with `POST /api/uploads`."
 
 
 class Announced(Frozen):
@@ -209,10 +210,10 @@ class Uploads:
         path = self._root / actor.tenant_id / upload_id
         kept = _read(path) if ids.is_id(upload_id, ids.UPLOAD) else None
         if kept is None:
-            raise NotFound("upload")
+            raise NotFound("upload", hint=_BEGIN_AGAIN)
         if self._now() >= self._expires(path):
             self._remove(path)
-            raise Gone("upload")
+            raise Gone("upload", why="has expired", hint=_BEGIN_AGAIN)
         return path, kept
 
     def _told(self, path: Path, kept: _Kept) -> Partial:

@@ -28,6 +28,7 @@ from luthier.seams import Clock, Storage
 from luthier.values import ModelFile, Page
 
 _CURSOR = re.compile(r"([0-9]{1,9})-([0-9]{1,12})", re.ASCII)
+_CHECKPOINTS = "`GET /v1/fine_tuning/jobs/<id>/checkpoints` lists those that are kept."
 
 
 class Jobs:
@@ -166,13 +167,13 @@ class Jobs:
             row = store.ending_in(session, tail)
         base = None if row is None else spec_of(row).sources
         if row is None or base is None or row.kind != "train" or spec_of(row).method == "classifier":
-            raise NotFound("checkpoint")
+            raise NotFound("checkpoint", hint=_CHECKPOINTS)
         here = projection.directory(self._storage, row.tenant_id, row.id)
         for ref in here.checkpoints():
             if ref.step == step:
                 folder, files = artifacts.saved(here.attempt(ref.attempt), ref)
                 return SavedStep(f"{row.id}-{ref.attempt}-{step}", base.base, folder, tuple(files))
-        raise NotFound("checkpoint", hint="`GET /v1/fine_tuning/jobs/<id>/checkpoints` lists those that are kept.")
+        raise NotFound("checkpoint", hint=_CHECKPOINTS)
 
     def files(self, actor: Actor, job_id: str) -> list[ModelFile]:
         """Names, sizes and checksums of what an export made. Raises: NotFound, Gone, WrongState, ArtifactCorrupt."""

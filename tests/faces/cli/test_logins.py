@@ -153,6 +153,21 @@ def test_somebody_with_an_account_joins_and_acts_for_the_team(terminal, world, a
     assert log_in(terminal, ada, "--team", made.out.strip()).code == 0
 
 
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (("keys", "revoke", "key_", "--yes"), "tune keys list"),
+        (("team", "withdraw", "inv_"), "tune team invitations"),
+        (("team", "role", "user_", "member"), "tune team members"),
+        (("hooks", "remove", "hook_", "--yes"), "tune hooks list"),
+        (("webhooks", "remove", "wh_", "--yes"), "tune webhooks list"),
+    ],
+)
+def test_what_is_not_there_is_looked_up_with_a_command(world, terminal, words, says):
+    done = terminal("tune", *(f"{word}{'0' * 26}" if word.endswith("_") else word for word in words))
+    assert (done.code, f"List what is there with `{says}`." in done.err) == (4, True), done.err
+
+
 def test_a_key_is_made_shown_rotated_and_revoked(terminal, world, monkeypatch):
     made = terminal("tune", "keys", "create", "nightly", "--scope", "read", "--expires-in-days", "7")
     secret = made.out.strip()

@@ -43,6 +43,7 @@ def test_what_is_too_much_is_refused_with_the_time_to_wait(limited):
         assert 1 <= int(answer.headers["ratelimit-reset"]) <= 60
     answer = limited.get("/api/jobs")
     assert (answer.status_code, answer.json()["error"]["code"]) == (429, "rate_limited")
+    assert answer.json()["error"]["message"] == "More than the 5 requests came that are allowed within 60 s."
     assert 1 <= int(answer.headers["retry-after"]) <= 60
     assert answer.headers["ratelimit-remaining"] == "0"
 
@@ -58,6 +59,24 @@ def test_an_address_without_a_key_is_slowed_and_those_with_one_are_not(limited):
     assert wrong == [401, 401, 401, 429, 429]
     assert limited.get("/health").status_code == 429
     assert limited.get("/api/jobs").status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [
+        ({}, 401),
+        ({"authorization": "Basic YTpi"}, 401),
+        ({"authorization": "Bearer another"}, 400),
+        ({"x-luthier-team": "team_" + "0" * 26}, 404),
+    ],
+    ids=["no key", "no bearer", "two keys", "another team"],
+)
+def test_whoever_the_door_turns_away_is_slowed_however_they_knock(limited, headers, status):
+    if not headers:
+        del limited.headers["x-api-key"]
+    answers = [limited.get("/api/jobs", headers=headers) for _ in range(4)]
+    assert [answer.status_code for answer in answers] == [status, status, status, 429]
+    assert int(answers[3].headers["retry-after"]) >= 1
 
 
 def test_users_and_keys_are_counted_apart():

@@ -2,7 +2,9 @@
 
 import dataclasses
 import json
+import re
 import tracemalloc
+from pathlib import Path
 
 import anyio
 import pytest
@@ -10,6 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tests.at_once import at_once
 
+import luthier
 from luthier.datasets.types import Upload
 from luthier.faces.rest.app import create_app
 from luthier.jobs.spec import RunSpec
@@ -94,6 +97,14 @@ def test_every_example_is_understood(shared):
 def test_every_route_that_names_a_thing_documents_that_it_may_be_unknown(shared):
     named = {name: operation for name, operation in operations(shared).items() if "_id}" in name}
     assert [name for name, operation in named.items() if "404" not in operation["responses"]] == []
+
+
+def test_every_list_that_a_refusal_points_to_is_a_route(shared):
+    """Whoever names no hint of its own gets that of the noun: the list of such things, which must be there."""
+    sources = Path(luthier.__file__).parent.rglob("*.py")
+    nouns = {noun for path in sources for noun in re.findall(r'\b(?:NotFound|Gone)\("([a-z_]+)"\)', path.read_text("utf-8"))}
+    assert nouns > {"job", "model", "key"}
+    assert {f"GET /api/{noun}s" for noun in nouns} - operations(shared).keys() == set()
 
 
 def test_every_field_of_a_run_is_described_or_speaks_for_itself(shared):

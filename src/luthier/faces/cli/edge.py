@@ -26,10 +26,15 @@ _MOST_DETAILS = 20
 _COMMANDS = {
     "GET /api/bases": "tune bases",
     "GET /api/datasets": "dataset list",
+    "GET /api/hooks": "tune hooks list",
+    "GET /api/invitations": "tune team invitations",
     "GET /api/jobs": "tune list",
+    "GET /api/keys": "tune keys list",
     "GET /api/models": "model list",
     "GET /api/me": "tune whoami",
+    "GET /api/teams": "tune team list",
     "GET /api/users": "tune team members",
+    "GET /api/webhooks": "tune webhooks list",
 }
 
 

@@ -18,7 +18,7 @@ from luthier.accounts.limits import Standing
 from luthier.accounts.request_limits import RequestLimits
 from luthier.accounts.service import Accounts
 from luthier.accounts.types import Actor
-from luthier.errors import BadRequest, LuthierError, Unauthenticated
+from luthier.errors import BadRequest, LuthierError, NotFound, Unauthenticated
 from luthier.faces.rest.errors import answer, limit_headers, on_bug
 
 _OPEN = frozenset({"/health", "/auth/login", "/auth/signup", "/auth/refresh", "/auth/oidc/login", "/auth/oidc/callback"})
@@ -74,11 +74,11 @@ class Door:
             await response(scope, receive, dressed)
 
     async def _actor(self, connection: HTTPConnection) -> Actor:
-        team, credential = _once(connection, "x-luthier-team"), _credential(connection)
         address = _address(connection)
         try:
-            actor = self._accounts.authenticate(credential, team=team)
-        except Unauthenticated:
+            team = _once(connection, "x-luthier-team")
+            actor = self._accounts.authenticate(_credential(connection), team=team)
+        except (Unauthenticated, NotFound, BadRequest):  # whoever is not let in counts: also who tries teams with a good key
             await self._counted(partial(self._limits.admit_address, address))
             raise
         return dataclasses.replace(actor, request_id=connection.scope["luthier.request_id"], address=address)

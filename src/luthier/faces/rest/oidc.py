@@ -93,7 +93,7 @@ class Provider:
             token = {}
         said = token.get("userinfo")
         if not said or not isinstance(said.get("sub"), str):
-            raise Unauthenticated("The provider did not confirm who you are.")
+            raise _unconfirmed()
         return dict(said)
 
 
@@ -142,7 +142,7 @@ async def callback(
 ) -> Tokens:
     """Where the provider sends people back to. Tokens, as of `POST /auth/login`."""
     if not code or not state:
-        raise Unauthenticated("The provider did not confirm who you are.")
+        raise _unconfirmed()
     said = await provider.back(request)
     vouched = partial(platform.accounts.vouched, provider.issuer, said["sub"], _verified_email(said))
     # A GET, since that is how people come back, and yet one that makes a login: the audit log has to know.
@@ -178,6 +178,10 @@ def _is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return False
+
+
+def _unconfirmed() -> Unauthenticated:
+    return Unauthenticated("The provider did not confirm who you are.", hint="Begin again at `GET /auth/oidc/login`.")
 
 
 def _away() -> Unavailable:

@@ -16,7 +16,7 @@ from luthier.faces.sdk.refusals import unauthenticated
 
 _KEY = re.compile(r"[\x21-\x7e]{1,256}")
 _TOKEN = re.compile(r"[\x21-\x7e]{1,2048}")
-_GET_ONE = "Start the server once with `luthier up`: it writes one. Or set LUTHIER_API_KEY."
+_GET_ONE = "Log in (`tune login`), set LUTHIER_API_KEY, or start the server here once with `luthier up`: it writes one."
 
 
 @dataclass

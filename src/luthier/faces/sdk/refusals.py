@@ -70,9 +70,7 @@ def read_page(response: httpx.Response) -> tuple[list[dict[str, Any]], str | Non
 
 def unauthenticated(message: str, hint: str) -> errors.Unauthenticated:
     """No usable key on this side; nothing was sent."""
-    error = errors.Unauthenticated(message)
-    error.hint = hint
-    return error
+    return errors.Unauthenticated(message, hint=hint)
 
 
 def message_of(facts: dict[str, Any]) -> str | None:

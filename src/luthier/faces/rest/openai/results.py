@@ -32,7 +32,7 @@ def found(platform: Platform, actor: Actor, file_id: str) -> tuple[FileObject, b
     match = _ID.fullmatch(file_id)
     job = platform.jobs.get(actor, match["job_id"]) if match else None
     if job is None or file_id not in result_files(job):
-        raise NotFound("file")
+        raise NotFound("file", hint="`result_files` of `GET /v1/fine_tuning/jobs/<id>` names those of a job.")
     data = table(platform.jobs.events(actor, job.id))
     made_at = seconds(job.finished_at or job.updated_at)
     return FileObject(
