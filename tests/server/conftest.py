@@ -45,9 +45,9 @@ class Server:
         self._all.append(process)
         return process
 
-    def up(self) -> str:
+    def up(self, **environment: str) -> str:
         """Start it, wait for its address and return it."""
-        self.process = self.command("up", "--port", "0")
+        self.process = self.command("up", "--port", "0", **environment)
         self.until(lambda: self.facts().get("pid") == self.process.pid or self.process.poll() is not None, "it is ready")
         assert self.process.poll() is None, self.process.communicate()[1]
         return self.facts()["url"]

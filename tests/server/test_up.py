@@ -83,6 +83,19 @@ def test_a_later_start_keeps_the_key_and_the_admin(server, get):
     assert get(url, "/api/jobs", key).status_code == 200
 
 
+@pytest.mark.parametrize(("proxies", "third"), [("", 429), ("10.0.0.1", 429), ("127.0.0.1", 401)])
+def test_a18_what_is_said_of_an_address_counts_only_from_a_proxy_that_was_named(server, proxies, third):
+    url = server.up(LUTHIER_TRUSTED_PROXIES=proxies, LUTHIER_LIMIT_ADDRESS="2/minute")
+
+    def status(said_to_come_from):
+        headers = {"x-forwarded-for": said_to_come_from}
+        return httpx.get(f"{url}/api/me", headers=headers, timeout=10, trust_env=False).status_code
+
+    assert [status(f"192.0.2.{number}") for number in (1, 2, 3)] == [401, 401, third]
+    # What a caller puts in front of the proxy's own word is nobody's address.
+    assert [status(f"198.51.100.{number}, 192.0.2.9") for number in (1, 2, 3)][-1] == 429
+
+
 def test_a_supervisor_that_dies_is_started_again(server, get):
     url = server.up()
     server.until(server.supervisors, "the supervisor works")
