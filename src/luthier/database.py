@@ -85,18 +85,23 @@ _OURS: WeakSet[object] = WeakSet()
 
 @dataclass
 class Changes:
-    """What one transaction changed, as far as its statements tell: ids of rows, and whose they are."""
+    """What one transaction changed, as far as its statements tell: ids of rows, and whose they are (None: nobody's)."""
 
-    ids: dict[str, None] = field(default_factory=dict[str, None])
+    ids: dict[str, str | None] = field(default_factory=dict[str, str | None])
     tenants: dict[str, None] = field(default_factory=dict[str, None])
     any: bool = False
 
     def note(self, row: object) -> None:
         """That this row was added, changed or deleted."""
         self.any = True
-        self.ids.update(dict.fromkeys(_ids_of(row)))
-        if isinstance(row, TenantOwned):
-            self.tenants[row.tenant_id] = None
+        owner = row.tenant_id if isinstance(row, TenantOwned) else None
+        self.ids.update(dict.fromkeys(_ids_of(row), owner))
+        if owner is not None:
+            self.tenants[owner] = None
+
+    def ids_for(self, tenant_id: str) -> tuple[str, ...]:
+        """Without those of other tenants: they are not for its eyes."""
+        return tuple(each for each, owner in self.ids.items() if owner in {tenant_id, None})
 
 
 Witness = Callable[[Session, Changes], Callable[[], None]]

@@ -18,6 +18,7 @@ from luthier.accounts.store import TenantRow, UserRow
 from luthier.accounts.types import Actor, Role
 from luthier.backends.engines.echo import EchoEngine
 from luthier.database import EVERY_TENANT
+from luthier.notifications import outbox
 from luthier.settings import Settings
 
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
@@ -94,6 +95,15 @@ def test_what_the_platform_does_by_itself_stands_in_the_chain_of_whom_it_concern
     platform.audit.keep()
     with platform.audit.export() as rows:
         assert [(row.tenant_id, row.actor, row.action) for row in rows] == [("platform", "system", "tests.act")]
+
+
+def test_an_act_for_several_teams_names_to_each_what_is_its_own(platform):
+    told = {}
+    with deeds.by_system("tests.act"), platform.database.write(EVERY_TENANT) as session:
+        for team in (TEAM, OTHER):
+            told[team] = [outbox.publish(session, team, "job.queued", {}, at=NOW) for _ in range(2)]
+    with platform.audit.export() as rows:
+        assert {row.tenant_id: row.resources for row in rows} == told
 
 
 @pytest.mark.parametrize(

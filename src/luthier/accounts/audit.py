@@ -61,10 +61,11 @@ class Audit:
         deed = deeds.current()
         if deed is None or deed.recorded:
             return _nothing
-        act, on = deed.act(), tuple(changes.ids)
-        owners = list(changes.tenants) if act.actor == deeds.SYSTEM else []
-        for owner in owners or [act.tenant_id or _owner(session, changes)]:
-            insert(session, _row(dataclasses.replace(act, tenant_id=owner, on=act.on + on), Outcome.CHANGED, self._now()))
+        act = deed.act()
+        several = list(changes.tenants) if act.actor == deeds.SYSTEM else []
+        for owner in several or [act.tenant_id or _owner(session, changes)]:
+            on = act.on + (changes.ids_for(owner) if several else tuple(changes.ids))
+            insert(session, _row(dataclasses.replace(act, tenant_id=owner, on=on), Outcome.CHANGED, self._now()))
 
         def committed() -> None:
             deed.recorded = True  # not before: a transaction that fails leaves the row to the next one
