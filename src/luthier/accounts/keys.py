@@ -38,10 +38,14 @@ class Keys:
         Raises: Forbidden where it could do more than the key that makes it; Conflict at 100 keys in use.
         """
         with self._database.write(actor.tenant_id) as session:
-            self._check_maker(session, actor)
-            if store.keys_in_use(session, actor.user_id, self._now()) >= _MOST:
-                raise Conflict(f"You have {_MOST} keys in use.", hint="Revoke those that nobody needs: `tune keys list`.")
-            return self.add(session, actor.tenant_id, actor.user_id, wish)
+            return self.create_in(session, actor, wish)
+
+    def create_in(self, session: Session, actor: Actor, wish: KeyWish) -> NewKey:
+        """The same, in a transaction with what the key is for."""
+        self._check_maker(session, actor)
+        if store.keys_in_use(session, actor.user_id, self._now()) >= _MOST:
+            raise Conflict(f"You have {_MOST} keys in use.", hint="Revoke those that nobody needs: `tune keys list`.")
+        return self.add(session, actor.tenant_id, actor.user_id, wish)
 
     def add(self, session: Session, tenant_id: str, user_id: str, wish: KeyWish) -> NewKey:
         """The same, in a transaction of the caller's that has asked nobody."""
@@ -74,8 +78,12 @@ class Keys:
     def revoke(self, actor: Actor, key_id: str) -> None:
         """Refused from the next request on. Once more does nothing. Raises: NotFound."""
         with self._database.write(actor.tenant_id) as session:
-            row = _theirs(session, actor, key_id)
-            row.revoked_at = row.revoked_at or self._now()
+            self.revoke_in(session, actor, key_id)
+
+    def revoke_in(self, session: Session, actor: Actor, key_id: str) -> None:
+        """The same, in a transaction with what the key was for."""
+        row = _theirs(session, actor, key_id)
+        row.revoked_at = row.revoked_at or self._now()
 
     def rotate(self, actor: Actor, key_id: str, *, keep_old_hours: int = 24) -> NewKey:
         """A new key that may do what this one may; this one ends after `keep_old_hours`, so that nothing stands still.

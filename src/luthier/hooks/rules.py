@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from pydantic import ValidationError
@@ -13,6 +13,7 @@ from luthier.errors import FieldInvalid
 from luthier.jobs.spec import RunSpec
 
 _ID = re.compile(r"[\x21-\x7e]{1,200}", re.ASCII)
+_MOST_NAME = 64
 
 
 def is_message_id(text: str) -> bool:
@@ -20,16 +21,17 @@ def is_message_id(text: str) -> bool:
     return _ID.fullmatch(text) is not None
 
 
-def run_of(template: str, allowed: Collection[str], body: dict[str, Any]) -> RunSpec:
-    """The template with what the body gives in its place.
+def run_of(template: str, allowed: Collection[str], given: Mapping[str, Any]) -> RunSpec:
+    """The template with what is given in its place.
 
     Raises: FieldInvalid for a field that the hook does not let a caller give, or a value that is none.
     """
-    for name in body:
+    for name in given:
         if name not in allowed:
             may = f"It may give: {', '.join(sorted(allowed))}." if allowed else "It may give none."
-            raise FieldInvalid("A call of this hook may not give this field.", hint=may, param=name[:64], code="extra_forbidden")
-    run = json.loads(template) | body
+            param = name if name.isidentifier() and len(name) <= _MOST_NAME else None  # an error carries no input
+            raise FieldInvalid("A call of this hook may not give this field.", hint=may, param=param, code="extra_forbidden")
+    run = json.loads(template) | given
     try:
         return RunSpec.model_validate_json(json.dumps(run))
     except ValidationError as error:

@@ -49,7 +49,7 @@ class CreatedHook(Hook):
 
 @dataclass(frozen=True)
 class Call:
-    """A request that was found to be signed by whoever knows the secret."""
+    """A request, as it came: nobody has looked at its signature yet."""
 
     id: str
     """As its sender calls it: a second one with the same id starts nothing."""
@@ -60,8 +60,9 @@ class Call:
 
 @dataclass(frozen=True)
 class Believed:
-    """What a call starts, and in whose name."""
+    """A call that is signed by whoever knows the secret: in whose name, what it starts, and what it may say of it."""
 
     actor: Actor
-    spec: RunSpec
+    template: str
+    overrides: tuple[str, ...]
     idempotency: Idempotency

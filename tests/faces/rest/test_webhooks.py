@@ -204,6 +204,8 @@ def test_w11_whoever_does_not_know_the_secret_starts_nothing(sender):
     assert [each.status_code for each in refused] == [401] * len(refused)
     bodies = [{**each.json()["error"], "request_id": ""} for each in refused]
     assert all(each == bodies[0] for each in bodies)
+    assert bodies[0]["code"] == "unauthenticated"
+    assert "Standard Webhooks" in bodies[0]["hint"]
     assert sender.world.ask("GET", "/api/jobs").json()["data"] == []
 
 
@@ -223,10 +225,26 @@ def test_a_call_gives_what_the_hook_lets_it_give_and_nothing_else(world):
         assert (refused.status_code, refused.json()["error"]["param"]) == (422, param), refused.text
     foreign = sender.call(json.dumps({"dataset": ids.new(ids.DATASET)}).encode(), message="foreign")
     assert foreign.status_code == 404
-    for number, body in enumerate((b"[]", b"{", b'"x"', b"[" * 100_000, b"\xff")):
+    for number, body in enumerate((b"[]", b"{", b'"x"', b"\xff", b"\xef\xbb\xbf{}", "{}".encode("utf-16"))):
         assert sender.call(body, message=f"junk_{number}").status_code == 400
+    strange = (b"[" * 100_000, b'{"\\ud800": 1}', b'{"name": "\\ud800"}', b'{"name": "a", "name": "b"}', b'{"name": NaN}')
+    for number, body in enumerate((*strange, b'{"a\\u001b[31m": 1}', b'{"name": ' + b"9" * 5000 + b"}")):
+        refused = sender.call(body, message=f"strange_{number}")
+        assert refused.status_code == 422, body
+        assert "[31m" not in refused.text
     assert sender.call(b" " * 2_000_000, message="large").status_code == 413
     assert len(world.ask("GET", "/api/jobs").json()["data"]) == 1
+
+
+def test_the_log_names_the_hook_that_is_made_and_whoever_calls_it_also_where_that_is_refused(sender):
+    sender.call(b'{"hardware": "a100"}')
+    sender.call(secret=signatures.new_secret())
+    sender.world.ask("DELETE", f"/api/hooks/{sender.made['id']}")
+    sender.world.platform.audit.keep(everything=True)
+    rows = sender.world.ask("GET", "/api/audit", params={"on": sender.made["id"]}).json()["data"]
+    told = {(row["action"], row["outcome"], row["key_id"] == sender.made["key_id"]) for row in rows}
+    assert told == {("hooks.add", "changed", False), ("hooks.call", "refused", True), ("hooks.remove", "changed", False)}
+    assert all(sender.made["key_id"] in row["resources"] for row in rows if row["outcome"] == "changed")
 
 
 def test_a_refused_call_can_be_sent_again(sender):

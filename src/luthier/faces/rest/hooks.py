@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from typing import Annotated, Any
 
@@ -24,7 +25,7 @@ from luthier.errors import (
     WillNotFit,
 )
 from luthier.faces.rest.access import AdminOnly
-from luthier.faces.rest.body import MAX_BODY_BYTES, Json, read_limited, shown_as
+from luthier.faces.rest.body import MAX_BODY_BYTES, Json, read_limited, shown_as, strict_json
 from luthier.faces.rest.errors import problems
 from luthier.faces.rest.wire import CurrentActor, CurrentPlatform, HookId, router
 from luthier.hooks.types import Call, CreatedHook, Hook, NewHook
@@ -100,8 +101,16 @@ async def call(
     known = Call(message_id, stamp, signature, body)
     believed = await anyio.to_thread.run_sync(platform.hooks.believed, hook, known)
     who = replace(believed.actor, request_id=request.scope["luthier.request_id"])
-    request.scope["luthier.actor"] = who  # now it is known who asks: logs and the audit name them
-    submitted = await anyio.to_thread.run_sync(platform.hooks.start, replace(believed, actor=who))
+    request.scope["luthier.actor"] = who  # now it is known who asks: logs and the audit name them, also if it is refused
+    submitted = await anyio.to_thread.run_sync(platform.hooks.start, replace(believed, actor=who), _given(body))
     if submitted.replayed:
         response.status_code = 200
     return submitted
+
+
+def _given(body: bytes) -> dict[str, Any]:
+    """The fields of a call. Raises: BadRequest, FieldInvalid."""
+    found = json.loads(strict_json(body).data) if body.strip() else {}
+    if not isinstance(found, dict):
+        raise BadRequest("The body is no JSON object.", hint='Send one, such as {"dataset": "ds_..."}, or nothing.')
+    return found
