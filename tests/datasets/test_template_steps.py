@@ -20,7 +20,7 @@ ENDLESS = {
 
 
 @pytest.mark.parametrize("source", ENDLESS.values(), ids=ENDLESS)
-def test_a_template_that_would_go_on_for_ever_is_refused(source):
+def test_j33_a_template_that_would_go_on_for_ever_is_refused(source):
     with pytest.raises(Invalid, match="takes more than 1000000 steps") as caught:
         ChatTemplate(source, {}).render(CHAT, None)
     assert caught.value.error_code == "template"

@@ -19,10 +19,10 @@ from luthier.wiring import build
 
 IN_CATALOGUE = {f"E{n:02}" for n in range(1, 13)}
 ELSEWHERE = {
-    "E03": "starts: `test_a_wrong_redis_is_told_by_health`",
+    "E03": "starts: `test_e03_a_wrong_redis_is_told_by_health`",
     "E07": "tests/server/test_commands.py: `LUTHIER_PRICES`, with a file that lacks hardware or has a price of 0",
-    "E09": "starts: `test_what_is_written_is_the_owners_alone_in_any_locale_and_umask`",
-    "E10": "starts: `test_a_clock_that_was_never_set_is_told`",
+    "E09": "starts: `test_e09_what_is_written_is_the_owners_alone_in_any_locale_and_umask`",
+    "E10": "starts: `test_e10_a_clock_that_was_never_set_is_told`",
 }
 SECRET = "SeCrEt"
 BUDGETS = ("1e3", "-5", "NaN", "$100", "1,000", "inf")
@@ -120,7 +120,7 @@ def _mounts():
     return [(line.split()[1], line.split()[2]) for line in lines]
 
 
-def test_a_clock_that_was_never_set_is_told():
+def test_e10_a_clock_that_was_never_set_is_told():
     assert "1970-01-01" in ground.clock_warning(datetime(1970, 1, 1, tzinfo=UTC))
     assert ground.clock_warning(ground.BUILT) is None
 
@@ -132,7 +132,7 @@ def test_no_setting_shows_its_secret(tmp_path):
     assert secret not in repr(settings) + str(settings)
 
 
-def test_a_wrong_redis_is_told_by_health(tmp_path):
+def test_e03_a_wrong_redis_is_told_by_health(tmp_path):
     from fastapi.testclient import TestClient
 
     from luthier.faces.rest.app import create_app
@@ -154,7 +154,7 @@ def test_a_wrong_redis_is_told_by_health(tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.timeout(120)
-def test_what_is_written_is_the_owners_alone_in_any_locale_and_umask(server, get):
+def test_e09_what_is_written_is_the_owners_alone_in_any_locale_and_umask(server, get):
     before = os.umask(0)
     try:
         server.process = server.command("up", "--port", "0", TZ="Asia/Kathmandu", LANG="C", LC_ALL="C", HOME="/nonexistent")

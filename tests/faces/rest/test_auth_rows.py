@@ -1,5 +1,5 @@
-"""Group A of the catalogue of bad inputs: who gets in, and what each may do. A15 to A17 stand with the matrix of tenants; A24 is
-about cookies, which no face uses yet.
+"""Group A of the catalogue of bad inputs: who gets in, and what each may do. A15 to A17 stand with the matrix of tenants, and
+so does A24: a cookie opens nothing, and a GET changes nothing.
 """
 
 import base64

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from luthier import ids
+from luthier.datasets.types import Upload
 from luthier.jobs import store
 from luthier.jobs.types import JobState
 from luthier.registry.rules import model_id_of
@@ -24,7 +25,7 @@ ELSEWHERE = {
     "J24": "tests/training/test_opening.py",
     "J27": "tests/faces/rest/test_money.py",
     "J28": "tests/faces/rest/test_money.py",
-    "J33": "tests/datasets/test_rendering.py",
+    "J33": "tests/datasets/test_template_steps.py",
 }
 """Rows that need more than a request, and where they are shown."""
 JOB = "/api/jobs/"
@@ -85,7 +86,8 @@ def ranged(value):
 
 
 def foreign_dataset(world):
-    return world.submit(dataset=ids.new(ids.DATASET))
+    theirs = world.platform.datasets.upload(world.stranger, Upload(iter([GOOD]), name="theirs"))
+    return world.submit(dataset=theirs.id)
 
 
 def deleted_dataset(world):
@@ -101,6 +103,15 @@ def stopped_twice(world):
 
 def resumed_while_it_waits(world):
     return world.ask("POST", f"{JOB}{world.job()}/resume")
+
+
+def while_it_runs(method, verb=""):
+    def asked(world):
+        job_id = world.job()
+        moved(world, job_id, JobState.STARTING, JobState.RUNNING)
+        return world.ask(method, f"{JOB}{job_id}{verb}")
+
+    return asked
 
 
 def other_body(world):
@@ -172,10 +183,14 @@ def chat_with(world, ref):
 
 def fail(world, job_id):
     """As the supervisor does it when a trainer has given up."""
+    moved(world, job_id, JobState.STARTING, JobState.FAILED, error_code="diverged", error_hint="Go on.")
+
+
+def moved(world, job_id, *states, **more):
     with world.platform.database.write(world.actor.tenant_id) as session:
         row = store.get(session, job_id)
-        for state in (JobState.STARTING, JobState.FAILED):
-            store.move(session, row, store.Step(state, world.platform.now(), "test"), error_code="diverged", error_hint="Go on.")
+        for state in states:
+            store.move(session, row, store.Step(state, world.platform.now(), "test"), **more)
 
 
 CASES = [
@@ -239,7 +254,9 @@ CASES = [
     ("J22", yaml(codecs.BOM_UTF8 + b"a: 1"), 422, "yaml_character"),
     ("J22", yaml("a: 1\rb: 2"), 422, "yaml_character"),
     ("J25", stopped_twice, 200, None),
-    ("J26", resumed_while_it_waits, 409, None),
+    ("J26", resumed_while_it_waits, 409, "wrong_state"),
+    ("J26", while_it_runs("POST", "/resume"), 409, "wrong_state"),
+    ("J26", while_it_runs("DELETE"), 409, "wrong_state"),
     ("J29", other_body, 422, "idempotency_key_reused"),
     ("J29", in_flight, 409, "idempotency_key_in_flight"),
     ("J29", upload_in_flight, 409, "idempotency_key_in_flight"),

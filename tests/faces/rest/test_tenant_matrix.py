@@ -92,7 +92,7 @@ class Statements:
 
 
 @pytest.mark.timeout(280)
-def test_what_is_another_teams_is_what_nobody_has(town):
+def test_a15_what_is_another_teams_is_what_nobody_has(town):
     before, wrong, asked, statements = rows_of(town, town.b), [], 0, Statements(town)
     for name, operation, place, field, kind in cases(town):
         theirs = (*values_of(kind, town.b.own), *values_of(kind, town.b.deleted))
@@ -187,7 +187,7 @@ def test_what_a_viewer_may_ask_and_what_only_an_admin_may_is_said_here(town):
     assert may["write-only key"] == secured - reads - VIEWERS_TOO - {OF_A_LOGIN}
 
 
-def test_a_get_changes_nothing(town):
+def test_a24_a_get_changes_nothing(town):
     """A24: nobody is led to change something by a link. When a key was last used is noted, and nothing else."""
     before, asked = _lasting(town, town.a), 0
     for name, operation, _ in operations(town):
@@ -204,7 +204,7 @@ def _lasting(world, team):
     return kept
 
 
-def test_a_path_or_a_field_gives_no_right(town):
+def test_a16_a17_a_path_or_a_field_gives_no_right(town):
     """A16, A17: what says who one is, or what a thing costs, is not taken from a request."""
     wrong, before = [], rows_of(town, town.b)
     for name, operation, schemas in operations(town):
