@@ -140,6 +140,15 @@ def test_a_keys_spend_cap_binds_what_it_starts(world):
     world.hold(2_000_000, "job_2")
 
 
+def test_a_running_job_whose_keys_spend_cap_is_used_up_is_told_to_end(world):
+    key = Actor(ALICE.tenant_id, ALICE.user_id, Role.MEMBER, key_id="key_1", spend_cap_micro_usd=5_000_000)
+    world.hold(4_000_000, actor=key)
+    world.hold(9_000_000, "job_2")
+    assert world.beat(1_799_999) is None
+    assert world.beat(1_800_000) == "the spend cap of this key"
+    assert world.beat(3_600_000, "job_2") is None
+
+
 def test_b03_b04_b07_usage_is_counted_once_and_nothing_costs_nothing(world):
     world.hold(1_000_000)
     assert world.settle() == 0

@@ -188,7 +188,7 @@ def test_no_question_is_taken_in_when_the_budget_is_spent(make):
     world.serve(requests=1, prompt_tokens=10_000)
     world.meter.keep()
     world.clock += ROUND_S
-    with pytest.raises(BudgetExceeded, match=r"Answers cost something here; the budget of your team has \$0\.00 left of \$0\.001\."):
+    with pytest.raises(BudgetExceeded, match=r"Answers cost something here; .* has \$0\.00 left of \$0\.001\."):
         world.serve(requests=1, prompt_tokens=1)
     assert not world.meter.admitted(ALICE, world.meter.account(ALICE, "predict", "model_1", "luthier/tiny"))
     assert world.billing.budgets.list(ALICE)[0].spent_usd == "0.0015"

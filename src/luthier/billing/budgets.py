@@ -49,6 +49,9 @@ class Spender:
 
     tenant_id: str
     user_id: str
+    key_id: str | None = None
+    key_cap_micro_usd: int | None = None
+    """What all jobs that were started with this key may cost together, however many months they take."""
 
 
 class Budgets:
@@ -90,8 +93,8 @@ class Budgets:
 
         Raises: BudgetExceeded. Exact only inside the transaction that holds the money: SQLite has one writer at a time.
         """
-        spender = Spender(actor.tenant_id, actor.user_id)
-        caps = [*self._caps(session, spender), *self._of_key(session, actor)]
+        spender = Spender(actor.tenant_id, actor.user_id, actor.paying_key_id, actor.spend_cap_micro_usd)
+        caps = [*self._caps(session, spender), *self._of_key(session, spender)]
         for cap in caps:
             if not budget_rules.admits(cap.standing, requested):
                 amounts = (requested, cap.standing.limit, cap.standing.committed)
@@ -112,8 +115,8 @@ class Budgets:
             self._tell(session, spender.tenant_id, cap)
 
     def stops(self, session: Session, spender: Spender, micro_usd_per_hour: int) -> str | None:
-        """The budget that ends a running job at this price now, in words; None where there is none."""
-        for cap in self._caps(session, spender):
+        """The budget, or spend cap, that ends a running job at this price now, in words; None where there is none."""
+        for cap in (*self._caps(session, spender), *self._of_key(session, spender)):
             if budget_rules.must_stop(cap.standing, micro_usd_per_hour):
                 return cap.name
         return None
@@ -138,12 +141,11 @@ class Budgets:
             standing = Standing(limit, budget_store.spent(session, self._period), store.held(session))
         return _Cap(PLATFORM, "the budget of this platform", standing)
 
-    def _of_key(self, session: Session, actor: Actor) -> Iterator[_Cap]:
-        key_id = actor.paying_key_id
-        if key_id is not None and actor.spend_cap_micro_usd is not None:
-            spent = store.charged(session, key_id)
-            held = store.held(session, key_id=key_id)
-            yield _Cap(key_id, "the spend cap of this key", Standing(actor.spend_cap_micro_usd, spent, held))
+    def _of_key(self, session: Session, spender: Spender) -> Iterator[_Cap]:
+        key_id, limit = spender.key_id, spender.key_cap_micro_usd
+        if key_id is not None and limit is not None:
+            standing = Standing(limit, store.charged(session, key_id), store.held(session, key_id=key_id))
+            yield _Cap(key_id, "the spend cap of this key", standing)
 
     def _tell(self, session: Session, tenant_id: str, cap: _Cap) -> None:
         tenant = self._platform.home(session) if cap.subject == PLATFORM else tenant_id

@@ -194,6 +194,7 @@ class Billing:
             tenant_id=actor.tenant_id,
             user_id=earlier.user_id if earlier else actor.user_id,
             key_id=actor.paying_key_id,
+            key_cap_micro_usd=actor.spend_cap_micro_usd,
             hardware=hold.hardware,
             micro_usd=charged + hold.micro_usd,
             charged_micro_usd=charged,
@@ -235,7 +236,8 @@ class Billing:
         hold, used = store.hold_of(session, job_id), store.segments(session, job_id)
         if hold is None or not used:
             return None
-        return self.budgets.stops(session, Spender(hold.tenant_id, hold.user_id), used[-1].micro_usd_per_hour)
+        spender = Spender(hold.tenant_id, hold.user_id, hold.key_id, hold.key_cap_micro_usd)
+        return self.budgets.stops(session, spender, used[-1].micro_usd_per_hour)
 
     def settle(self, session: Session, tenant_id: str, job_id: str) -> int:
         """Replace the hold by what was used, in the ledger, once: a second call adds nothing. Returns the charge."""

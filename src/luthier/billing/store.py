@@ -42,6 +42,7 @@ class HoldRow(TenantOwned, Row):
     hardware: Mapped[str]
     user_id: Mapped[str] = mapped_column(server_default="")
     key_id: Mapped[str | None] = mapped_column(index=True)
+    key_cap_micro_usd: Mapped[int | None] = mapped_column(BigInteger)
     micro_usd: Mapped[int] = mapped_column(BigInteger)
     """What the job may cost in all; what is held of it is that less what was charged."""
     charged_micro_usd: Mapped[int] = mapped_column(BigInteger, server_default="0")

@@ -184,6 +184,6 @@ def _failure(code: Any, message: str, hint: str) -> Failure:
 _CAPPED = _failure(
     "budget",
     "A budget that binds this job is used up; it has saved a checkpoint.",
-    "`tune budget` shows which. Once there is more, `tune resume` goes on from the checkpoint.",
+    "`tune budget` shows which, or its key has a spend cap. Once there is more, `tune resume` goes on from the checkpoint.",
 )
 _UNUSABLE = _failure("spec_tampered", "The job directory cannot be used as it is.", "Submit the job again.")
