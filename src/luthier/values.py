@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from decimal import Decimal
 from typing import Annotated, Any, Generic, TypeVar
 
@@ -69,6 +70,15 @@ def micro_usd(dollars: str) -> int:
     750000
     """
     return int(Decimal(dollars) * 1_000_000)
+
+
+def rfc3339(moment: datetime) -> str:
+    """A moment in UTC as our JSON has it.
+
+    >>> rfc3339(datetime.fromisoformat("2026-11-21T12:00:00+00:00"))
+    '2026-11-21T12:00:00Z'
+    """
+    return moment.isoformat().replace("+00:00", "Z")
 
 
 class Frozen(BaseModel):

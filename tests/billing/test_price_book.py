@@ -2,8 +2,10 @@
 
 import json
 from datetime import UTC, datetime
+from pathlib import Path
 
 import pytest
+from huggingface_hub import SpaceHardware
 
 from luthier.billing import price_book
 from luthier.billing.machine import Machine
@@ -13,6 +15,7 @@ from luthier.errors import SetupError
 from luthier.settings import Settings
 from luthier.wiring import build
 
+PRICES = Path(__file__).parents[2] / "configs" / "prices"
 BOOK = json.dumps([entry.model_dump() for entry in price_book.shipped()])
 
 
@@ -90,6 +93,17 @@ def test_a_file_says_more_than_the_price_and_what_it_leaves_out_stays(billing):
     billing.adopt(price_book.parsed(json.dumps(book).encode()))
     found = billing.price("A100")
     assert (found.memory_bytes, found.description, found.hourly_usd) == (40_000_000_000, "The small one.", "10.00")
+    assert billing.price("local-cpu").memory_bytes == 8_000_000_000
+
+
+def test_the_file_of_hugging_face_has_its_flavours_and_can_be_used_as_it_is(billing):
+    book = price_book.read(PRICES / "hugging-face.json")
+    billing.adopt(book)
+    ours = {entry.hardware for entry in price_book.shipped()}
+    flavours = {each.value for each in SpaceHardware} - {SpaceHardware.ZERO_A10G}  # which is no machine but a share of one
+    assert {entry.hardware for entry in book} - flavours <= ours
+    assert flavours <= {price.hardware for price in billing.prices()}
+    assert (billing.price("t4-small").hourly_usd, billing.price("l40sx4").memory_bytes) == ("0.40", 48_000_000_000)
     assert billing.price("local-cpu").memory_bytes == 8_000_000_000
 
 

@@ -59,6 +59,7 @@ def test_the_first_round_writes_the_files_of_the_seed(house):
     info = house.read("user_info.json")
     assert {"email", "created_at", "status", "last_login"} <= info.keys()
     assert (info["status"], info["members"][0]["role"]) == ("active", "admin")
+    assert info["created_at"] == info["members"][0]["created_at"] == NOW.isoformat().replace("+00:00", "Z")
     assert house.read("gpu_pricing.json")["A100"] == {"cost_per_hour": 10.0}
     assert house.read("jobs.json") == {"jobs": []}
 

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
-from luthier.values import Frozen, Usd, UsdSum, micro_usd
+from luthier.values import Frozen, Text, Usd, UsdSum, micro_usd
+
+Reason = Annotated[Text, Field(min_length=1, max_length=500)]
+"""Why money is given back: it stands in the ledger for good."""
 
 
 class Price(Frozen):

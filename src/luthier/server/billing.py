@@ -27,11 +27,11 @@ def refund(  # noqa: PLR0913, PLR0917  # flags of a command
 ) -> None:
     """Give back a part of what a job was charged, or all of it: a line of the ledger below 0."""
     from luthier import ids
-    from luthier.billing.types import Refund
+    from luthier.billing.types import Reason, Refund
     from luthier.server.folder import checked, platform_of
     from luthier.values import Usd, micro_usd
 
-    amount = micro_usd(checked(Usd, usd, "usd"))
+    amount, why = micro_usd(checked(Usd, usd, "usd")), checked(Reason, reason, "reason")
     with platform_of(data) as platform:
-        charge = platform.billing.refund(Refund(job, amount, reason, key or ids.new(ids.REQUEST)))
+        charge = platform.billing.refund(Refund(job, amount, why, key or ids.new(ids.REQUEST)))
     typer.echo(charge.model_dump_json() if as_json else f"{charge.job_id}: {charge.amount_usd} dollars in {charge.period}.")

@@ -16,7 +16,7 @@ from luthier.billing.types import MonthlyReport, Price, ReportTotal
 from luthier.datasets import types as datasets
 from luthier.jobs import types as jobs
 from luthier.registry import types as models
-from luthier.values import micro_usd, usd
+from luthier.values import micro_usd, rfc3339, usd
 
 
 @dataclass(frozen=True)
@@ -101,9 +101,9 @@ def _person(member: Member, user: User, last_login: datetime | None) -> dict[str
         "user_id": user.id,
         "email": user.email,
         "role": member.role,
-        "created_at": user.created_at.isoformat(),
+        "created_at": rfc3339(user.created_at),
         "status": "disabled" if user.disabled_at else "active",
-        "last_login": last_login.isoformat() if last_login else None,
+        "last_login": rfc3339(last_login) if last_login else None,
     }
 
 
@@ -113,8 +113,8 @@ def _job(job: jobs.Listed) -> dict[str, Any]:
         "model_id": job.model_id,
         "dataset_id": job.dataset or None,
         "status": job.state,
-        "created_at": job.created_at.isoformat(),
-        "updated_at": job.updated_at.isoformat(),
+        "created_at": rfc3339(job.created_at),
+        "updated_at": rfc3339(job.updated_at),
     }
 
 
@@ -124,7 +124,7 @@ def _dataset(dataset: datasets.Listed) -> dict[str, Any]:
         "name": dataset.name,
         "version": dataset.version,
         "status": dataset.state,
-        "created_at": dataset.created_at.isoformat(),
+        "created_at": rfc3339(dataset.created_at),
     }
 
 
@@ -135,7 +135,7 @@ def _model(model: models.Listed) -> dict[str, Any]:
         "version": str(model.number),
         "stage": model.stage,
         "job_id": model.job_id,
-        "created_at": model.created_at.isoformat(),
+        "created_at": rfc3339(model.created_at),
     }
 
 

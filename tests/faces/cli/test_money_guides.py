@@ -54,8 +54,8 @@ def test_no_command_of_a_guide_was_overlooked(guide):
 def test_a_refund_is_given_once_a_key_and_never_more_than_was_charged(world, terminal):
     reader, job = Reader(world, terminal), charged(world)
 
-    def refund(usd, job=job, key="ticket-7"):
-        words = ("--usd", usd, "--reason", "The GPU was broken.", "--key", key, "--json")
+    def refund(usd, job=job, key="ticket-7", reason="The GPU was broken."):
+        words = ("--usd", usd, "--reason", reason, "--key", key, "--json")
         return json.loads(reader.console("billing", "refund", job, *words, "--data", str(world.platform.settings.data)))
 
     first = refund("1.50")
@@ -66,8 +66,11 @@ def test_a_refund_is_given_once_a_key_and_never_more_than_was_charged(world, ter
         (KeyReused, {"usd": "1.00"}),
         (FieldInvalid, {"usd": "0.000001", "key": "ticket-9"}),
         (FieldInvalid, {"usd": "-1", "key": "ticket-9"}),
+        (FieldInvalid, {"usd": "0.10", "key": "ticket-9", "reason": ""}),
         (NotFound, {"usd": "1.00", "job": ids.new(ids.JOB), "key": "ticket-9"}),
     ):
         with pytest.raises(error):
             refund(**words)
     assert len(world.ask("GET", "/api/billing/history").json()["data"]) == 3
+    assert terminal("tune", "billing", "--history").out.count("The GPU was broken.") == 2
+    assert terminal("tune", "billing", "--history", "--report", "2026-11").code == 2

@@ -129,6 +129,14 @@ def test_a_budget_for_somebody_who_is_not_in_the_team_is_not_found(world):
         assert budget(world, 1, user_id=user).status_code == 404
 
 
+def test_the_budget_of_somebody_who_has_left_can_be_ended_and_not_changed(world):
+    left = world.stranger.user_id
+    world.platform.billing.budgets.set(world.actor, 5_000_000, left)  # when they were here
+    assert budget(world, 1, user_id=left).status_code == 404
+    assert budget(world, None, user_id=left).json()["data"] == []
+    assert budget(world, None, user_id=left).status_code == 404
+
+
 def test_alerts_are_told_once_for_each_threshold(world):
     job = costs(world)
     budget(world, 2 * job)

@@ -9,6 +9,7 @@ from luthier import signatures
 from luthier.backends.notifiers.posting import Posts
 from luthier.backends.outbound import Guard
 from luthier.seams import News, Reply
+from luthier.values import rfc3339
 
 
 class WebhookNotifier:
@@ -25,7 +26,7 @@ class WebhookNotifier:
         """One POST. A webhook without a secret is none: nobody could tell who sent it."""
         if not secrets:
             return Reply(error="no_secret")
-        told = {"type": news.kind, "timestamp": news.at.isoformat().replace("+00:00", "Z"), "data": news.data}
+        told = {"type": news.kind, "timestamp": rfc3339(news.at), "data": news.data}
         body = json.dumps(told, ensure_ascii=False, separators=(",", ":"), sort_keys=True).encode()
         stamp = int(news.sent_at.timestamp())
         headers = {

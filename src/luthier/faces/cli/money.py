@@ -53,6 +53,8 @@ def billing(
     as_json: AsJson = False,
 ) -> None:
     """What your team used this month, its charges, or the report of a month."""
+    if history and report is not None:
+        raise usage("--history lists all charges, --report sums up a month: give one of them.")
     if (csv or html) and report is None:
         raise usage("--csv and --html write the report of a month: name it with --report, e.g. --report 2026-11.")
     if report is not None:
@@ -207,7 +209,10 @@ def _charges(limit: int, after: str | None, *, as_json: bool) -> None:
     if as_json:
         out_json({"data": [charge.raw for charge in page], "next_cursor": page.next_cursor})
         return
-    rows = [(moment(each.at), each.job_id, each.hardware, duration(each.seconds), dollars(each.amount_usd)) for each in page]
-    out(table(("AT", "JOB", "HARDWARE", "TIME", "AMOUNT"), rows))
+    rows = [
+        (moment(each.at), each.job_id, each.hardware, duration(each.seconds), dollars(each.amount_usd), each.get("reason"))
+        for each in page
+    ]
+    out(table(("AT", "JOB", "HARDWARE", "TIME", "AMOUNT", "WHY"), rows))
     if page.next_cursor:
         talk(f"There are more: tune billing --history --after {page.next_cursor}")

@@ -12,13 +12,13 @@ from starlette.responses import HTMLResponse, PlainTextResponse, Response
 from luthier import ids
 from luthier.billing.bill_page import Reader, as_html
 from luthier.billing.reports import as_csv
-from luthier.billing.types import Budget, Charge, JobCost, MonthlyReport, Price, Refund, UsageReport
+from luthier.billing.types import Budget, Charge, JobCost, MonthlyReport, Price, Reason, Refund, UsageReport
 from luthier.errors import CursorInvalid, FieldInvalid, Forbidden, IdempotencyKeyInvalid, KeyReused, NotFound
 from luthier.faces.rest.access import AdminOnly
 from luthier.faces.rest.body import Json, shown_as
 from luthier.faces.rest.errors import problems
 from luthier.faces.rest.wire import After, CurrentActor, CurrentPlatform, IdempotencyKey, JobId, Limit, router
-from luthier.values import MONTH_FORM, Frozen, Page, Text, Usd, micro_usd
+from luthier.values import MONTH_FORM, Frozen, Page, Usd, micro_usd
 
 routes = router("/api", "billing")
 
@@ -39,7 +39,7 @@ class RefundWish(Frozen):
 
     job_id: str = Field(max_length=64)
     amount_usd: Usd = Field(examples=["1.50"])
-    reason: Annotated[Text, Field(min_length=1, max_length=500)] = Field(examples=["The GPU was broken."])
+    reason: Reason = Field(examples=["The GPU was broken."])
 
 
 _PRICES = {"price": {"summary": "Dollars an hour", "value": {"hourly_usd": "1.50"}}}
@@ -136,12 +136,14 @@ def budgets(actor: CurrentActor, platform: CurrentPlatform) -> Page[Budget]:
 def set_budget(wanted: Wish, actor: CurrentActor, platform: CurrentPlatform) -> Page[Budget]:
     """Set, change or end the monthly budget of your team, or of one of its users."""
     if wanted.user_id is not None:
-        _check_member(wanted.user_id, actor, platform)
+        _check_user(wanted.user_id, actor, platform, ends=wanted.limit_usd is None)
     amount = None if wanted.limit_usd is None else micro_usd(wanted.limit_usd)
     return Page(data=platform.billing.budgets.set(actor, amount, wanted.user_id))
 
 
-def _check_member(user_id: str, actor: CurrentActor, platform: CurrentPlatform) -> None:
-    members = {member.user_id for member in platform.accounts.teams.members(actor)}
-    if not ids.is_id(user_id, ids.USER) or user_id not in members:
+def _check_user(user_id: str, actor: CurrentActor, platform: CurrentPlatform, *, ends: bool) -> None:
+    known = {member.user_id for member in platform.accounts.teams.members(actor)}
+    if ends:  # of somebody who has left, too: it is on the list for as long as it is there
+        known |= {budget.user_id for budget in platform.billing.budgets.list(actor) if budget.user_id}
+    if not ids.is_id(user_id, ids.USER) or user_id not in known:
         raise NotFound("user", hint="`GET /api/users` lists the people of your team.")
