@@ -218,7 +218,8 @@ class Billing:
         """Note usage; a repeated or shorter segment changes nothing. Returns the job's cumulative charge in micro-dollars."""
         before = _stretches(store.segments(session, segment.job_id))
         if not store.longer(session, segment):
-            price = store.price(session, segment.hardware)
+            # Of its beginning: the first beat comes some seconds later, and a price may have changed in between.
+            price = store.price_at(session, segment.hardware, segment.started_at)
             if price is None:
                 raise self._unknown(segment.hardware)
             row = store.SegmentRow(**vars(segment), price_id=price.id, micro_usd_per_hour=price.micro_usd_per_hour)

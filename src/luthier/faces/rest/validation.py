@@ -33,7 +33,7 @@ _WORDS: dict[str, str] = {
     "list_type": "Must be a list.",
     "none_required": "Must be null.",
 }
-_DOLLARS = 'an amount of dollars as a text such as "12.50", with at most six places'
+_DOLLARS = 'an amount of dollars below a billion, as a text such as "12.50", with at most six places'
 _FORMS = {USD_FORM: f"Must be {_DOLLARS}.", MONTH_FORM: "Must be a month such as 2026-11."}
 """What a pattern means, for those that people meet."""
 _OPENING = re.compile(r"^(Input|String|List|Tuple|Set|Dictionary|Value) should")
