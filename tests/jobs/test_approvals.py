@@ -72,6 +72,23 @@ def test_p9_a_running_job_whose_budget_is_used_up_saves_and_stops(bench, fake):
     assert [each.step for each in bench.jobs.checkpoints(ALICE, job.id)]
 
 
+def test_the_cost_of_a_running_job_is_never_older_than_15_seconds(bench, fake):
+    bench.trainer.attempts = [fake.runs()]
+    bench.billing.set_price("local-cpu", "0.36")
+    job = bench.submit()
+    bench.supervisor.tick()
+    bench.until_started(job)
+    began, costs = bench.times.steady, []
+    for _ in range(60):
+        bench.times.pass_s(1.7)
+        bench.supervisor.tick()
+        cost = bench.billing.job_cost(ALICE, job.id)
+        costs.append(money.micro_usd(cost.cost_usd))
+        assert bench.times.steady - began - 15 <= cost.elapsed_seconds <= bench.times.steady - began
+        assert costs[-1] == round(cost.elapsed_seconds * 1000) // 10
+    assert len(set(costs)) >= 6
+
+
 def test_a_resumed_job_is_held_for_what_is_left_of_it_at_the_price_of_now(bench, fake):
     bench.trainer.attempts = [fake.runs()]
     bench.billing.set_price("local-cpu", "0.36")

@@ -1,5 +1,10 @@
 """The verbs about money that admins use."""
 
+import pytest
+
+from luthier.faces.cli.reports import failure_text
+from luthier.faces.sdk.answers import Job
+
 
 def test_a_budget_is_set_shown_and_ended(world, terminal):
     assert "No budget" in terminal("tune", "budget").out
@@ -29,3 +34,9 @@ def test_a_price_is_set_and_a_month_is_reported(world, terminal, tmp_path):
 def test_a_job_that_does_not_wait_cannot_be_approved(world, terminal):
     for verb in ("approve", "reject"):
         assert terminal("tune", verb, "job_01kagz3vqdfyxtqn4w5b9zn8r2").code != 0
+
+
+@pytest.mark.parametrize(("state", "word"), [("stopped", "Stopped"), ("failed", "Failed")])
+def test_a_job_that_a_budget_stopped_is_not_said_to_have_failed(state, word):
+    job = Job({"state": state, "error": {"code": "budget", "message": "A budget is used up.", "hint": None}})
+    assert failure_text(job) == f"{word} (budget): A budget is used up."

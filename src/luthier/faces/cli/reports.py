@@ -116,9 +116,10 @@ def _chosen(chosen: Mapping[str, Any] | None) -> str | None:
 
 
 def failure_text(job: Job) -> str:
-    """Why a job failed, and what to do."""
+    """Why a job failed, or was stopped by a budget, and what to do."""
     error = job.get("error") or {}
-    return clean(f"Failed ({error.get('code')}): {error.get('message')}\n{error.get('hint') or ''}").strip()
+    ended = "Stopped" if job.state == "stopped" else "Failed"
+    return clean(f"{ended} ({error.get('code')}): {error.get('message')}\n{error.get('hint') or ''}").strip()
 
 
 def state_word(job: Job) -> str:

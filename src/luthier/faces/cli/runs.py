@@ -39,7 +39,7 @@ class RunFlags:
     ] = None
     name: Annotated[str | None, typer.Option("--name", help="Name of the model that comes out.")] = None
     hardware: Annotated[str | None, typer.Option("--hardware", help="Where to train; `tune pricing` lists it.")] = None
-    max_cost_usd: Annotated[str | None, typer.Option("--max-cost-usd", help="Stop, and save, before it costs more.")] = None
+    max_cost_usd: Annotated[str | None, typer.Option("--max-cost-usd", help="Save and stop once it has cost so much.")] = None
     method: Annotated[str | None, typer.Option("--method", help="How to train: sft, dpo, orpo, kto, grpo or classifier.")] = None
     epochs: Annotated[Any, typer.Option("--epochs", metavar="<int|auto>", parser=_whole, help="Passes over the data.")] = None
     max_steps: Annotated[int | None, typer.Option("--max-steps", help="Optimiser steps, instead of epochs.")] = None
