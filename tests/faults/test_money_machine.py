@@ -27,7 +27,7 @@ from luthier.jobs.spec import RunSpec
 from luthier.jobs.types import Line
 from luthier.server.first import first_start
 from luthier.settings import Settings
-from luthier.values import usd
+from luthier.values import micro_usd, usd
 from luthier.wiring import build
 
 from . import books
@@ -62,6 +62,9 @@ class Expected:
     booked: int = 0
     """What stands in the ledger, refunds not counted."""
     refunded: int = 0
+    held: int = 0
+    """What it may cost, all in all, by what was set aside when it was queued last."""
+    settled: bool = False
 
     @property
     def state(self) -> str:
@@ -70,6 +73,11 @@ class Expected:
     @property
     def charge(self) -> int:
         return sum(each.price * each.ms for each in self.slices) // HOUR_MS
+
+    @property
+    def left(self) -> int:
+        """What is still set aside: nothing once it was settled, or has used it up."""
+        return 0 if self.settled else max(0, self.held - self.charge)
 
 
 @dataclass
@@ -139,7 +147,7 @@ class Money(RuleBasedStateMachine):
         key = f"key-{len(self.keys)}"
         job_id, replayed = self._submit(key, hardware)
         assert not replayed
-        self.jobs[job_id] = Expected(hardware)
+        self.jobs[job_id] = Expected(hardware, held=self._estimated(job_id))
         self.keys[key] = job_id, self.wall
 
     @precondition(lambda self: self.keys)
@@ -157,7 +165,7 @@ class Money(RuleBasedStateMachine):
         (self.platform.jobs.stop if wish == "stop" else self.platform.jobs.cancel)(self.actor, job_id)
         if job.state == "queued":
             job.path.append("stopped" if wish == "stop" else "cancelled")
-            job.booked = job.charge
+            job.booked, job.settled = job.charge, True
         elif job.state in books.OWNED:
             job.wish = "cancel" if job.wish == "cancel" else wish
 
@@ -168,6 +176,8 @@ class Money(RuleBasedStateMachine):
         self.platform.jobs.resume(self.actor, job_id)
         job.path.append("queued")
         job.wish, job.crashes = None, 0
+        held = micro_usd(self.platform.billing.job_cost(self.actor, job_id).held_usd)  # for the rest, at the price of today
+        job.held, job.settled = job.charge + held, False
 
     @rule(hardware=st.sampled_from(sorted(PRICES)), cents=st.integers(0, 5000))
     def change_price(self, hardware: str, cents: int) -> None:
@@ -279,13 +289,13 @@ class Money(RuleBasedStateMachine):
         self._billed(run, segments)
         if settles:  # as before a model is registered; and a crash between the two repeats it
             assert [self.queue.settle(fence, segments) for _ in range(2)] == [job.charge] * 2
-            job.booked = job.charge
+            job.booked, job.settled = job.charge, True
         self.queue.finish(fence, ending)
         if outcome.state == "succeeded" and job.state == "starting":
             job.path.append("running")
         job.path.append(outcome.state)
         if outcome.state != "queued":
-            job.booked = job.charge
+            job.booked, job.settled = job.charge, True
         job.wish = None
         job.crashes += outcome.crashed
 
@@ -304,9 +314,11 @@ class Money(RuleBasedStateMachine):
             path = [step.to_state for step in self.platform.jobs.transitions(self.actor, job_id)]
             assert path == expected.path
             cost = self.platform.billing.job_cost(self.actor, job_id)
-            assert round(float(cost.cost_usd) * 1e6) == expected.charge
+            assert (micro_usd(cost.cost_usd), micro_usd(cost.held_usd)) == (expected.charge, expected.left)
             assert sum(self._lines(job_id)) == expected.booked - expected.refunded
             assert round(cost.elapsed_seconds * 1000) == sum(each.ms for each in expected.slices)
+        held = micro_usd(self.platform.billing.usage(self.actor).held_usd)
+        assert held == sum(job.left for job in self.jobs.values())
 
     @invariant()
     def nobody_runs_twice(self) -> None:
@@ -320,6 +332,10 @@ class Money(RuleBasedStateMachine):
         spec = RunSpec.model_validate({"base_model": "luthier/tiny", "dataset": self.dataset, "hardware": hardware})
         submitted = self.platform.jobs.submit(self.actor, spec, Idempotency(key, hardware))
         return submitted.job.id, submitted.replayed
+
+    def _estimated(self, job_id: str) -> int:
+        """What it was thought to cost when it was submitted."""
+        return micro_usd(self.platform.jobs.get(self.actor, job_id).estimated_cost_usd)
 
     def _lines(self, job_id: str) -> list[int]:
         with contextlib.closing(sqlite3.connect(self.folder / "luthier.db")) as connection:
@@ -362,8 +378,8 @@ def machine(tmp_path_factory) -> type[Money]:
     first_start(platform)
     admin = platform.accounts.authenticate((folder / "admin.key").read_text("utf-8").strip())
     rows = [b'{"prompt": "What is number %d?", "completion": "It is %d."}\n' % (n, n) for n in range(40)]
-    for hardware, micro_usd in PRICES.items():
-        platform.billing.set_price(hardware, usd(micro_usd))
+    for hardware, price in PRICES.items():
+        platform.billing.set_price(hardware, usd(price))
     dataset = platform.datasets.upload(admin, Upload(rows, name="numbers"))
     platform.close()
     return type("MoneyHere", (Money,), {"template": folder, "dataset": dataset.id, "steps_seen": 0})
