@@ -77,7 +77,7 @@ def begin(actor: CurrentActor, platform: CurrentPlatform, response: Response, le
     return upload
 
 
-@routes.head("/{upload_id}", responses=problems(NotFound, Gone))
+@routes.head("/{upload_id}", response_class=Response, responses=problems(NotFound, Gone))
 def show(upload_id: UploadId, actor: CurrentActor, platform: CurrentPlatform) -> Response:
     """How many bytes are here."""
     upload = platform.uploads.show(actor, upload_id)
