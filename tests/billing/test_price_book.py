@@ -2,20 +2,18 @@
 
 import json
 from datetime import UTC, datetime
-from pathlib import Path
 
 import pytest
-from huggingface_hub import SpaceHardware
+from huggingface_hub import JobHardware
 
-from luthier.billing import price_book
+from luthier.billing import price_book, store
 from luthier.billing.machine import Machine
 from luthier.billing.service import Billing
-from luthier.database import Database, Row
+from luthier.database import EVERY_TENANT, Database, Row
 from luthier.errors import SetupError
 from luthier.settings import Settings
 from luthier.wiring import build
 
-PRICES = Path(__file__).parents[2] / "configs" / "prices"
 BOOK = json.dumps([entry.model_dump() for entry in price_book.shipped()])
 
 
@@ -96,15 +94,28 @@ def test_a_file_says_more_than_the_price_and_what_it_leaves_out_stays(billing):
     assert billing.price("local-cpu").memory_bytes == 8_000_000_000
 
 
-def test_the_file_of_hugging_face_has_its_flavours_and_can_be_used_as_it_is(billing):
-    book = price_book.read(PRICES / "hugging-face.json")
-    billing.adopt(book)
-    ours = {entry.hardware for entry in price_book.shipped()}
-    flavours = {each.value for each in SpaceHardware} - {SpaceHardware.ZERO_A10G}  # which is no machine but a share of one
-    assert {entry.hardware for entry in book} - flavours <= ours
-    assert flavours <= {price.hardware for price in billing.prices()}
-    assert (billing.price("t4-small").hourly_usd, billing.price("l40sx4").memory_bytes) == ("0.40", 48_000_000_000)
-    assert billing.price("local-cpu").memory_bytes == 8_000_000_000
+def test_every_flavour_of_hugging_face_jobs_has_a_price(billing):
+    assert {flavour.value for flavour in JobHardware} <= {price.hardware for price in billing.prices()}
+
+
+def test_prices_of_the_first_sketches_are_kept(billing):
+    sketched = {"t4-small": "0.75", "t4-medium": "1.00", "a10g-small": "1.50", "a10g-large": "2.50", "a100-large": "5.00"}
+    assert {name: billing.price(name).hourly_usd for name in (*sketched, "A100")} == sketched | {"A100": "10.00"}
+
+
+def test_processors_are_no_gpus(billing):
+    upgrade, t4, here = (billing.price(name) for name in ("cpu-upgrade", "t4-small", "local-cpu"))
+    assert (upgrade.kind, t4.kind, here.kind) == ("cpu", "gpu", "cpu")
+    assert (upgrade.bf16, t4.bf16) == (False, True)
+    assert billing.set_price("cpu-upgrade", "0.05").kind == "cpu"
+
+
+def test_hardware_that_a_later_version_ships_gets_its_price_and_no_price_of_yours_changes(billing):
+    billing.set_price("A100", "9.50")
+    with billing._database.write(EVERY_TENANT) as session:
+        session.delete(store.price(session, "h200x8"))
+    billing.first_start()
+    assert (billing.price("h200x8").hourly_usd, billing.price("A100").hourly_usd) == ("40.00", "9.50")
 
 
 def test_the_setting_is_read_at_the_start(tmp_path):

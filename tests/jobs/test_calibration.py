@@ -17,7 +17,8 @@ from luthier.jobs.types import Estimate, FitTest, MemoryEstimate, Taken
 MEMORY = dict.fromkeys(
     ("base_bytes", "adapter_bytes", "optimizer_bytes", "activation_bytes", "logits_bytes", "runtime_bytes"), 100
 )
-PRICE = Price(hardware="local-cpu", hourly_usd="3.60", assumed_flops=1e9, valid_from=datetime(2026, 1, 1, tzinfo=UTC))
+AT = datetime(2026, 1, 1, tzinfo=UTC)
+PRICE = Price(hardware="local-cpu", kind="cpu", hourly_usd="3.60", assumed_flops=1e9, valid_from=AT)
 ratios = st.lists(st.floats(0.01, 100), max_size=40)
 
 

@@ -5,6 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from luthier.billing.rules import micro_usd
+from luthier.errors import FieldInvalid
 from luthier.jobs import automatic, estimation, memory
 from luthier.jobs.sizes import DataSize
 from luthier.jobs.spec import RunSpec
@@ -149,3 +150,21 @@ def test_8_bits_are_named_where_they_make_a_base_fit(bench):
     estimate = estimation.estimate(estimation.Facts(bench.spec(), base, DataSize(40, 4000, 100), None, price))
     assert not estimate.fits
     assert "`train.quantization: 8bit`" in estimate.advice[0]
+
+
+def test_larger_hardware_is_advised_where_jobs_can_ask_for_it_and_else_said_to_be_out_of_reach(bench):
+    prices = bench.billing.prices()
+    out_of_reach = estimation.larger_hardware(100_000_000_000, prices, {"local-cpu"})
+    assert out_of_reach == "cpu-xl ($1.00/h) has 124.0 GB, but nothing that runs here reaches it."
+    assert estimation.larger_hardware(100_000_000_000, prices, {"h200"}) == "`hardware: h200` ($5.00/h) has 141.0 GB."
+    assert estimation.larger_hardware(10**12, prices, {"h200"}) is None
+
+
+def test_processors_that_are_rented_hold_a_base_as_those_here_do(bench, alice):
+    def needs(hardware):
+        spec = bench.spec(hardware=hardware, base_model="HuggingFaceTB/SmolLM2-1.7B-Instruct")
+        return bench.jobs.estimate(alice, spec).memory.base_bytes
+
+    assert needs("cpu-xl") == 2 * needs("t4-small")  # in fp32, whatever these do in bf16
+    with pytest.raises(FieldInvalid, match="on a CPU"):
+        bench.jobs.estimate(alice, bench.spec(hardware="cpu-xl", train={"quantization": "4bit"}))

@@ -22,7 +22,8 @@ lengths = st.lists(st.tuples(st.integers(1, 2000), st.integers(1, 50)), min_size
 
 def price(memory: int | None = 16 << 30, *, bf16: bool = False) -> Price:
     at = datetime(2026, 1, 1, tzinfo=UTC)
-    return Price(hardware="local-cpu", hourly_usd="0", memory_bytes=memory, assumed_flops=1e9, bf16=bf16, valid_from=at)
+    facts = {"kind": "cpu", "memory_bytes": memory, "assumed_flops": 1e9, "bf16": bf16}
+    return Price(hardware="local-cpu", hourly_usd="0", valid_from=at, **facts)
 
 
 def data(*of: tuple[int, int], rows: int | None = None) -> DataSize:

@@ -59,6 +59,9 @@ class Accounts:
         Returns None where somebody exists already, so that two starts at once make one admin. `tenant_id` is that of a
         tenant whose folders outlived the database.
         """
+        with self._database.read(EVERY_TENANT) as session:  # an ordinary start waits for no writer
+            if store.anyone(session):
+                return None
         with self._database.write(EVERY_TENANT) as session:
             if store.anyone(session):
                 return None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field, TypeAdapter, ValidationError
 
@@ -22,17 +22,21 @@ class Entry(Frozen):
     hardware: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
     hourly_usd: Usd
     description: Annotated[str, Field(max_length=200)] = ""
+    kind: Literal["cpu", "gpu"] = "gpu"
     machine: bool = False
     """Whether its memory and speed are those of the machine that the platform runs on."""
     memory_bytes: Annotated[int, Field(ge=1)] | None = None
+    """Of one GPU: each of several holds the base."""
     assumed_flops: Annotated[float, Field(gt=0)] | None = None
+    """Of all processors, or all GPUs, together."""
 
 
 _BOOK = TypeAdapter(list[Entry])
 
 
 def shipped() -> list[Entry]:
-    """The price book that comes with the platform."""
+    """The price book that comes with the platform: prices of the first sketches where they had one, the list of
+    https://huggingface.co/docs/hub/jobs-pricing (November 2026) for the other flavours of Hugging Face Jobs."""
     return _BOOK.validate_json(_SHIPPED.read_bytes())
 
 

@@ -27,7 +27,7 @@ from luthier.seams import Clock
 from luthier.values import Page, Usd
 
 _DOLLARS = TypeAdapter[str](Usd)
-_IN_A_PRICE = ("description", "micro_usd_per_hour", "machine", "memory_bytes", "assumed_flops")
+_IN_A_PRICE = ("description", "kind", "micro_usd_per_hour", "machine", "memory_bytes", "assumed_flops")
 
 
 class Billing:
@@ -49,10 +49,12 @@ class Billing:
         self.tokens = TokenMeter(database, self.budgets, metering or Metering(Quotas(database, {})), now)
 
     def first_start(self) -> None:
-        """Fill an empty price table from the shipped price book; afterwards the table is the truth. Safe to repeat."""
+        """Give hardware that has no price yet that of the shipped book; afterwards the table is the truth. Safe to repeat."""
+        with self._database.read(EVERY_TENANT) as session:  # an ordinary start waits for no writer
+            if not _unpriced(session) and (budget_store.any_spending(session) or not store.jobs_with_usage(session)):
+                return
         with self._database.write(EVERY_TENANT) as session:
-            if not store.any_price(session):
-                session.add_all(self._row(entry) for entry in price_book.shipped())
+            session.add_all(self._row(entry) for entry in _unpriced(session))
             if not budget_store.any_spending(session):
                 self._recount(session)
 
@@ -291,9 +293,10 @@ class Billing:
             hardware=row.hardware,
             description=row.description,
             hourly_usd=rules.usd(row.micro_usd_per_hour),
+            kind="cpu" if row.kind == "cpu" else "gpu",
             memory_bytes=self._machine.memory_bytes if row.machine else row.memory_bytes,
             assumed_flops=row.assumed_flops or self._machine.assumed_flops,
-            bf16=self._machine.bf16 if row.machine else True,
+            bf16=self._machine.bf16 if row.machine else row.kind != "cpu",
             valid_from=row.valid_from,
         )
 
@@ -316,6 +319,11 @@ def _said(entry: price_book.Entry) -> dict[str, Any]:
     """What a book says of hardware; what it leaves out stays as it was."""
     given = entry.model_dump(include=entry.model_fields_set & {*_IN_A_PRICE})
     return {**given, "micro_usd_per_hour": rules.micro_usd(entry.hourly_usd)}
+
+
+def _unpriced(session: Session) -> list[price_book.Entry]:
+    known = {row.hardware for row in store.prices(session)}
+    return [entry for entry in price_book.shipped() if entry.hardware not in known]
 
 
 def _stretches(rows: Iterable[store.SegmentRow]) -> list[rules.Stretch]:

@@ -25,6 +25,7 @@ class PriceRow(Row):
     id: Mapped[str] = mapped_column(primary_key=True)
     hardware: Mapped[str]
     description: Mapped[str]
+    kind: Mapped[str] = mapped_column(default="gpu", server_default="gpu")
     micro_usd_per_hour: Mapped[int] = mapped_column(BigInteger)
     machine: Mapped[bool]
     memory_bytes: Mapped[int | None] = mapped_column(BigInteger)
@@ -89,10 +90,6 @@ class LedgerRow(TenantOwned, Row):
     at: Mapped[datetime] = mapped_column(UtcTime)
     reason: Mapped[str | None]
     refund_key: Mapped[str | None]
-
-
-def any_price(session: Session) -> bool:
-    return session.scalar(select(PriceRow.id).limit(1)) is not None
 
 
 def prices(session: Session) -> Sequence[PriceRow]:

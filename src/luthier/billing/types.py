@@ -20,7 +20,8 @@ class Price(Frozen):
     hardware: str = Field(description="The name that a run gives as `hardware`.")
     description: str = ""
     hourly_usd: Usd = Field(description="Dollars per hour; billed by the millisecond.")
-    memory_bytes: int | None = Field(default=None, description="Memory that training may use; null where it is not known.")
+    kind: Literal["cpu", "gpu"] = Field(default="gpu", description="What computes.")
+    memory_bytes: int | None = Field(default=None, description="Memory of one GPU, or of the machine without any; null: unknown.")
     assumed_flops: float = Field(description="Operations per second that an estimate assumes before anything was measured.")
     bf16: bool = Field(default=True, description="Computes in bf16 by itself: larger bases are held in two bytes a weight.")
     valid_from: datetime

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
@@ -12,7 +12,7 @@ from luthier.billing.types import Price
 from luthier.errors import FieldInvalid, counted
 from luthier.jobs import automatic, quantization
 from luthier.jobs.judges import answers_graded, readings
-from luthier.jobs.memory import LOCAL_CPU, Wanted, memory_of
+from luthier.jobs.memory import Wanted, memory_of
 from luthier.jobs.sizes import DataSize
 from luthier.jobs.spec import RunSpec
 from luthier.jobs.types import Estimate, MemoryEstimate
@@ -75,23 +75,23 @@ def plan_of(spec: RunSpec, rows: int) -> Plan:
     return Plan(batch, steps_per_epoch, steps)
 
 
-def check(spec: RunSpec, base: Base, plan: Plan) -> None:
+def check(facts: Facts, plan: Plan) -> None:
     """Refuse what cannot work, before anything is made. Raises: FieldInvalid."""
-    train = spec.train
+    base, train = facts.base, facts.spec.train
     if train.max_seq_len is not None and train.max_seq_len > base.context:
         raise FieldInvalid(
             f"`train.max_seq_len` is {train.max_seq_len}, but the context of {base.id} is {base.context} tokens.",
             hint=f"Use at most {base.context}, or leave it out.",
             param="train.max_seq_len",
         )
-    check_quantization(spec)
-    check_steps(spec, plan)
+    check_quantization(facts.spec, facts.price)
+    check_steps(facts.spec, plan)
 
 
-def check_quantization(spec: RunSpec) -> None:
+def check_quantization(spec: RunSpec, price: Price) -> None:
     """Refuse a base in fewer bits where the hardware does not serve. The trainer looks again. Raises: FieldInvalid."""
     train = spec.train
-    refused = quantization.refusal(train.quantization, "cpu" if spec.hardware == LOCAL_CPU else train.device)
+    refused = quantization.refusal(train.quantization, "cpu" if price.kind == "cpu" else train.device)
     if refused is not None:
         raise FieldInvalid(refused[0], hint=refused[1], param="train.quantization")
 
@@ -170,13 +170,15 @@ def unknown(price: Price) -> Estimate:
     )
 
 
-def larger_hardware(needed: int, prices: Sequence[Price]) -> str | None:
-    """The cheapest hardware with that much memory, as an advice."""
+def larger_hardware(needed: int, prices: Sequence[Price], served: Collection[str]) -> str | None:
+    """The cheapest hardware with that much memory, as an advice: of what jobs here can ask for, where any has it."""
     enough = [price for price in prices if price.memory_bytes is not None and price.memory_bytes >= needed]
+    here = [price for price in enough if price.hardware in served]
     if not enough:
         return None
-    best = min(enough, key=lambda price: price.micro_usd_per_hour)
-    return f"`hardware: {best.hardware}` (${best.hourly_usd}/h) has {_gb(best.memory_bytes or 0)}."
+    best = min(here or enough, key=lambda price: price.micro_usd_per_hour)
+    has = f"(${best.hourly_usd}/h) has {_gb(best.memory_bytes or 0)}"
+    return f"`hardware: {best.hardware}` {has}." if here else f"{best.hardware} {has}, but nothing that runs here reaches it."
 
 
 def together_bytes(jobs: Sequence[MemoryEstimate]) -> int:

@@ -104,7 +104,7 @@ class Examiner:
                 judges=judges,
                 memory_factor=correction.memory,
             )
-            estimation.check(spec, base, estimation.plan_of(spec, facts.data.rows))
+            estimation.check(facts, estimation.plan_of(spec, facts.data.rows))
             estimate = estimation.estimate(facts)
         estimate = applied(estimate, correction, price, test)
         sources = Sources(
@@ -187,7 +187,7 @@ class Examiner:
         dataset = self._datasets.ready(actor, spec.dataset) if spec.dataset else None
         if dataset is not None:
             _check_serves(spec, dataset, "dataset")
-        estimation.check_quantization(spec)
+        estimation.check_quantization(spec, price)
         facts = of_models.Facts(
             spec=spec,
             named=named,
@@ -220,7 +220,7 @@ class Examiner:
     def _with_advice(self, estimate: Estimate) -> Estimate:
         if estimate.fits:
             return estimate
-        larger = estimation.larger_hardware(estimate.memory.total_bytes, self._billing.prices())
+        larger = estimation.larger_hardware(estimate.memory.total_bytes, self._billing.prices(), self._served)
         return estimate.model_copy(update={"advice": (*estimate.advice, *((larger,) if larger else ()))})
 
 

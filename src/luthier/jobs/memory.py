@@ -18,7 +18,6 @@ from luthier.jobs.sizes import DataSize
 from luthier.jobs.spec import LoraSpec, RunSpec
 from luthier.jobs.types import MemoryEstimate
 
-LOCAL_CPU = "local-cpu"
 RUNTIME_BYTES = 550_000_000
 """Python, torch and transformers, and the code that is compiled for the shapes of products."""
 CLASSES_BYTES = 80_000_000
@@ -80,7 +79,7 @@ def memory_of(wanted: Wanted) -> MemoryEstimate:
 
 
 def on_cpu(wanted: Wanted) -> bool:
-    return wanted.price.hardware == LOCAL_CPU or wanted.spec.train.device == "cpu"
+    return wanted.price.kind == "cpu" or wanted.spec.train.device == "cpu"
 
 
 def number_bytes(wanted: Wanted) -> int:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from sqlalchemy import Connection
 
-from luthier.database import Database
+from luthier.database import EVERY_TENANT, Database
 from luthier.errors import SetupError
 
 if TYPE_CHECKING:
@@ -25,6 +25,9 @@ def upgrade(database: Database) -> None:
 
     Loads no alembic where nothing is to be done. Raises: SetupError for a database that a newer Luthier made.
     """
+    with database.read(EVERY_TENANT) as session:  # an ordinary start waits for no writer
+        if revision(session.connection()) == HEAD:
+            return
     with _alone(database.path), database.engine.begin() as connection:
         found = revision(connection)
         if found == HEAD:

@@ -40,3 +40,12 @@ def test_a_job_that_does_not_wait_cannot_be_approved(world, terminal):
 def test_a_job_that_a_budget_stopped_is_not_said_to_have_failed(state, word):
     job = Job({"state": state, "error": {"code": "budget", "message": "A budget is used up.", "hint": None}})
     assert failure_text(job) == f"{word} (budget): A budget is used up."
+
+
+def test_the_book_is_printed_as_the_file_that_a_start_reads(world, terminal):
+    from luthier.billing import price_book
+
+    book = price_book.parsed(terminal("tune", "pricing", "--book").out.encode())
+    assert {entry.hardware: entry.hourly_usd for entry in book} == {
+        entry.hardware: entry.hourly_usd for entry in price_book.shipped()
+    }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Annotated
 
@@ -13,6 +14,7 @@ from luthier.faces.cli.shown import dollars, duration, moment, out, out_json, pa
 
 _NUMBERS = {"ignore_unknown_options": True}
 """`-5` is an amount, though a wrong one, and no flag."""
+Book = Annotated[bool, typer.Option("--book", help="As the file that LUTHIER_PRICES names, to change and to keep.")]
 History = Annotated[bool, typer.Option("--history", help="Every charge, newest first.")]
 
 
@@ -91,12 +93,16 @@ def billing(
 
 
 @pricing_app.callback(invoke_without_command=True)
-def pricing(context: typer.Context, as_json: AsJson = False) -> None:
+def pricing(context: typer.Context, book: Book = False, as_json: AsJson = False) -> None:
     """The price book."""
     if context.invoked_subcommand is not None:
         return
     with connect() as client:
         prices = client.billing.pricing()
+    if book:
+        entries = [json.dumps({name: price[name] for name in ("hardware", "hourly_usd", "description")}) for price in prices]
+        out("[\n  " + ",\n  ".join(entries) + "\n]")
+        return
     if as_json:
         out_json({"data": [price.raw for price in prices]})
         return

@@ -265,7 +265,9 @@ class Price(Answer):
     hardware: str
     description: str
     hourly_usd: str
+    kind: str
     memory_bytes: int | None
+    assumed_flops: float
 
 
 class Budget(Answer):
