@@ -3,14 +3,16 @@
 import json
 import sqlite3
 from datetime import timedelta
+from pathlib import Path
 
 import pytest
 from pydantic import ValidationError
 
 from luthier.errors import EndpointConflict, FieldInvalid, NotFound, SetupError
+from luthier.jobs.types import JobState
 from luthier.notifications import store
 from luthier.notifications.rows import unlock
-from luthier.notifications.types import FOR_PEOPLE, Channel, EndpointChange, NewEndpoint
+from luthier.notifications.types import FOR_PEOPLE, JOB_STATES, KINDS, Channel, EndpointChange, NewEndpoint
 from luthier.secret_box import SecretBox
 
 from .conftest import ALICE, BOB
@@ -152,3 +154,9 @@ def test_another_teams_endpoint_is_unknown(desk, verb):
         desk.notifications.change(BOB, made.id, EndpointChange(enabled=False))
     assert desk.notifications.list(BOB) == []
     assert desk.notifications.get(ALICE, made.id).enabled
+
+
+def test_there_is_an_event_for_each_state_of_a_job_and_the_guide_names_them_all():
+    page = (Path(__file__).parents[2] / "docs/how-to/get-notified.md").read_text("utf-8")
+    assert sorted(JOB_STATES) == sorted(JobState)
+    assert [kind for kind in KINDS if f"`{kind.removeprefix('job.')}`" not in page] == []

@@ -13,7 +13,7 @@ from sqlalchemy.orm import Session
 from luthier import ids, signatures
 from luthier.accounts.types import Actor
 from luthier.database import EVERY_TENANT, Database, page
-from luthier.errors import EndpointConflict, FieldInvalid, NotFound
+from luthier.errors import EndpointConflict, FieldInvalid, NotFound, WrongState
 from luthier.notifications import outbox, rules, store
 from luthier.notifications.rows import Sealed, address_hash, delivery_of, endpoint_of, lock, unlock
 from luthier.notifications.types import (
@@ -122,9 +122,12 @@ class Notifications:
             store.remove(session, _found(session, endpoint_id))
 
     def test(self, actor: Actor, endpoint_id: str) -> Delivery:
-        """Queue one event for this endpoint alone. Raises: NotFound."""
+        """Queue one event for this endpoint alone. Raises: NotFound; WrongState where it is switched off."""
         with self._database.write(actor.tenant_id) as session:
             row, now = _found(session, endpoint_id), self._now()
+            if not row.enabled:
+                why = f"This endpoint is told nothing. {row.disabled_reason or 'It is switched off.'}"
+                raise WrongState(why, hint=f"Switch it on first: `tune webhooks change {row.id} --on`.")
             # It rests no longer: whoever tests has mended it, and waits for the answer.
             row.rests_until = None
             told = {"endpoint_id": row.id, "asked_by": actor.user_id}

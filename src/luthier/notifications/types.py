@@ -13,7 +13,7 @@ from luthier.values import Frozen, Text, one_line
 
 JOB_STATES = (
     *("validating", "awaiting_approval", "queued", "starting", "running", "succeeded", "failed", "stopped", "cancelled"),
-    *("paused", "rejected"),
+    "paused",
 )
 KINDS = (
     *(f"job.{state}" for state in JOB_STATES),

@@ -57,6 +57,9 @@ def test_the_whole_life_of_an_endpoint(world):
     assert "secret" not in world.ask("GET", path).json()
     assert world.ask("PATCH", path, json={"enabled": False}).json()["enabled"] is False
     assert world.ask("PATCH", path, json={"url": "https://b.example"}).status_code == 422
+    off = world.ask("POST", f"{path}/test")
+    assert (off.status_code, off.json()["error"]["code"]) == (409, "wrong_state")
+    assert world.ask("PATCH", path, json={"enabled": True}).json()["enabled"] is True
     assert world.ask("POST", f"{path}/test").status_code == 202
     assert [each["kind"] for each in world.ask("GET", f"{path}/deliveries").json()["data"]] == ["endpoint.test"]
     assert world.ask("DELETE", path).status_code == 204

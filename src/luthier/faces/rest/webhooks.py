@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from luthier.errors import CursorInvalid, EndpointConflict, FieldInvalid, NotFound
+from luthier.errors import CursorInvalid, EndpointConflict, FieldInvalid, NotFound, WrongState
 from luthier.faces.rest.access import AdminOnly
 from luthier.faces.rest.body import Json, shown_as
 from luthier.faces.rest.errors import problems
@@ -53,7 +53,7 @@ def remove(webhook_id: WebhookId, actor: CurrentActor, platform: CurrentPlatform
     platform.notifications.remove(actor, webhook_id)
 
 
-@routes.post("/{webhook_id}/test", status_code=202, responses=problems(NotFound), dependencies=[AdminOnly])
+@routes.post("/{webhook_id}/test", status_code=202, responses=problems(NotFound, WrongState), dependencies=[AdminOnly])
 def test(webhook_id: WebhookId, actor: CurrentActor, platform: CurrentPlatform) -> Delivery:
     """Send it one event of the kind `endpoint.test`. What became of it stands in its deliveries."""
     return platform.notifications.test(actor, webhook_id)
