@@ -27,22 +27,30 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 bases_app = typer.Typer(no_args_is_help=True, help="Base models on this machine.")
-app.add_typer(bases_app, name="bases")
-app.add_typer(audit_app, name="audit")
-app.add_typer(billing_app, name="billing")
-app.add_typer(quotas_app, name="quotas")
-app.add_typer(users_app, name="users")
-app.add_typer(teams_app, name="teams")
-app.add_typer(keys_app, name="keys")
+
+
+def _note_console(context: typer.Context) -> None:
+    # Named in full, `console.quotas.set`: the log says what was done, not only with which group of commands.
+    if context.invoked_subcommand not in {None, "up", "supervise"}:
+        from luthier.accounts.deeds import by_console
+
+        words = (context.info_name if context.parent else None, context.invoked_subcommand)
+        context.with_resource(by_console(".".join(word for word in words if word)))
+
+
+app.add_typer(bases_app, name="bases", callback=_note_console)
+app.add_typer(audit_app, name="audit", callback=_note_console)
+app.add_typer(billing_app, name="billing", callback=_note_console)
+app.add_typer(quotas_app, name="quotas", callback=_note_console)
+app.add_typer(users_app, name="users", callback=_note_console)
+app.add_typer(teams_app, name="teams", callback=_note_console)
+app.add_typer(keys_app, name="keys", callback=_note_console)
 
 
 @app.callback()
 def _root(context: typer.Context) -> None:  # pyright: ignore[reportUnusedFunction]  # called by typer
     """Luthier: fine-tune language models on your own machines."""
-    if context.invoked_subcommand not in {None, "up", "supervise"}:
-        from luthier.accounts.deeds import by_console
-
-        context.with_resource(by_console(context.invoked_subcommand or ""))
+    _note_console(context)
 
 
 @app.command()

@@ -145,6 +145,6 @@ def test_an_admin_sets_a_quota_at_the_data_folder(world):
     assert "of 7" in run(app, ["quotas", "show", team, "--data", str(data(world))]).stdout
     assert isinstance(world.actor, Actor)
     with world.platform.audit.export() as rows:
-        assert [(row.actor, row.action) for row in rows if row.actor == "console"] == [("console", "console.quotas")]
+        assert [(row.actor, row.action) for row in rows if row.actor == "console"] == [("console", "console.quotas.set")]
     assert run(app, ["quotas", "set", team, "queued_jobs", "default", "--data", str(data(world))]).exit_code == 0
     assert "of 20,000" in run(app, ["quotas", "show", team, "--data", str(data(world))]).stdout
