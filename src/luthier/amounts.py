@@ -7,24 +7,24 @@ from decimal import ROUND_CEILING, ROUND_FLOOR, Decimal
 
 
 @dataclass(frozen=True)
-class Budget:
-    """A budget that refuses: what it is called, and whether it refuses a job or the answer of a model."""
+class Binding:
+    """The budget that binds a request: what it is called, and whether the request is for a job or for the answer of a model."""
 
     name: str
     job: bool = True
 
 
-def over(needed_usd: Decimal, limit_usd: Decimal, left_usd: Decimal, budget: Budget | None) -> tuple[str, str]:
+def over(needed_usd: Decimal, limit_usd: Decimal, left_usd: Decimal, binding: Binding | None) -> tuple[str, str]:
     """Why something is not taken in, and what to do; by its own limit where no budget is named."""
     needed, limit, left = at_least(needed_usd), at_most(limit_usd), at_most(max(Decimal(0), left_usd))
-    if budget is None:
+    if binding is None:
         hint = "Lower `epochs`, pick cheaper hardware (`tune pricing`), or raise `limits.max_cost_usd`."
         return f"This job needs about {needed}, but its limit is {limit}.", hint
     what, smaller = ("Answers cost something here", "")
-    if budget.job:
+    if binding.job:
         what, smaller = (f"This job needs about {needed}", "make the job smaller, ")
     hint = f"Wait for running jobs or the next month, {smaller}or ask an admin for more: `tune budget`."
-    return f"{what}; {budget.name} has {left} left of {limit}.", hint
+    return f"{what}; {binding.name} has {left} left of {limit}.", hint
 
 
 def at_least(usd: Decimal) -> str:

@@ -38,7 +38,7 @@ from collections.abc import Mapping, Sequence
 from decimal import Decimal
 from typing import Any, ClassVar
 
-from luthier.amounts import Budget, over
+from luthier.amounts import Binding, over
 
 
 class LuthierError(Exception):
@@ -129,10 +129,10 @@ class BudgetExceeded(PaymentRequired):
     code = "budget_exceeded"
 
     def __init__(
-        self, needed_usd: Decimal, limit_usd: Decimal, spent_usd: Decimal = Decimal(0), budget: Budget | None = None
+        self, needed_usd: Decimal, limit_usd: Decimal, spent_usd: Decimal = Decimal(0), binding: Binding | None = None
     ) -> None:
         amounts = {"current_usd": spent_usd, "limit_usd": limit_usd, "requested_usd": needed_usd}
-        message, hint = over(needed_usd, limit_usd, limit_usd - spent_usd, budget)
+        message, hint = over(needed_usd, limit_usd, limit_usd - spent_usd, binding)
         super().__init__(
             message,
             hint=hint,

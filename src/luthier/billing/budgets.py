@@ -12,7 +12,7 @@ from typing import Any
 from sqlalchemy.orm import Session
 
 from luthier.accounts.types import Actor
-from luthier.amounts import Budget as Named
+from luthier.amounts import Binding
 from luthier.billing import budget_rules, budget_store, rules, store
 from luthier.billing.budget_rules import HISTORY_DAYS, Standing
 from luthier.billing.types import Budget
@@ -98,7 +98,7 @@ class Budgets:
         for cap in caps:
             if not budget_rules.admits(cap.standing, requested):
                 amounts = (requested, cap.standing.limit, cap.standing.committed)
-                raise BudgetExceeded(*(amount / _MICRO for amount in amounts), budget=Named(cap.name, job=job))
+                raise BudgetExceeded(*(amount / _MICRO for amount in amounts), Binding(cap.name, job=job))
         return bool(caps)
 
     def spend(self, session: Session, spender: Spender, by_day: dict[str, int]) -> None:
