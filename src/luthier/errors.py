@@ -136,7 +136,7 @@ class BudgetExceeded(PaymentRequired):
         super().__init__(
             message,
             hint=hint,
-            param="limits.max_cost_usd" if budget is None else None,
+            param="limits.max_cost_usd" if binding is None else None,
             details={name: f"{amount:f}" for name, amount in amounts.items()},
         )
 
