@@ -98,7 +98,7 @@ class Budgets:
         for cap in caps:
             if not budget_rules.admits(cap.standing, requested):
                 amounts = (requested, cap.standing.limit, cap.standing.committed)
-                raise BudgetExceeded(*(amount / _MICRO for amount in amounts), Binding(cap.name, job=job))
+                raise BudgetExceeded(*(amount / _MICRO for amount in amounts), binding=Binding(cap.name, job=job))
         return bool(caps)
 
     def spend(self, session: Session, spender: Spender, by_day: dict[str, int]) -> None:
