@@ -31,6 +31,12 @@ def test_a_local_start_needs_no_settings_at_all(data):
     assert "lk_local" not in repr(access)
 
 
+def test_an_empty_variable_is_no_key(data, monkeypatch):
+    write_key(data)
+    monkeypatch.setenv("LUTHIER_API_KEY", "")
+    assert find_access().api_key() == "lk_local"
+
+
 def test_what_is_given_wins_over_the_environment_and_that_over_the_file(data, monkeypatch):
     write_key(data)
     monkeypatch.setenv("LUTHIER_API_KEY", "lk_env")

@@ -72,7 +72,7 @@ def find_access(base_url: str | None = None, api_key: str | None = None) -> Acce
 
     settings = Settings.load()
     root = (settings.api_url if base_url is None else base_url).rstrip("/")
-    given = settings.api_key if api_key is None else api_key
+    given = api_key or settings.api_key or None  # `LUTHIER_API_KEY=` is how shells and compose files leave it out
     return Access(root, _is_local(root), given, settings.key_path, LoginFile(settings.login_path.expanduser()))
 
 
