@@ -84,6 +84,15 @@ def test_postgresql_gets_the_same_conditions():
         assert made[index.name].endswith(f"WHERE {condition};")
 
 
+def test_accounts_of_before_count_as_confirmed(database):
+    with database.engine.begin() as connection:
+        command.upgrade(config(connection), "0019")
+        connection.execute(text("INSERT INTO users (id, email, created_at) VALUES ('user_x', 'ada@example.org', 0)"))
+    upgrade(database)
+    with database.engine.connect() as connection:
+        assert connection.execute(text("SELECT email, confirmed FROM users")).all() == [("ada@example.org", 1)]
+
+
 def test_an_upgrade_repeated_does_nothing(database):
     upgrade(database)
     upgrade(database)

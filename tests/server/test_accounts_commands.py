@@ -6,7 +6,7 @@ import json
 import pytest
 from typer.testing import CliRunner
 
-from luthier.errors import AccountExists, FieldInvalid, LastAdmin, NotFound, Unauthenticated
+from luthier.errors import AccountExists, Conflict, FieldInvalid, LastAdmin, NotFound, Unauthenticated
 from luthier.server import main
 from luthier.settings import Settings
 from luthier.wiring import build
@@ -78,6 +78,22 @@ def test_a_disabled_account_opens_nothing_until_it_is_enabled(console, accounts)
         accounts.authenticate(secret)
     console("users", "enable", "ada@example.org")
     assert accounts.authenticate(secret)
+
+
+def test_the_list_names_accounts_whose_address_nobody_confirmed_and_confirm_ends_that(console, accounts):
+    console("users", "add", "ada@example.org", "--generate")
+    squatter = accounts.teams.sign_up("bob@example.org", PASSWORD, None)
+    assert [line.split()[1:] for line in console("users", "list", flags=()).splitlines()[-2:]] == [
+        ["ada@example.org"],
+        ["bob@example.org", "unconfirmed"],
+    ]
+    with pytest.raises(Conflict, match="nothing of it was ended"):
+        console("users", "confirm", "ada@example.org", "--afresh")
+    made = console("users", "confirm", "bob@example.org")
+    assert (made["id"], made["confirmed"], made["has_password"]) == (squatter, True, True)
+    assert "unconfirmed" not in console("users", "list", flags=())
+    with pytest.raises(NotFound):
+        console("users", "confirm", "nobody@example.org")
 
 
 def test_people_are_put_into_teams(console, accounts):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 from typing import cast
 
-from sqlalchemy import BigInteger, ForeignKey, Select, UniqueConstraint, bindparam, delete, func, select, update
+from sqlalchemy import BigInteger, ForeignKey, Select, UniqueConstraint, bindparam, delete, func, select, true, update
 from sqlalchemy.orm import Mapped, Session, mapped_column
 
 from luthier.database import EVERY_TENANT, Database, Row, TenantOwned, UtcTime, look_in
@@ -27,6 +27,8 @@ class UserRow(Row):
     password_hash: Mapped[str | None]  # none: they have keys only, or come by another login
     token_version: Mapped[int] = mapped_column(default=0, server_default="0")  # one more, and every login so far is void
     disabled_at: Mapped[datetime | None] = mapped_column(UtcTime)
+    # Whether somebody who may be believed has said that the address is theirs: else they may have taken another person's.
+    confirmed: Mapped[bool] = mapped_column(default=True, server_default=true())
 
 
 class MembershipRow(TenantOwned, Row):
@@ -232,7 +234,7 @@ def end_logins(session: Session, user_id: str, now: datetime, *, tenant_id: str 
 
 
 def revoke_keys(session: Session, user_id: str, now: datetime) -> None:
-    """All keys of this user in the session's team."""
+    """All keys of this user in the session's team, or in every team."""
     session.execute(update(KeyRow).where(KeyRow.user_id == user_id, KeyRow.revoked_at.is_(None)).values(revoked_at=now))
 
 
@@ -281,6 +283,11 @@ def open_invitations(session: Session, now: datetime, *, wrong_tries: int) -> li
     """Of the session's team, newest first; those that were guessed at so often are open no more."""
     query = select(InvitationRow).where(InvitationRow.accepted_at.is_(None), InvitationRow.expires_at > now)
     return list(session.scalars(query.where(InvitationRow.wrong_tries < wrong_tries).order_by(InvitationRow.id.desc())))
+
+
+def leave_teams(session: Session, user_id: str) -> None:
+    """This user's places in all teams of the session end."""
+    session.execute(delete(MembershipRow).where(MembershipRow.user_id == user_id))
 
 
 def withdraw_invitations(session: Session, email: str) -> None:

@@ -134,15 +134,20 @@ class Teams:
     def sign_up(self, email: str, password: str, token: str | None) -> str:
         """A new account; with a token also a member of the team that invited this address. Returns the user's id.
 
+        The address counts as confirmed where the team that runs the platform gave the token.
+
         Raises: AccountExists; NotFound and Gone as `accept`.
         """
         if token is not None:
             self._check_guess(token)
         hashed = self._passwords.hashed(password)
         with self._database.write(EVERY_TENANT) as session:
-            user = self._users.made(session, email, hashed)
+            user = self._users.made(session, email, hashed, confirmed=False)
             if token is not None:  # before the team of one: the first team is the one that a login acts for
-                self._joined(session, user, token)
+                place = self._joined(session, user, token)
+                # Whoever invites is shown the token, and everybody is the admin of a team of one: they could invite somebody
+                # else's address and come in their name. Only those who run the platform vouch for whom they gave it to.
+                user.confirmed = place.tenant_id == store.home(session)
             self._users.home(session, user)
             return user.id
 

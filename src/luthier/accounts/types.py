@@ -165,6 +165,8 @@ class User(Frozen):
     created_at: datetime
     disabled_at: datetime | None
     has_password: bool
+    confirmed: bool
+    """Whether the address is known to be theirs: only then is the login of an OpenID provider linked to it."""
 
 
 class Team(Frozen):

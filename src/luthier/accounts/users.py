@@ -12,7 +12,7 @@ from luthier.accounts import store
 from luthier.accounts.passwords import Passwords
 from luthier.accounts.types import Actor, Role, User
 from luthier.database import EVERY_TENANT, Database
-from luthier.errors import AccountExists, Forbidden, NotFound
+from luthier.errors import AccountExists, Conflict, Forbidden, NotFound
 from luthier.seams import Clock
 
 
@@ -28,13 +28,14 @@ class Users:
         """A new account with a team of one. Raises: AccountExists, also for the second of two at once."""
         hashed = None if password is None else self._passwords.hashed(password)
         with self._database.write(EVERY_TENANT) as session:
-            row = self.made(session, email, hashed)
+            row = self.made(session, email, hashed, confirmed=True)
             self.home(session, row)
             return _user(row)
 
-    def made(self, session: Session, email: str, password_hash: str | None) -> store.UserRow:
+    def made(self, session: Session, email: str, password_hash: str | None, *, confirmed: bool) -> store.UserRow:
         """A new user without a team yet, in the caller's transaction. Raises: AccountExists."""
-        row = store.UserRow(id=ids.new(ids.USER), email=email, password_hash=password_hash, created_at=self._now())
+        row = store.UserRow(id=ids.new(ids.USER), email=email, password_hash=password_hash, confirmed=confirmed)
+        row.created_at = self._now()
         session.add(row)
         try:
             session.flush()
@@ -82,6 +83,25 @@ class Users:
             row.disabled_at = None
             return _user(row)
 
+    def confirm(self, email: str, *, afresh: bool = False) -> User:
+        """This account belongs to whoever has the address: a provider's word on that is linked to it from now on.
+
+        `afresh` is for one that somebody else had made: password, logins, keys and places in teams end, and a new team of one
+        begins, so that nothing of theirs is left in it, and nothing that comes is theirs. Raises: NotFound; Conflict for `afresh`
+        where the account is confirmed: it is somebody's.
+        """
+        with self._database.write(EVERY_TENANT) as session:
+            row = _named(session, email)
+            if afresh and row.confirmed:
+                raise Conflict("This account is confirmed; nothing of it was ended.", hint="See `luthier users disable`.")
+            row.confirmed = True
+            if afresh:
+                row.password_hash, row.token_version = None, row.token_version + 1
+                store.revoke_keys(session, row.id, self._now())
+                store.leave_teams(session, row.id)
+                self.home(session, row)
+            return _user(row)
+
     def acting(self, email: str, *, team: str | None = None) -> Actor:
         """For commands of those who run the server: this user, in this team or in their first. Raises: NotFound."""
         with self._database.read(EVERY_TENANT) as session:
@@ -94,7 +114,8 @@ class Users:
     def known(self, session: Session, issuer: str, subject: str, verified_email: str | None) -> store.UserRow:
         """The user whom a provider calls `subject`; met for the first time, the one with that e-mail, or a new one.
 
-        Raises: Forbidden where it is a first time and the provider has not verified the e-mail.
+        Raises: Forbidden where it is a first time and the provider has not verified the e-mail, or where nobody knows whether
+        the account with that e-mail is theirs: whoever made it would share it with them.
         """
         row = store.identity(session, issuer, subject)
         if row is None:
@@ -102,8 +123,14 @@ class Users:
                 raise Forbidden("The provider has not verified your e-mail address.", hint="Verify it there, then log in again.")
             row = store.by_email(session, verified_email)
             if row is None:
-                row = self.made(session, verified_email, None)
+                row = self.made(session, verified_email, None, confirmed=True)
                 self.home(session, row)
+            if not row.confirmed:
+                raise Forbidden(
+                    "Your login was not linked: an account with your e-mail address was made here with a password, and nobody "
+                    "has confirmed that it is yours.",
+                    hint="Ask those who run this server: `luthier users confirm EMAIL` links your next login.",
+                )
             session.add(store.IdentityRow(issuer=issuer, subject=subject, user_id=row.id, created_at=self._now()))
         if row.disabled_at is not None:
             raise Forbidden("This account is disabled.", hint="Ask those who run this server.")
@@ -124,4 +151,5 @@ def _user(row: store.UserRow) -> User:
         created_at=row.created_at,
         disabled_at=row.disabled_at,
         has_password=row.password_hash is not None,
+        confirmed=row.confirmed,
     )

@@ -18,6 +18,13 @@ Generate = Annotated[
     bool, typer.Option("--generate", help="Make a password and print it. Otherwise it is asked for, or read from stdin.")
 ]
 
+Afresh = Annotated[
+    bool,
+    typer.Option(
+        "--afresh", help="Somebody else had made it: end its password, logins, keys and places in teams; a new team begins."
+    ),
+]
+
 
 @app.command()
 def add(email: EmailArgument, data: Data = None, generate: Generate = False, as_json: AsJson = False) -> None:
@@ -34,7 +41,15 @@ def list_users(data: Data = None, as_json: AsJson = False) -> None:
     """Everybody, oldest first."""
     with platform_of(data) as platform:
         users = platform.accounts.users.list()
-    shown(users, (f"{user.id}  {user.email}{'  disabled' if user.disabled_at else ''}" for user in users), as_json=as_json)
+    shown(users, (f"{user.id}  {user.email}{_remarks(user)}" for user in users), as_json=as_json)
+
+
+@app.command()
+def confirm(email: EmailArgument, data: Data = None, afresh: Afresh = False, as_json: AsJson = False) -> None:
+    """Say that an account belongs to whoever has its address: their next OpenID login is linked to it."""
+    with platform_of(data) as platform:
+        user = platform.accounts.users.confirm(email_of(email), afresh=afresh)
+    _told(user, None, as_json=as_json)
 
 
 @app.command()
@@ -61,6 +76,10 @@ def enable(email: EmailArgument, data: Data = None, as_json: AsJson = False) -> 
     with platform_of(data) as platform:
         user = platform.accounts.users.enable(email_of(email))
     _told(user, None, as_json=as_json)
+
+
+def _remarks(user: User) -> str:
+    return f"{'' if user.confirmed else '  unconfirmed'}{'  disabled' if user.disabled_at else ''}"
 
 
 def _told(user: User, password: str | None, *, as_json: bool) -> None:

@@ -20,7 +20,7 @@ from pydantic import SecretStr
 
 from luthier.errors import SetupError
 
-from .test_auth_rows import Town, is_401
+from .test_auth_rows import PASSWORD, Town, is_401
 
 CLIENT = {"oidc_client_id": "luthier", "oidc_client_secret": SecretStr("a secret of the provider")}
 
@@ -151,6 +151,75 @@ def test_a_verified_address_finds_the_account_that_has_it(town, provider):
     assert through(town, provider).json()["user_id"] == tokens["user_id"]
     town.platform.accounts.users.disable("ada@example.org")
     assert through(town, provider).status_code == 403
+
+
+@pytest.fixture
+def open_town(tmp_path, provider):
+    town = Town(tmp_path / "open", oidc_issuer=provider.issuer, open_signup=True, **CLIENT)
+    yield town
+    town.platform.close()
+
+
+def squatted(town, invitation=None):
+    """Somebody signs up with Ada's address, makes a key, and has a friend join: their tokens, key and friend's tokens."""
+    asked = {"email": "ada@example.org", "password": PASSWORD, **({"invitation": invitation} if invitation else {})}
+    tokens = town.client.post("/auth/signup", json=asked).json()
+    home = next(team["id"] for team in town.as_(tokens, path="/api/teams").json()["data"] if team["name"] == "ada")
+    tokens = town.login("ada@example.org", team=home).json()
+    invited = town.as_(tokens, "POST", "/api/invitations", json={"email": "eve@example.org"}).json()
+    eve = town.newcomer("eve@example.org")
+    joined = town.as_(eve, "POST", "/api/invitations/accept", json={"token": invited["token"]})
+    assert joined.status_code == 200, joined.text
+    return tokens, town.key_of(tokens)["secret"], (eve, home)
+
+
+def is_not_linked(answer):
+    assert answer.status_code == 403
+    assert "luthier users confirm EMAIL" in answer.json()["error"]["hint"]
+    return True
+
+
+def test_an_account_that_was_made_beforehand_is_not_shared_with_the_one_whose_address_it_has(open_town, provider):
+    squatted(open_town)
+    assert is_not_linked(through(open_town, provider))
+    assert is_not_linked(through(open_town, provider))  # nothing was kept of the first
+
+
+def test_an_invitation_from_ones_own_team_takes_nobodys_address(open_town, provider):
+    """Whoever invites sees the token: with one account of their own they could come in anybody's name."""
+    mallory = open_town.client.post("/auth/signup", json={"email": "m@example.org", "password": PASSWORD}).json()
+    invited = open_town.as_(mallory, "POST", "/api/invitations", json={"email": "ada@example.org"}).json()
+    squatted(open_town, invited["token"])
+    assert is_not_linked(through(open_town, provider))
+
+
+def test_who_was_invited_by_the_platforms_team_is_linked(town, provider):
+    tokens = town.invited("member", "ada@example.org")
+    assert through(town, provider).json()["user_id"] == tokens["user_id"]
+
+
+def test_a_confirmed_account_is_linked_at_the_next_login_and_keeps_what_is_its_own(open_town, provider):
+    tokens, key, _ = squatted(open_town)
+    assert is_not_linked(through(open_town, provider))
+    open_town.platform.accounts.users.confirm("ada@example.org")
+    linked = through(open_town, provider).json()
+    assert linked["user_id"] == tokens["user_id"]
+    assert open_town.as_(tokens).status_code == 200
+    assert open_town.as_(key).status_code == 200
+
+
+def test_an_account_that_is_confirmed_afresh_has_nothing_left_of_whoever_made_it(open_town, provider):
+    tokens, key, (eve, home) = squatted(open_town)
+    open_town.platform.accounts.users.confirm("ada@example.org", afresh=True)
+    ada = through(open_town, provider).json()
+    assert ada["tenant_id"] != home
+    assert open_town.as_(ada).json()["email"] == "ada@example.org"
+    assert [user["email"] for user in open_town.as_(ada, path="/api/users").json()["data"]] == ["ada@example.org"]
+    for taken in (tokens, key):
+        assert is_401(open_town.as_(taken))
+    assert is_401(open_town.login("ada@example.org"))
+    headers = {"x-luthier-team": ada["tenant_id"]}
+    assert open_town.as_(eve, headers=headers).status_code == 404
 
 
 @pytest.mark.parametrize(
