@@ -63,6 +63,18 @@ def test_an_export_is_read_back_and_runs_nothing_in_a_spreadsheet(data):
     assert run("export", "--data", str(data), "--from", "2099-01-01").stdout == ""
 
 
+def test_an_export_takes_days_and_moments_of_any_zone_and_the_names_of_the_other_search(data):
+    def found(*words):
+        return len(run("export", "--data", str(data), *words).stdout.splitlines())
+
+    everything = found()
+    assert everything > 2
+    assert found("--since", "2020-01-01", "--until", "2099-01-01T00:00:00Z") == everything
+    assert found("--to", "2020-01-01T12:00:00+05:30") == found("--from", "2099-01-01T00:00:00") == 0
+    for wrong in ("yesterday", "20260101", "2026-13-01"):
+        assert "2026-11-01 (its beginning)" in str(run("export", "--data", str(data), "--from", wrong).exception)
+
+
 def test_an_export_names_the_row_that_it_cannot_read_and_has_all_others(data):
     import sqlite3
 

@@ -161,7 +161,7 @@ class Audit:
 
     def list(self, actor: Actor, wanted: Wanted, *, after: str | None = None, limit: int = 50) -> Page[AuditEntry]:
         """The rows of the caller's team that fit, newest first. Raises: CursorInvalid."""
-        equal = {"actor": wanted.actor, "action": wanted.action, "outcome": wanted.outcome}
+        equal = {"actor": wanted.actor, "action": wanted.action, "outcome": wanted.outcome, "request_id": wanted.request_id}
         query = store.matching(since=wanted.since, until=wanted.until, on=wanted.on, **equal)
         with self._database.read(actor.tenant_id) as session:
             rows, cursor = page(session, query, store.AuditRow, after=after, limit=limit)

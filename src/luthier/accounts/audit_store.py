@@ -18,6 +18,8 @@ class AuditRow(TenantOwned, Row):
     __tablename__ = "audit"
     __table_args__ = (
         Index("audit_chain", "tenant_id", "seq", unique=True),
+        Index("audit_of_team", "tenant_id", "id"),
+        Index("audit_of_request", "tenant_id", "request_id", "id"),
         Index(
             "audit_unsealed",
             "id",

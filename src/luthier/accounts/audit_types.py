@@ -68,6 +68,7 @@ class Wanted:
     action: str | None = None
     outcome: Outcome | None = None
     on: str | None = None
+    request_id: str | None = None
     since: datetime | None = None
     until: datetime | None = None
 

@@ -16,7 +16,7 @@ from luthier.errors import SetupError
 if TYPE_CHECKING:
     from alembic.config import Config
 
-HEAD = "0020"
+HEAD = "0021"
 """The newest step. Said here so that an ordinary start need not load alembic; a test compares it with `versions/`."""
 
 

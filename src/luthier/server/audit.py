@@ -6,13 +6,14 @@ import json
 import re
 from collections.abc import Generator
 from contextlib import contextmanager
-from datetime import UTC, datetime
+from datetime import datetime
 from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from luthier.errors import FieldInvalid, SetupError
+from luthier.moments import HOW, moment_of
 from luthier.server.options import AsJson, Data
 
 if TYPE_CHECKING:
@@ -27,8 +28,10 @@ app = typer.Typer(no_args_is_help=True, help="The audit log: check it, and take 
 Noted = Annotated[
     str | None, typer.Option("--head", help="A head that was noted earlier, `number:sha256`: it must still be there.")
 ]
-From = Annotated[datetime | None, typer.Option("--from", help="From this moment on, UTC: 2026-11-01 or 2026-11-01T12:00:00.")]
-To = Annotated[datetime | None, typer.Option("--to", help="Before this moment, UTC.")]
+From = Annotated[
+    str | None, typer.Option("--from", "--since", help="From this moment on, UTC: 2026-11-01 or 2026-11-01T12:00:00.")
+]
+To = Annotated[str | None, typer.Option("--to", "--until", help="Before this moment, UTC.")]
 
 
 class Format(StrEnum):
@@ -70,7 +73,8 @@ def export(
     from luthier.csv_lines import csv_line
     from luthier.settings import Settings
 
-    with _audit(Settings.load(data=data)) as audit, audit.export(_utc(since), _utc(until)) as entries:
+    span = _moment(since, "from"), _moment(until, "to")
+    with _audit(Settings.load(data=data)) as audit, audit.export(*span) as entries:
         unreadable = 0
         if form is Format.CSV:
             typer.echo(csv_line(AuditEntry.model_fields), nl=False)
@@ -117,5 +121,8 @@ def _head(text: str | None) -> Head | None:
     return Head(seq=int(number), sha256=sha256.lower())
 
 
-def _utc(moment: datetime | None) -> datetime | None:
-    return None if moment is None else moment.replace(tzinfo=UTC)
+def _moment(text: str | None, param: str) -> datetime | None:
+    try:
+        return None if text is None else moment_of(text)
+    except ValueError as error:
+        raise FieldInvalid(f"A moment is written as {HOW}.", param=param) from error

@@ -5,6 +5,7 @@ import re
 import sqlite3
 
 import pytest
+from sqlalchemy import event
 
 from luthier.accounts import deeds
 from luthier.accounts.access_log import AccessLog
@@ -125,8 +126,39 @@ def test_refusals_are_counted_and_those_of_strangers_stand_in_the_platforms_chai
     assert (stranger.tenant_id, stranger.actor, stranger.count) == (deeds.PLATFORM, deeds.ANONYMOUS, 5)
 
 
+def test_a_row_is_found_by_the_id_that_its_error_shows(world, log):
+    world.job()
+    shown = world.ask("POST", "/api/jobs", json={"a": 1}).json()["error"]["request_id"]
+    (row,) = log(request_id=shown)
+    assert (row["request_id"], row["action"], row["outcome"]) == (shown, "jobs.submit", "refused")
+    assert log(request_id=shown, outcome="changed") == []
+    assert world.platform.audit.list(world.stranger, Wanted(request_id=shown)).data == []
+
+
+@pytest.mark.parametrize("wanted", [{}, {"request_id": f"req_{'0' * 26}"}])
+def test_a_page_and_a_request_are_found_by_an_index_and_nothing_is_sorted(world, wanted):
+    asked = []
+    event.listen(world.platform.database._read, "before_cursor_execute", lambda *found: asked.append(found[2:4]))
+    world.platform.audit.list(world.actor, Wanted(**wanted))
+    (query, values) = asked[-1]
+    with sqlite3.connect(world.platform.database.path) as connection:
+        steps = [step[3] for step in connection.execute(f"EXPLAIN QUERY PLAN {query}", values)]
+    name, columns = ("request", "tenant_id=? AND request_id=?") if wanted else ("team", "tenant_id=?")
+    assert steps == [f"SEARCH audit USING INDEX audit_of_{name} ({columns})"]
+
+
 @pytest.mark.parametrize(
-    "query", ["actor=a b", "outcome=maybe", "since=yesterday", "since=2026-01-01T00:00:00", "on=%27", "who=x", "limit=0"]
+    "query",
+    [
+        "request_id=req_1",
+        "actor=a b",
+        "outcome=maybe",
+        "since=yesterday",
+        "since=2026-01-01T00:00:00",
+        "on=%27",
+        "who=x",
+        "limit=0",
+    ],
 )
 def test_a_search_that_cannot_be_is_refused(world, query):
     assert world.ask("GET", f"/api/audit?{query}").status_code == 422

@@ -30,9 +30,10 @@ def list_audit(
     action: Annotated[str | None, Word] = None,
     outcome: Outcome | None = None,
     on: Annotated[str | None, Query(max_length=64, pattern=r"^[a-z0-9_]+$", description="An id that the row names.")] = None,
+    request_id: Annotated[str | None, Query(pattern=r"^req_[0-9a-z]{26}$", description="As every error has it.")] = None,
     since: Annotated[AwareDatetime | None, Query(description="From this moment on, with its time zone.")] = None,
     until: Annotated[AwareDatetime | None, Query(description="Before this moment, with its time zone.")] = None,
 ) -> Page[AuditEntry]:
     """Who of the caller's team did what, newest first. Rows are sealed into a chain within 5 s; see `luthier audit verify`."""
-    wanted = Wanted(actor, action, outcome, on, since, until)
+    wanted = Wanted(actor, action, outcome, on, request_id, since, until)
     return platform.audit.list(asking, wanted, after=after, limit=limit)

@@ -10,7 +10,8 @@ from luthier.faces.sdk.transport import Transport
 
 
 class AsyncAudit:
-    """`client.audit`. `found` narrows a list: `actor`, `action`, `outcome`, `on` (an id), `since`, `until` (ISO moments)."""
+    """`client.audit`. `found` narrows a list: `actor`, `action`, `outcome`, `on` (an id), `request_id` (every error has one),
+    `since`, `until` (ISO moments)."""
 
     def __init__(self, transport: Transport) -> None:
         self._transport = transport
@@ -25,7 +26,8 @@ class AsyncAudit:
 
 
 class Audit(Face):
-    """`client.audit`. `found` narrows a list: `actor`, `action`, `outcome`, `on` (an id), `since`, `until` (ISO moments)."""
+    """`client.audit`. `found` narrows a list: `actor`, `action`, `outcome`, `on` (an id), `request_id` (every error has one),
+    `since`, `until` (ISO moments)."""
 
     list = blocking(AsyncAudit.list)
     each = iterating(AsyncAudit.each)
