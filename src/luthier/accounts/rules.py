@@ -20,8 +20,13 @@ def looks(method: str, path: str) -> bool:
     return method in LOOKING or path in _QUESTIONS
 
 
-def refusal(actor: Actor, method: str, *, admin_only: bool = False, viewers_too: bool = False) -> Forbidden | None:
-    """Why this caller may not, or None where it may. A key never lifts its holder above the role, it only takes away."""
+def refusal(
+    actor: Actor, method: str, *, admin_only: bool = False, viewers_too: bool = False, any_role: bool = False
+) -> Forbidden | None:
+    """Why this caller may not, or None where it may. A key never lifts its holder above the role, it only takes away.
+
+    `any_role` asks nothing of the role, but of a key the scope that the method needs.
+    """
     looking = method in LOOKING or viewers_too
     scope = Scope.READ if looking else Scope.WRITE
     if actor.scopes is not None and scope not in actor.scopes:
@@ -31,6 +36,6 @@ def refusal(actor: Actor, method: str, *, admin_only: bool = False, viewers_too:
         )
     if admin_only and actor.role is not Role.ADMIN:
         return Forbidden(f"This needs the role `admin`; yours is `{actor.role}`.", hint="Ask an admin of your team.")
-    if not looking and actor.role is Role.VIEWER:
+    if not looking and not any_role and actor.role is Role.VIEWER:
         return Forbidden("Your role may look, but not change anything.", hint="Ask an admin of your team for the role `member`.")
     return None

@@ -36,6 +36,8 @@ VIEWERS_TOO = {
     *("POST /auth/password", "POST /api/invitations/accept", "POST /api/teams"),
 }
 """What is no GET, and yet a viewer and a key to read may ask it: it changes nothing that is the team's."""
+OF_ONES_OWN = {"DELETE /api/keys/{key_id}"}
+"""What a viewer may change too, since it is theirs alone; a key to read may not."""
 OF_A_LOGIN = "POST /auth/logout"
 OF_THE_PLATFORM = {("POST /api/billing/refunds", player) for player in ("admin", "login", "write-only key")}
 """Team A runs this platform: its admins refund what any team was charged. Others are refused: `test_billing.py`."""
@@ -153,7 +155,7 @@ def test_nobody_gets_nothing(town):
 
 
 def test_a_role_or_a_scope_that_lacks_the_right_is_refused_before_any_id_is_looked_at(town):
-    """A viewer and a key to read get 403 for their own, and the same 403 for what nobody has."""
+    """A viewer and a key to read get 403 for their team's, and the same 403 for what nobody has."""
     wrong = []
     for name, operation, place, field, kind in cases(town):
         if name.startswith(("GET", "HEAD", "OPTIONS")):
@@ -165,7 +167,7 @@ def test_a_role_or_a_scope_that_lacks_the_right_is_refused_before_any_id_is_look
             refused = {status for status, _ in both} == {403}
             if refused and len(set(both)) != 1:
                 wrong.append((name, field, player, both))
-            if not refused and name not in VIEWERS_TOO:
+            if not refused and name not in VIEWERS_TOO | (OF_ONES_OWN if player == "viewer" else set()):
                 wrong.append((name, field, player, "may"))
     assert wrong == []
 
@@ -182,8 +184,8 @@ def test_what_a_viewer_may_ask_and_what_only_an_admin_may_is_said_here(town):
     secured = {name for name, operation, _ in operations(town) if operation["security"] != []}
     reads = {name for name in secured if name.startswith(("GET", "HEAD", "OPTIONS"))}
     assert secured - may["member"] == ADMINS | {OF_A_LOGIN}
-    assert may["viewer"] == (reads - ADMINS) | VIEWERS_TOO
-    assert may["read-only key"] == may["viewer"] | (reads & ADMINS)
+    assert may["viewer"] == (reads - ADMINS) | VIEWERS_TOO | OF_ONES_OWN
+    assert may["read-only key"] == (may["viewer"] - OF_ONES_OWN) | (reads & ADMINS)
     assert may["write-only key"] == secured - reads - VIEWERS_TOO - {OF_A_LOGIN}
 
 

@@ -8,6 +8,7 @@ from pydantic import Field
 
 from luthier.accounts.types import Key, KeyWish, NewKey
 from luthier.errors import Conflict, CursorInvalid, FieldInvalid, Forbidden, NotFound
+from luthier.faces.rest.access import AnyRole
 from luthier.faces.rest.body import Json, such_as
 from luthier.faces.rest.errors import problems
 from luthier.faces.rest.wire import After, CurrentActor, CurrentPlatform, KeyId, Limit, router
@@ -38,9 +39,9 @@ def list_keys(actor: CurrentActor, platform: CurrentPlatform, limit: Limit = 50,
     return platform.accounts.keys.list(actor, after=after, limit=limit)
 
 
-@routes.delete("/{key_id}", status_code=204, responses=problems(NotFound))
+@routes.delete("/{key_id}", status_code=204, dependencies=[AnyRole], responses=problems(NotFound))
 def revoke(key_id: KeyId, actor: CurrentActor, platform: CurrentPlatform) -> None:
-    """Refuse a key from now on. An admin may end any key of the team."""
+    """Refuse a key of yours from now on, whatever your role. An admin may end any key of the team."""
     platform.accounts.keys.revoke(actor, key_id)
 
 
