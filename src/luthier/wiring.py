@@ -86,7 +86,7 @@ from luthier.serving.notes import Notes
 from luthier.serving.predictions import Predictions
 from luthier.serving.service import Saved, Serving
 from luthier.serving.trying import Judges
-from luthier.settings import Settings, child_environment
+from luthier.settings import Settings, child_environment, machine_environment
 from luthier.values import micro_usd
 
 
@@ -254,7 +254,7 @@ def _transfers(settings: Settings, database: Database, shelf: Shelf, now: Clock)
 
 
 def _target(spec: TargetSpec) -> DeployTarget:
-    return FolderTarget(spec.path) if spec.kind == "folder" else GitTarget(spec.path, child_environment(), push=spec.push)
+    return FolderTarget(spec.path) if spec.kind == "folder" else GitTarget(spec.path, machine_environment(), push=spec.push)
 
 
 def _budget(settings: Settings) -> int | None:

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from luthier.errors import SetupError
-from luthier.settings import Settings, child_environment
+from luthier.settings import Settings, child_environment, machine_environment
 
 ROOT = Path(__file__).parents[2]
 
@@ -31,6 +31,17 @@ def test_a_flag_wins_over_the_environment(monkeypatch):
 def test_children_inherit_nothing_of_ours(monkeypatch):
     monkeypatch.setenv("LUTHIER_API_KEY", "lk_secret")
     assert "lk_secret" not in child_environment().values()
+
+
+def test_children_inherit_no_secret_of_the_machine_but_the_hubs_where_they_fetch_bases(monkeypatch):
+    secret = ("AWS_ACCESS_KEY_ID", "AWS_SESSION_TOKEN", "GOOGLE_APPLICATION_CREDENTIALS", "MLFLOW_TRACKING_PASSWORD", "API_KEY")
+    for name in (*secret, "HF_TOKEN", "TOKENIZERS_PARALLELISM", "KEYBOARD", "HF_HOME"):
+        monkeypatch.setenv(name, "of-the-machine")
+    kept = {"TOKENIZERS_PARALLELISM", "KEYBOARD", "HF_HOME"}
+    assert {name for name, value in child_environment().items() if value == "of-the-machine"} == kept
+    fetching = child_environment(Settings())
+    assert {name for name, value in fetching.items() if value == "of-the-machine"} == {*kept, "HF_TOKEN"}
+    assert set(secret) <= set(machine_environment()), "git has them, to be let in at a remote"
 
 
 def test_the_seeds_name_of_a_setting_counts_where_ours_is_not_given_and_no_child_sees_it(monkeypatch):

@@ -1,5 +1,6 @@
 """The contract of `seams.Tracker`, run on every backend; then what MLflow itself shows."""
 
+import base64
 import importlib.util
 import shutil
 import threading
@@ -153,11 +154,14 @@ def test_a_server_that_is_not_there_is_unavailable_at_once(tmp_path):
 
 
 class Failing(BaseHTTPRequestHandler):
-    """Answers everything with 500."""
+    """Answers everything with 500, and with the password that it was told."""
+
+    status = 500
 
     def do_GET(self) -> None:
-        self.send_response(500)
+        self.send_response(self.status)
         self.end_headers()
+        self.wfile.write(base64.b64decode(self.headers.get("authorization", "").removeprefix("Basic ")))
 
     do_POST = do_GET
 
@@ -171,4 +175,17 @@ def test_a_server_that_fails_is_asked_once(tmp_path):
         threading.Thread(target=server.serve_forever, daemon=True).start()
         with pytest.raises(TrackerUnavailable):
             MlflowTracker(f"http://127.0.0.1:{server.server_port}", tmp_path).put_run(RUN, None)
+        server.shutdown()
+
+
+@NEEDS_MLFLOW
+def test_no_password_is_in_what_is_said_of_a_server_that_refuses_or_is_not_there(tmp_path):
+    with ThreadingHTTPServer(("127.0.0.1", 0), type("Refusing", (Failing,), {"status": 401})) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        for port in (server.server_port, 9):
+            with pytest.raises(TrackerUnavailable) as said:
+                MlflowTracker(f"http://ops:pa55word@127.0.0.1:{port}", tmp_path).put_run(RUN, None)
+            assert "/api/2.0/mlflow" in str(said.value), "it says what was asked"
+            assert "pa55word" in str(said.value.__cause__), "MLflow's client says more"
+            assert "pa55word" not in str(said.value)
         server.shutdown()

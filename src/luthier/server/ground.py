@@ -1,8 +1,12 @@
-"""What must hold before a process works on a data folder: it can be written, on a disk of this machine, by a sane clock."""
+"""What must hold before a process works on a data folder: it can be written, on a disk of this machine, by a sane clock.
+
+And what must not be left behind when one falls: its memory, which holds every secret of the settings.
+"""
 
 from __future__ import annotations
 
 import os
+import resource
 from collections.abc import Iterable
 from datetime import UTC, datetime
 from pathlib import Path
@@ -33,6 +37,12 @@ def prepare(data: Path) -> None:
             f"LUTHIER_DATA: the folder is on a network filesystem ({kind}), where SQLite loses data.",
             hint="Give a folder on a disk of this machine.",
         )
+
+
+def leave_no_core() -> None:
+    """From here on neither this process nor any child of it leaves its memory on the disk where it crashes."""
+    _, hard = resource.getrlimit(resource.RLIMIT_CORE)
+    resource.setrlimit(resource.RLIMIT_CORE, (0, hard))
 
 
 def filesystem(path: Path, mounts: Iterable[tuple[str, str]]) -> str:

@@ -16,6 +16,7 @@ from luthier.jobs.pace import Clocks, Pace
 from luthier.jobs.presence import Presence
 from luthier.jobs.queue import JobQueue
 from luthier.server.collecting import keep_what_is_here
+from luthier.server.ground import leave_no_core
 from luthier.server.locks import FolderLock
 from luthier.server.metadata_keeper import describing
 from luthier.server.sealer import sealing
@@ -33,6 +34,7 @@ def supervise(settings: Settings, *, server_pipe: int | None = None) -> int:
     With `server_pipe` (the read end of a pipe that `luthier up` keeps open) it is the embedded one: only one of those runs
     on a data folder, and when its server is gone it finishes the jobs that it runs and ends.
     """
+    leave_no_core()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     lock = FolderLock(settings.data, LOCK)
     if server_pipe is not None and not lock.take_patiently():

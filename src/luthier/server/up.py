@@ -22,7 +22,7 @@ from luthier.server.carrier import carrying
 from luthier.server.checker import admitting
 from luthier.server.collecting import keep_what_is_here
 from luthier.server.first import first_start
-from luthier.server.ground import clock_warning, prepare
+from luthier.server.ground import clock_warning, leave_no_core, prepare
 from luthier.server.http import BoundedHttp, room_for_connections
 from luthier.server.keeper import SupervisorKeeper
 from luthier.server.locks import FolderLock
@@ -41,6 +41,7 @@ def up(settings: Settings) -> None:
 
     Raises: SetupError where the folder cannot be used, or it or the port is taken.
     """
+    leave_no_core()
     prepare(settings.data)
     warning = clock_warning(datetime.now(UTC))
     if warning is not None:

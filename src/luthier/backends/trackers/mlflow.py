@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import re
 from collections.abc import Generator, Mapping
 from datetime import datetime
 from importlib.util import find_spec
@@ -25,6 +26,10 @@ _MOST_PARAMS, _MOST_METRICS = 100, 500
 """In one request: MLflow refuses more than 100 parameters and 1000 metrics."""
 _MOST_CHARACTERS = 5000
 """Of a tag or a parameter."""
+_LOGIN = re.compile(r"(?<=://)[^/\s]*@")
+_ANSWERED = "Response body"
+"""What MLflow's client begins the server's own words with."""
+_MOST_REASON = 300
 _ABSENT = frozenset({"RESOURCE_DOES_NOT_EXIST"})
 
 
@@ -186,7 +191,16 @@ def _answers() -> Generator[None]:
     try:
         yield
     except (MlflowException, RequestException, SQLAlchemyError, OSError) as error:
-        raise TrackerUnavailable(f"{type(error).__name__}: {str(error)[:300]}") from error
+        raise TrackerUnavailable(f"{type(error).__name__}: {_reason(str(error))}") from error
+
+
+def _reason(said: str) -> str:
+    """What an error says, for logs and for people: without the login in an address, or an answer that may repeat it.
+
+    >>> _reason("API request to http://ops:pa55@mlflow:5000/api failed: 500. Response body: 'pa55 is wrong'")
+    'API request to http://mlflow:5000/api failed: 500.'
+    """
+    return _LOGIN.sub("", said.partition(_ANSWERED)[0]).strip()[:_MOST_REASON]
 
 
 def _or_none(call: Any) -> Any:
