@@ -296,6 +296,13 @@ def test_an_address_that_is_more_than_one_is_refused(mail, address):
     assert mail.heard.requests == []
 
 
+@pytest.mark.parametrize("login", [{"password": "p\u00e4ss"}, {"user": "\u00fcs"}])
+def test_a_login_that_smtp_cannot_say_is_refused_by_name(mail, login):
+    notifier = MailNotifier(replace(mail.notifier._relay, **login))
+    assert notifier.send(NEWS, "ops@there.example", ()) == Reply(error="bad_login")
+    assert mail.heard.requests == []
+
+
 def test_without_a_mail_server_nothing_is_sent():
     with pytest.raises(NotSendable, match="sends no mail"):
         MailNotifier(None).check("a@b.example")

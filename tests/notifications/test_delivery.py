@@ -270,9 +270,26 @@ def test_a_notifier_with_a_bug_does_not_end_the_courier(desk, caplog):
     thread.start()
     desk.publish()
     until = time.monotonic() + 10
-    while not ("will be tried again" in caplog.text and desk.told(B)) and time.monotonic() < until:
+    while not ("a delivery fell" in caplog.text and desk.told(B)) and time.monotonic() < until:
         time.sleep(0.01)
     stop.set()
     thread.join()
     assert desk.told(B)
-    assert "a delivery fell, and will be tried again" in caplog.text
+    assert "a delivery fell, and counts as an attempt" in caplog.text
+
+
+def test_what_a_notifier_raises_counts_as_an_attempt_and_ends_like_any_other(desk):
+    def broken(news):
+        raise ZeroDivisionError
+
+    desk.replies[A] = broken
+    endpoint = desk.add(A)
+    desk.publish()
+    desk.work()
+    (delivery,) = desk.deliveries(endpoint)
+    assert (delivery.attempts, delivery.last_error, delivery.state) == (1, "internal_error", "waiting")
+    for wait_s in rules.BACKOFF_S:
+        desk.pass_s(wait_s + 300)
+        desk.work()
+    (delivery,) = desk.deliveries(endpoint)
+    assert (delivery.attempts, delivery.state) == (1 + len(rules.BACKOFF_S), "dead")

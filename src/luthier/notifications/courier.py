@@ -9,8 +9,9 @@ from collections.abc import Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 
 from luthier.notifications.queue import DeliveryQueue, Errand
+from luthier.notifications.rows import Sealed
 from luthier.notifications.types import Channel
-from luthier.seams import Notifier
+from luthier.seams import News, Notifier, Reply
 
 _LOG = logging.getLogger("luthier.notifications")
 _ERRAND_S = 15.0
@@ -70,12 +71,20 @@ class Courier:
     def _go(self, errand: Errand) -> None:
         notifier, ends = self._notifiers[errand.channel], time.monotonic() + _ERRAND_S
         for delivery_id, news in errand.news.items():
-            reply = notifier.send(news, errand.sealed.address, errand.sealed.secrets(news.sent_at))
+            reply = _sent(notifier, news, errand.sealed)
             if not self._queue.note(errand, delivery_id, reply) or time.monotonic() > ends:
                 break
         self._queue.give_back(errand)
 
 
+def _sent(notifier: Notifier, news: News, sealed: Sealed) -> Reply:
+    try:
+        return notifier.send(news, sealed.address, sealed.secrets(news.sent_at))
+    except Exception:  # noqa: BLE001  # the edge to a notifier: an attempt that is not counted is made again for ever
+        _LOG.exception("a delivery fell, and counts as an attempt")
+        return Reply(error="internal_error")
+
+
 def _log_fall(error: BaseException | None) -> None:
     if error is not None:
-        _LOG.error("a delivery fell, and will be tried again", exc_info=error)
+        _LOG.error("what became of a delivery was not noted: it will be sent again", exc_info=error)

@@ -49,6 +49,8 @@ class MailNotifier:
         """One exchange with the relay."""
         if self._relay is None:
             return Reply(error="no_mail_server")
+        if not f"{self._relay.user or ''}{self._relay.password or ''}".isascii():
+            return Reply(error="bad_login")  # smtplib cannot say it to the relay, and raises in the middle of the exchange
         try:
             self.check(address)
             self._hand_over(self._relay, _mail(self._relay.sender, address, news))
