@@ -10,7 +10,7 @@ from luthier.billing import price_book, store
 from luthier.billing.machine import Machine
 from luthier.billing.service import Billing
 from luthier.database import EVERY_TENANT, Database, Row
-from luthier.errors import SetupError
+from luthier.errors import FieldInvalid, SetupError
 from luthier.settings import Settings
 from luthier.wiring import build
 
@@ -101,6 +101,17 @@ def test_every_flavour_of_hugging_face_jobs_has_a_price(billing):
 def test_prices_of_the_first_sketches_are_kept(billing):
     sketched = {"t4-small": "0.75", "t4-medium": "1.00", "a10g-small": "1.50", "a10g-large": "2.50", "a100-large": "5.00"}
     assert {name: billing.price(name).hourly_usd for name in (*sketched, "A100")} == sketched | {"A100": "10.00"}
+
+
+def test_a_price_of_nothing_is_for_this_machine_however_it_is_set(billing):
+    book = json.dumps([{"hardware": "A100", "hourly_usd": "0"}]).encode()
+    with pytest.raises(SetupError, match="costs nothing") as of_the_file:
+        price_book.parsed(book)
+    with pytest.raises(FieldInvalid, match="A100 would cost nothing") as of_the_command:
+        billing.set_price("A100", "0")
+    assert of_the_file.value.hint == of_the_command.value.hint == "Only local-cpu, local-gpu may."
+    assert billing.price("A100").hourly_usd == "10.00"
+    assert billing.set_price("local-cpu", "0").hourly_usd == "0.00"
 
 
 def test_processors_are_no_gpus(billing):

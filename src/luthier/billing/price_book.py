@@ -40,6 +40,19 @@ def shipped() -> list[Entry]:
     return _BOOK.validate_json(_SHIPPED.read_bytes())
 
 
+_FREE = frozenset(entry.hardware for entry in shipped() if not micro_usd(entry.hourly_usd))
+ONLY_OURS_IS_FREE = f"Only {', '.join(sorted(_FREE))} may."
+
+
+def may_cost(hardware: str, micro_usd_per_hour: int) -> bool:
+    """Whether this is a price for it: what others rent out costs something, this machine may cost nothing.
+
+    >>> may_cost("local-cpu", 0), may_cost("A100", 0), may_cost("A100", 1)
+    (True, False, True)
+    """
+    return micro_usd_per_hour > 0 or hardware in _FREE
+
+
 def read(path: Path) -> list[Entry]:
     """The price book of those who run the server. Raises: SetupError."""
     try:
@@ -61,13 +74,12 @@ def parsed(data: bytes) -> list[Entry]:
         raise SetupError(f"LUTHIER_PRICES: entry {where}: {first['msg']}.", hint=_HINT) from None
     except (ValueError, RecursionError):
         raise SetupError("LUTHIER_PRICES: the file is no JSON.", hint=_HINT) from None
-    free = {entry.hardware for entry in shipped() if not micro_usd(entry.hourly_usd)}
     names = [entry.hardware for entry in entries]
     for entry in entries:
         if names.count(entry.hardware) > 1:
             raise SetupError(f"LUTHIER_PRICES: {entry.hardware} has two prices.", hint="Name each hardware once.")
-        if not micro_usd(entry.hourly_usd) and entry.hardware not in free:
-            raise SetupError(f"LUTHIER_PRICES: {entry.hardware} costs nothing.", hint=f"Only {', '.join(sorted(free))} may.")
+        if not may_cost(entry.hardware, micro_usd(entry.hourly_usd)):
+            raise SetupError(f"LUTHIER_PRICES: {entry.hardware} costs nothing.", hint=ONLY_OURS_IS_FREE)
     return entries
 
 

@@ -105,6 +105,8 @@ class Billing:
             old = store.price(session, hardware)
             if old is None:
                 raise self._unknown(hardware)
+            if not price_book.may_cost(hardware, micro_usd):
+                raise FieldInvalid(f"{hardware} would cost nothing.", hint=price_book.ONLY_OURS_IS_FREE, param="hourly_usd")
             new = self._replace(session, old, micro_usd_per_hour=micro_usd)
         return self._price(new)
 
