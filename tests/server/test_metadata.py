@@ -8,7 +8,7 @@ import pytest
 from sqlalchemy import insert
 
 from luthier import ids
-from luthier.billing.types import Hold, Price, Refund, Segment
+from luthier.billing.types import Hold, Price, Refund, Segment, TokenUsage
 from luthier.datasets.store import DatasetRow
 from luthier.datasets.types import Upload
 from luthier.server import metadata
@@ -76,6 +76,19 @@ def test_a_settled_job_and_its_refund_are_in_the_bill(house):
     house.keeper.rebuild()
     assert house.read("billing.json")["current_period"]["jobs"][0]["cost"] == 3.75
     assert house.read("billing.json")["current_period"]["total_cost"] == 3.75
+
+
+def test_what_models_answered_is_in_the_bill_as_a_part_of_its_total(house):
+    house.bill("A100", 1800)
+    tokens = [
+        TokenUsage(model=model, kind="chat", user_id="user_1", requests=1, prompt_tokens=9, completion_tokens=1, cost_usd=cost)
+        for model, cost in (("a", "0.75"), ("b", "0.50"))
+    ]
+    report = house.platform.billing.report(house.admin, "2026-11", lambda _: {})
+    report = report.model_copy(update={"tokens": tuple(tokens), "total_usd": "6.25"})
+    current = metadata.billing(report, house.platform.billing.prices())["current_period"]
+    assert current["usage_breakdown"]["served_tokens"] == {"total_cost": 1.25}
+    assert sum(part["total_cost"] for part in current["usage_breakdown"].values()) == current["total_cost"] == 6.25
 
 
 def test_lists_have_all_that_there_is_however_much(house):

@@ -76,10 +76,13 @@ def gpu_pricing(prices: Iterable[Price]) -> dict[str, Any]:
 def billing(report: MonthlyReport, prices: Iterable[Price]) -> dict[str, Any]:
     """The ledger of a month: final charges less refunds. Jobs that still run are in it once they have ended."""
     hourly = {price.hardware: float(price.hourly_usd) for price in prices}
-    breakdown = {
+    breakdown: dict[str, dict[str, float | None]] = {
         hardware: {"seconds": total.seconds, "cost_per_hour": hourly.get(hardware), "total_cost": _net(total)}
         for hardware, total in report.by_hardware.items()
     }
+    served = sum(micro_usd(usage.cost_usd) for usage in report.tokens)
+    if served:  # in the total, and on no hardware: without it the parts would not sum to it
+        breakdown["served_tokens"] = {"total_cost": float(usd(served))}
     jobs = [
         {"job_id": line.job_id, "gpu_type": line.hardware, "duration_seconds": line.seconds, "cost": _net(line)}
         for line in report.jobs
