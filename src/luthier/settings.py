@@ -59,8 +59,16 @@ class Settings(BaseSettings):
         ge=0,
         description="Copies of adapters and checkpoints from which engines load; those not asked for longest go first.",
     )
-    tick_s: float = Field(default=0.5, gt=0, le=10, description="Pause between two ticks of the supervisor, in seconds.")
-    heartbeat_s: float = Field(default=10, gt=0, le=60, description="How often a supervisor proves a job alive, in seconds.")
+    # A job's cost is written with its heartbeat, at the tick in which that is due, and is never more than 15 s old.
+    tick_s: float = Field(
+        default=0.5, gt=0, le=3, description="Pause between two ticks of the supervisor, in seconds; 3 at most."
+    )
+    heartbeat_s: float = Field(
+        default=10,
+        gt=0,
+        le=10,
+        description="How often a supervisor proves a job alive and writes its cost, in seconds; 10 at most.",
+    )
     reap_after_s: float = Field(
         default=30, gt=0, le=600, description="A job whose heartbeat stands still this long is taken over."
     )

@@ -16,7 +16,9 @@ def test_an_unknown_variable_stops_the_start_and_names_the_nearest(monkeypatch):
         Settings.load()
 
 
-@pytest.mark.parametrize(("name", "value"), [("PORT", "70000"), ("SLOTS", "two"), ("SLOTS", "0"), ("TICK_S", "nan")])
+@pytest.mark.parametrize(
+    ("name", "value"), [("PORT", "70000"), ("SLOTS", "two"), ("SLOTS", "0"), ("TICK_S", "nan"), ("HEARTBEAT_S", "10.1")]
+)
 def test_a_bad_value_names_its_variable(monkeypatch, name, value):
     monkeypatch.setenv(f"LUTHIER_{name}", value)
     with pytest.raises(SetupError, match=f"LUTHIER_{name}"):
