@@ -83,6 +83,15 @@ def test_what_the_end_of_an_attempt_means(attempt, state):
     assert outcome(attempt).state == state
 
 
+@pytest.mark.parametrize("wish", ["cap", "budget", "time"])
+@pytest.mark.parametrize(
+    ("step", "says"), [(None, "before this attempt saved a checkpoint."), (40, "; its last checkpoint is of step 40.")]
+)
+def test_a_job_that_money_or_time_ends_claims_no_checkpoint_that_there_is_not(wish, step, says):
+    status = AttemptStatus(attempt=1, state="stopped", last_checkpoint_step=step)
+    assert outcome(Attempt(status, 0, wish, crashes=0, max_attempts=4)).failure.message.endswith(says)
+
+
 @pytest.mark.parametrize(
     ("micro_usd", "ms", "limits", "wish"),
     [

@@ -91,7 +91,7 @@ def outcome(attempt: Attempt) -> Outcome:
     if word == "failed" and attempt.status and attempt.status.failure:
         return _failed(attempt.status.failure, attempt)
     if attempt.wish is not None:
-        return _ended_as_asked(attempt.wish)
+        return _ended_as_asked(attempt.wish, attempt.status)
     if word == "stopped":
         return Outcome(JobState.STOPPED, "stopped")
     if word == "preempted":
@@ -149,24 +149,27 @@ def _failed(failure: Failure, attempt: Attempt) -> Outcome:
     if failure.code not in WORTH_RETRYING and not crowded:
         return Outcome(JobState.FAILED, failure.code, failure)
     if attempt.wish is not None:  # it was to end anyway
-        return _ended_as_asked(attempt.wish)
+        return _ended_as_asked(attempt.wish, attempt.status)
     if crashes < attempt.max_attempts:
         return Outcome(JobState.QUEUED, failure.code, crashed=True, delay_s=retry_delay_s(crashes))
     message = f"{failure.message} That was start number {crashes}, the last one that is tried."
     return Outcome(JobState.FAILED, failure.code, failure.model_copy(update={"message": message}), crashed=True)
 
 
-def _ended_as_asked(wish: Wish) -> Outcome:
+def _ended_as_asked(wish: Wish, status: AttemptStatus | None) -> Outcome:
     if wish == "cancel":
         return Outcome(JobState.CANCELLED, "cancelled by its owner")
     if wish == "pause":
         return Outcome(JobState.PAUSED, "paused by its owner")
     if wish == "stop":
         return Outcome(JobState.STOPPED, "stopped by its owner")
+    step = status.last_checkpoint_step if status else None
+    saved = " before this attempt saved a checkpoint" if step is None else f"; its last checkpoint is of step {step}"
     if wish == "cap":
-        return Outcome(JobState.STOPPED, "a budget is used up", _CAPPED)
+        message = f"A budget that binds this job was used up{saved}."
+        return Outcome(JobState.STOPPED, "a budget is used up", _failure("budget", message, _CAPPED_HINT))
     limit = "limits.max_cost_usd" if wish == "budget" else "limits.max_seconds"
-    message = f"The job reached its own `{limit}` and saved a checkpoint."
+    message = f"The job reached its own `{limit}`{saved}."
     return Outcome(JobState.FAILED, wish, _failure("budget", message, "Submit it again with a higher limit or fewer epochs."))
 
 
@@ -181,9 +184,5 @@ def _failure(code: Any, message: str, hint: str) -> Failure:
     return Failure(code=code, message=message, hint=hint)
 
 
-_CAPPED = _failure(
-    "budget",
-    "A budget that binds this job is used up; it has saved a checkpoint.",
-    "`tune budget` shows which, or its key has a spend cap. Once there is more, `tune resume` goes on from the checkpoint.",
-)
+_CAPPED_HINT = "`tune budget` shows which, or its key has a spend cap. Once there is more, `tune resume` goes on."
 _UNUSABLE = _failure("spec_tampered", "The job directory cannot be used as it is.", "Submit the job again.")
