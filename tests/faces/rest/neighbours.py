@@ -80,7 +80,7 @@ def unknown(kind: str) -> str:
 
 
 def rows_of(world, team: Team) -> dict[str, list[tuple[object, ...]]]:
-    """Every row of every table that is this team's, but the log of what was tried."""
+    """Every row of every table that is this team's, but the log of what was tried, and when a key was last used."""
     found: dict[str, list[tuple[object, ...]]] = {}
     with world.platform.database.engine.connect() as connection:
         tables = connection.exec_driver_sql("SELECT name FROM sqlite_master WHERE type = 'table'").scalars().all()
@@ -88,7 +88,8 @@ def rows_of(world, team: Team) -> dict[str, list[tuple[object, ...]]]:
             columns = [row[1] for row in connection.exec_driver_sql(f"PRAGMA table_info({table})")]
             owner = "tenant_id" if "tenant_id" in columns else "id" if table == "tenants" else None
             if owner is not None:
-                query = f"SELECT * FROM {table} WHERE {owner} = ? ORDER BY rowid"  # names of our own tables
+                lasting = ", ".join(f'"{name}"' for name in columns if name != "last_used_at")
+                query = f"SELECT {lasting} FROM {table} WHERE {owner} = ? ORDER BY rowid"  # names of our own tables
                 found[table] = [tuple(row) for row in connection.exec_driver_sql(query, (team.tenant_id,))]
     return found
 
