@@ -131,13 +131,14 @@ def test_a_price_that_changes_during_a_job_counts_from_its_next_segment_on(datab
     assert [charge.amount_usd for charge in billing.history(ALICE).data] == ["20.00", "10.00"]
 
 
-def test_a_price_that_changes_before_the_first_heartbeat_does_not_count_for_what_had_begun(database, billing, clock):
+def test_a_segment_costs_the_price_of_when_it_was_noted_first(database, billing, clock):
     hold(database, billing)
-    begun, later = segment(clock, 10_000), timedelta(seconds=5)
-    clock.now += later
+    begun = segment(clock, 0)
+    assert beat(database, billing, begun) == 0
+    clock.now -= timedelta(hours=1)
     billing.set_price("A100", "20.00")
-    clock.now += later
-    assert beat(database, billing, begun) == 10 * 10_000_000 // 3600
+    clock.now += timedelta(seconds=10)
+    assert beat(database, billing, replace(begun, ms=10_000)) == 10 * 10_000_000 // 3600
     assert billing.job_cost(ALICE, "job_1").hourly_usd == "10.00"
     following = segment(clock, 10_000, seq=1)
     assert beat(database, billing, following) == 10 * 30_000_000 // 3600

@@ -237,6 +237,7 @@ class Money(RuleBasedStateMachine):
         first = Segment(self.actor.tenant_id, fence.job_id, fence.attempt, 0, job.hardware, self.wall, 0)
         run = Run(held[0], ProcessTime(self.steady_ms / 1000, LONGEST_PAUSE_S), Meter(first), self.steady_ms)
         run.time.join(run.meter)
+        self._billed(run, (first,))  # nothing yet, at the price of now
         self.runs.append(run)
 
     @precondition(lambda self: self.runs)

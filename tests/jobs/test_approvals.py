@@ -89,6 +89,22 @@ def test_the_cost_of_a_running_job_is_never_older_than_15_seconds(bench, fake):
     assert len(set(costs)) >= 6
 
 
+def test_a_price_that_changes_between_the_claim_and_the_first_heartbeat_counts_for_the_next_job(bench, fake):
+    bench.trainer.attempts = [fake.runs()]
+    bench.billing.set_price("local-cpu", "3.60")  # 1,000 micro-dollars a second
+    job = bench.submit()
+    bench.supervisor.tick()
+    bench.until_started(job)
+    bench.times.wall -= timedelta(hours=1)  # the order of events counts, not what the clock says
+    bench.billing.set_price("local-cpu", "36.00")
+    for _ in range(3):
+        bench.times.pass_s(10)
+        bench.supervisor.tick()
+    cost = bench.billing.job_cost(ALICE, job.id)
+    assert cost.elapsed_seconds >= 20
+    assert money.micro_usd(cost.cost_usd) == round(cost.elapsed_seconds * 1000)
+
+
 def test_a_resumed_job_is_held_for_what_is_left_of_it_at_the_price_of_now(bench, fake):
     bench.trainer.attempts = [fake.runs()]
     bench.billing.set_price("local-cpu", "0.36")

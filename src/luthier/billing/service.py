@@ -219,11 +219,13 @@ class Billing:
         return hold.key_id if hold else None
 
     def beat(self, session: Session, segment: Segment) -> int:
-        """Note usage; a repeated or shorter segment changes nothing. Returns the job's cumulative charge in micro-dollars."""
+        """Note usage, at the price of when its segment was noted first; a repeated or shorter segment changes nothing.
+
+        Returns the job's cumulative charge in micro-dollars.
+        """
         before = _stretches(store.segments(session, segment.job_id))
         if not store.longer(session, segment):
-            # Of its beginning: the first beat comes some seconds later, and a price may have changed in between.
-            price = store.price_at(session, segment.hardware, segment.started_at)
+            price = store.price(session, segment.hardware)
             if price is None:
                 raise self._unknown(segment.hardware)
             row = store.SegmentRow(**vars(segment), price_id=price.id, micro_usd_per_hour=price.micro_usd_per_hour)

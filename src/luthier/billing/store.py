@@ -112,12 +112,6 @@ def price(session: Session, hardware: str) -> PriceRow | None:
     return session.scalar(select(PriceRow).where(PriceRow.hardware == hardware, PriceRow.valid_until.is_(None)))
 
 
-def price_at(session: Session, hardware: str, moment: datetime) -> PriceRow | None:
-    """The price that was valid then; that of now where none was, as by a clock that was set back."""
-    then = select(PriceRow).where(PriceRow.hardware == hardware, PriceRow.valid_from <= moment, PriceRow.valid_until > moment)
-    return session.scalar(then.order_by(PriceRow.valid_from.desc()).limit(1)) or price(session, hardware)
-
-
 _HOLD = select(HoldRow).where(HoldRow.job_id == bindparam("job_id"))
 
 

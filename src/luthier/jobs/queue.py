@@ -139,7 +139,12 @@ class JobQueue:
     def _take(self, session: Session, row: store.JobRow, owner: str) -> bool:
         step = store.Step(JobState.STARTING, self._now(), "claimed")
         fresh: dict[str, Any] = {"attempt": row.attempt + 1, "owner": owner, "handle": None, "beat_seq": 0, "phase": None}
-        return store.move(session, row, step, **fresh, started_at=self._now(), not_before=None, eta_seconds=None)
+        if not store.move(session, row, step, **fresh, started_at=self._now(), not_before=None, eta_seconds=None):
+            return False
+        # No time yet, but the price of now: the first heartbeat comes some seconds later, and a price may change in between.
+        # By the order of events: a look at the times of prices would be wrong wherever the clock was set back.
+        self._billing.beat(session, Segment(row.tenant_id, row.id, row.attempt, 0, row.hardware, self._now(), 0))
+        return True
 
     def launched(self, fences: Iterable[Fence], handle: str) -> None:
         """Remember the trainer's process, so that whoever takes over can end it. Raises: Fenced, where one was taken over."""
