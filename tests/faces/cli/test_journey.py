@@ -124,7 +124,7 @@ def test_a_job_is_cancelled_listed_and_paid(world, terminal, job):
     assert terminal("tune", "billing", "--json").json["period"]
     assert terminal("tune", "billing", "--history", "--json").json["next_cursor"] is None
     assert "cost" in terminal("tune", "billing").out
-    assert terminal("tune", "billing", "--history").out.split() == ["AT", "JOB", "HARDWARE", "TIME", "AMOUNT"]
+    assert terminal("tune", "billing", "--history").out.split() == ["AT", "JOB", "HARDWARE", "TIME", "AMOUNT", "WHY"]
     assert terminal("tune", "delete", job).code == 0
     assert terminal("tune", "status", job).code == 4
 
