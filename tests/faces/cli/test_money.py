@@ -42,10 +42,12 @@ def test_a_job_that_a_budget_stopped_is_not_said_to_have_failed(state, word):
     assert failure_text(job) == f"{word} (budget): A budget is used up."
 
 
-def test_the_book_is_printed_as_the_file_that_a_start_reads(world, terminal):
+def test_the_book_is_written_as_the_file_that_a_start_reads(world, terminal, tmp_path):
     from luthier.billing import price_book
 
-    book = price_book.parsed(terminal("tune", "pricing", "--book").out.encode())
+    file = tmp_path / "prices.json"
+    assert str(file) in terminal("tune", "pricing", "--book", str(file)).err
+    book = price_book.read(file)
     assert {entry.hardware: entry.hourly_usd for entry in book} == {
         entry.hardware: entry.hourly_usd for entry in price_book.shipped()
     }

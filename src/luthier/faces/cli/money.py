@@ -14,7 +14,9 @@ from luthier.faces.cli.shown import dollars, duration, moment, out, out_json, pa
 
 _NUMBERS = {"ignore_unknown_options": True}
 """`-5` is an amount, though a wrong one, and no flag."""
-Book = Annotated[bool, typer.Option("--book", help="As the file that LUTHIER_PRICES names, to change and to keep.")]
+Book = Annotated[
+    Path | None, typer.Option("--book", help="Write it to this file, to change it and to name it by LUTHIER_PRICES.")
+]
 History = Annotated[bool, typer.Option("--history", help="Every charge, newest first.")]
 
 
@@ -93,15 +95,16 @@ def billing(
 
 
 @pricing_app.callback(invoke_without_command=True)
-def pricing(context: typer.Context, book: Book = False, as_json: AsJson = False) -> None:
+def pricing(context: typer.Context, book: Book = None, as_json: AsJson = False) -> None:
     """The price book."""
     if context.invoked_subcommand is not None:
         return
     with connect() as client:
         prices = client.billing.pricing()
-    if book:
+    if book is not None:
         entries = [json.dumps({name: price[name] for name in ("hardware", "hourly_usd", "description")}) for price in prices]
-        out("[\n  " + ",\n  ".join(entries) + "\n]")
+        book.write_text("[\n  " + ",\n  ".join(entries) + "\n]\n", "utf-8")
+        talk(f"{len(prices)} prices written to {book}.")
         return
     if as_json:
         out_json({"data": [price.raw for price in prices]})
