@@ -61,7 +61,7 @@ def _attempts(connection: sqlite3.Connection) -> Iterator[str]:
 
 
 def _overlaps(connection: sqlite3.Connection) -> Iterator[str]:
-    for job_id, used in _by_job(connection, "SELECT * FROM usage_segments ORDER BY attempt, seq").items():
+    for job_id, used in _by_job(connection, "SELECT * FROM usage_segments WHERE ms > 0 ORDER BY attempt, seq").items():
         for one, two in itertools.pairwise(used):
             if one["started_at"] + one["ms"] > two["started_at"]:
                 yield f"I4: {job_id} is billed twice from {from_ms(two['started_at'])} on"

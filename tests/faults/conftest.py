@@ -159,8 +159,7 @@ class Api:
         platform.close()
         with contextlib.closing(sqlite3.connect(self.data / "luthier.db")) as connection:
             connection.execute(
-                "CREATE TRIGGER nobody_here AFTER INSERT ON jobs "
-                "BEGIN UPDATE jobs SET hardware = 'elsewhere' WHERE id = new.id; END"
+                "CREATE TRIGGER nobody_here AFTER INSERT ON jobs BEGIN UPDATE jobs SET hardware = 'A100' WHERE id = new.id; END"
             )
         return dataset.id
 

@@ -51,7 +51,7 @@ class Elsewhere:
         try:
             while not self.over.is_set():
                 with contextlib.suppress(DatabaseBusy, Fenced):
-                    for held in queue.claim("elsewhere", Line(("elsewhere",))) or ():
+                    for held in queue.claim("elsewhere", Line(("A100",))) or ():
                         self._run(queue, held, choice)
                 self.over.wait(0.02)  # the API's process makes the work: there is nothing to step forward but real time
         finally:
@@ -61,7 +61,8 @@ class Elsewhere:
         fence = held.fence
         # What it bills is made up, and longer than the moment in which it bills it: a job's next attempt begins behind that.
         began = max(datetime.now(UTC), self._billed_until.get(fence.job_id, datetime.now(UTC)))
-        first = Segment(held.tenant_id, fence.job_id, fence.attempt, 0, "A100", began, 0)
+        # The second one: the claim has noted the beginning of the first, without any time in it.
+        first = Segment(held.tenant_id, fence.job_id, fence.attempt, 1, "A100", began, 0)
         for ms in sorted(choice.randrange(1, 10**6) for _ in range(2)):
             billed = Segment(**{**vars(first), "ms": ms})
             self._billed_until[fence.job_id] = began + timedelta(milliseconds=ms)
